@@ -1,0 +1,309 @@
+"""The run folder: what a chapter reads, what it writes, and where its numbers come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import config
+from .config import Profile
+
+SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
+_VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
+
+
+class MissingArtefactError(FileNotFoundError):
+    """A chapter was started before the chapters that make its inputs."""
+
+
+class RunMismatchError(ValueError):
+    """A run folder was begun with other settings than the ones now given."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the book: settings, folder, and the label that its results carry."""
+
+    name: str
+    profile: Profile
+    seed: int
+    device: str
+    data_dir: Path
+    synthetic: bool
+    chapter: str
+    started: float = field(default_factory=time.time)
+
+    @property
+    def dir(self) -> Path:
+        return config.runs_dir() / self.name
+
+    @property
+    def cohort_label(self) -> str:
+        return "synthetic" if self.synthetic else "ADNI"
+
+    @property
+    def label(self) -> str:
+        """Say where a number comes from, for figure captions and tables."""
+        return (
+            f"{self.cohort_label} cohort, profile {self.profile.name}, "
+            f"seed {self.seed}, {self.device}"
+        )
+
+    def path(self, *parts: str) -> Path:
+        return self.dir.joinpath(*parts)
+
+
+def resolve_device(device: str) -> str:
+    """Turn 'auto' into 'cuda' where there is a GPU, else 'cpu'."""
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise ValueError(f"device={device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'cuda:0'")
+    import torch  # here, so that the runner and --help start fast
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} was asked for, but torch sees no GPU; use 'cpu'")
+    return device
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from the global generator
+    torch.manual_seed(seed)
+
+
+def default_run_name(profile: str, seed: int, data_dir: str = "") -> str:
+    return f"{profile}-seed{seed}" + (f"-{Path(data_dir).name}" if data_dir else "")
+
+
+def synthetic_dir(profile: Profile) -> Path:
+    """Where the profile's synthetic download lives; made by chapter 01, shared by all runs."""
+    return config.cache_dir() / "synthetic" / f"{profile.name}-{profile.subjects}"
+
+
+def start_chapter(
+    chapter: str,
+    *,
+    profile: str,
+    run: str = "",
+    data_dir: str = "",
+    seed: int = 0,
+    device: str = "auto",
+) -> Run:
+    """Open a run folder for a chapter: check inputs, fix seeds, say what will run.
+
+    Parameters
+    ----------
+    chapter : name of the chapter, such as '04_stage1_contrastive'.
+    profile, run, data_dir, seed, device : the notebook's papermill parameters.
+        `run=''` names the folder after profile and seed; `data_dir=''` means the
+        synthetic download, which chapter 01 makes.
+
+    Raises
+    ------
+    MissingArtefactError
+        An input is not there; the message gives the command that makes it.
+    RunMismatchError
+        The run folder was begun with another profile, seed or data folder.
+    """
+    spec = config.get_chapter(chapter)
+    sizes = config.get_profile(profile)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
+    data = Path(data_dir).expanduser().resolve() if data_dir else synthetic_dir(sizes)
+    if data_dir and not data.is_dir():
+        raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder")
+    name = run or default_run_name(profile, seed, data_dir)
+    if Path(name).name != name:
+        raise ValueError(f"run={name!r} must be a plain folder name, without '/'")
+    opened = Run(
+        name=name,
+        profile=sizes,
+        seed=seed,
+        device=resolve_device(device),
+        data_dir=data,
+        synthetic=not data_dir or (data / SYNTHETIC_MARKER).exists(),
+        chapter=spec.name,
+    )
+    _check_settings(opened)
+    _check_inputs(opened, spec)
+    set_seed(seed)
+    print(f"{spec.number} {spec.title}: {opened.label}; results in runs/{name}/")
+    return opened
+
+
+def _check_settings(run: Run) -> None:
+    settings = {
+        "profile": run.profile.name,
+        "seed": run.seed,
+        "data": "synthetic" if run.data_dir == synthetic_dir(run.profile) else str(run.data_dir),
+    }
+    path = run.path("run.json")
+    if path.exists():
+        found = read_json(path)
+        changed = [k for k in settings if found.get(k) != settings[k]]
+        if changed:
+            raise RunMismatchError(
+                f"run {run.name!r} was begun with "
+                + ", ".join(f"{k}={found.get(k)!r}" for k in changed)
+                + "; now given "
+                + ", ".join(f"{k}={settings[k]!r}" for k in changed)
+                + ". Choose another run name, or delete the folder runs/"
+                + run.name
+            )
+    else:
+        write_json(path, settings)
+
+
+def _check_inputs(run: Run, spec: config.Chapter) -> None:
+    for needed in spec.reads:
+        if run.path(needed).exists():
+            continue
+        maker = next(c for c in config.CHAPTERS if needed in c.writes)
+        raise MissingArtefactError(
+            f"runs/{run.name}/{needed} is missing: chapter {spec.number} needs chapter "
+            f"{maker.number} ({maker.title}) to run first:\n"
+            f"  python -m memoir_core.run --profile {run.profile.name} --seed {run.seed} "
+            f"--run {run.name} --to {maker.number}"
+        )
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it when the block ends without an error.
+
+    A reader therefore sees the old file or the whole new one, never half a file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, because numpy and pandas choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and rerun") from error
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is not valid JSON ({error}); delete the file and rerun"
+            ) from error
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy scalars, arrays and paths into what JSON knows."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def provenance(run: Run) -> dict:
+    """Say on what a result was computed: cohort, profile, seed, device, versions."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _VERSIONS:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cohort": run.cohort_label,
+        "profile": run.profile.name,
+        "seed": run.seed,
+        "device": run.device,
+        "label": run.label,
+        "versions": versions,
+    }
+
+
+def save_results(run: Run, results: dict) -> Path:
+    """Write a chapter's headline figures with their provenance to `results/<chapter>.json`.
+
+    Chapter 10 builds the report from these files only.
+    """
+    path = run.path("results", f"{run.chapter}.json")
+    write_json(
+        path,
+        {
+            "provenance": provenance(run),
+            "seconds": round(time.time() - run.started, 1),
+            "peak_memory_gib": round(peak_memory_gib(), 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "results": results,
+        },
+    )
+    return path
+
+
+def load_results(run: Run, chapter: str) -> dict:
+    """Read the headline figures of an earlier chapter (name or number)."""
+    spec = config.get_chapter(chapter)
+    path = run.path("results", f"{spec.name}.json")
+    if not path.exists():
+        raise MissingArtefactError(
+            f"{path} is missing: run chapter {spec.number} first:\n"
+            f"  python -m memoir_core.run --profile {run.profile.name} --run {run.name} "
+            f"--only {spec.number}"
+        )
+    return read_json(path)["results"]
+
+
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def end_chapter(run: Run) -> None:
+    """Print what the chapter took, so that times in the book are measured, not guessed."""
+    print(
+        f"Chapter took {time.time() - run.started:.0f} s and {peak_memory_gib():.1f} GiB "
+        f"({run.label})."
+    )

@@ -1,0 +1,229 @@
+"""Profiles, chapters and folders: everything that is fixed before a run starts.
+
+A profile changes sizes and step sizes only. The code that runs is the same in
+all three, so that what a student sees in two minutes is what a researcher runs
+for a day.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/, cache/
+DX = ("CN", "MCI", "Dementia")  # class order everywhere: 0, 1, 2
+MODALITIES = ("t1", "fa", "clinical")  # order of every `present` mask
+SUBSETS = (  # the published ablation's seven subsets, in its order
+    ("t1", "fa", "clinical"),
+    ("t1", "clinical"),
+    ("fa", "clinical"),
+    ("clinical",),
+    ("t1", "fa"),
+    ("t1",),
+    ("fa",),
+)
+SCORES = ("CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA")  # order of the clinical input
+EMBEDDING_DIM = 512
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sizes of one run. `paper` holds the published values."""
+
+    name: str
+    # Cohort
+    subjects: int  # synthetic subjects after all filters
+    fa_fraction: float  # share of them with a DTI-FA volume
+    volume_shape: tuple[int, int, int]  # voxels that the encoders see
+    voxel_mm: float
+    # Training
+    stage1_epochs: int
+    stage2_epochs: int
+    batch_size: int
+    lr_stage1: float
+    lr_backbone: float
+    lr_heads: float
+    # Text and retrieval
+    synthetic_sentences: int
+    mlm_epochs: int
+    align_epochs: int
+    top_k: int = 50
+    rerank_k: int = 5
+    # LLM comparison and intervals
+    llms: tuple[str, ...] = ("gemma-3-270m",)
+    questions: int = 8
+    bootstrap: int = 500
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        subjects=72,
+        fa_fraction=0.394,
+        volume_shape=(31, 37, 31),
+        voxel_mm=6.0,
+        stage1_epochs=2,
+        stage2_epochs=3,
+        batch_size=12,
+        lr_stage1=1e-3,
+        lr_backbone=5e-4,
+        lr_heads=1e-3,
+        synthetic_sentences=400,
+        mlm_epochs=1,
+        align_epochs=2,
+        questions=8,
+        bootstrap=200,
+    ),
+    "quick": Profile(
+        name="quick",
+        subjects=520,
+        fa_fraction=0.394,
+        volume_shape=(46, 55, 46),
+        voxel_mm=4.0,
+        stage1_epochs=3,
+        stage2_epochs=6,
+        batch_size=12,
+        lr_stage1=1e-3,
+        lr_backbone=5e-4,
+        lr_heads=1e-3,
+        synthetic_sentences=4000,
+        mlm_epochs=1,
+        align_epochs=10,
+        questions=60,
+        bootstrap=1000,
+    ),
+    "paper": Profile(
+        name="paper",
+        subjects=2363,
+        fa_fraction=930 / 2363,
+        volume_shape=(91, 109, 91),
+        voxel_mm=2.0,
+        stage1_epochs=30,
+        stage2_epochs=30,
+        batch_size=16,
+        lr_stage1=1e-4,
+        lr_backbone=1e-5,
+        lr_heads=5e-4,
+        synthetic_sentences=25000,
+        mlm_epochs=3,
+        align_epochs=30,
+        llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
+        questions=150,
+        bootstrap=1000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One notebook: what it needs from earlier chapters and what it leaves.
+
+    `reads` and `writes` are paths below `runs/<run>/`.
+    """
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def number(self) -> str:
+        return self.name[:2]
+
+    @property
+    def notebook(self) -> Path:
+        return ROOT / "notebooks" / f"{self.name}.ipynb"
+
+
+CHAPTERS = (
+    Chapter("01_cohort", "Cohort", (), ("cohort.parquet", "cohort_flow.json")),
+    Chapter("02_visualisation", "Visualisation", ("cohort.parquet",), ("volumes.json",)),
+    Chapter("03_encoders", "Encoders and fusion", ("cohort.parquet", "volumes.json"), ()),
+    Chapter(
+        "04_stage1_contrastive",
+        "Stage 1: contrastive",
+        ("cohort.parquet", "volumes.json"),
+        ("stage1/model.safetensors", "stage1/history.csv"),
+    ),
+    Chapter(
+        "05_stage2_multitask",
+        "Stage 2: five heads",
+        ("cohort.parquet", "volumes.json", "stage1/model.safetensors"),
+        (
+            "stage2/best.safetensors",
+            "stage2/history.csv",
+            "stage2/test_predictions.parquet",
+            "stage2/embeddings.npz",
+        ),
+    ),
+    Chapter(
+        "06_ablation",
+        "Modality ablation",
+        ("cohort.parquet", "volumes.json", "stage2/best.safetensors"),
+        ("ablation.csv",),
+    ),
+    Chapter(
+        "07_captions_text",
+        "Captions and text encoder",
+        ("cohort.parquet", "stage2/embeddings.npz"),
+        ("captions.jsonl", "embeddings.npz", "text_encoder/projection.safetensors"),
+    ),
+    Chapter(
+        "08_retrieval",
+        "Retrieval and reranking",
+        (
+            "cohort.parquet",
+            "embeddings.npz",
+            "captions.jsonl",
+            "text_encoder/projection.safetensors",
+        ),
+        ("index.faiss", "retrieval.jsonl"),
+    ),
+    Chapter(
+        "09_llm_comparison",
+        "LLM comparison",
+        ("cohort.parquet", "retrieval.jsonl", "captions.jsonl"),
+        ("llm_scores.csv",),
+    ),
+    Chapter(
+        "10_reproduction_report",
+        "Reproduction report",
+        ("cohort.parquet", "ablation.csv", "retrieval.jsonl", "llm_scores.csv"),
+        ("report.json",),
+    ),
+    Chapter(
+        "11_leakage_and_limits",
+        "Leakage and limits",
+        ("cohort.parquet", "volumes.json", "stage2/best.safetensors"),
+        ("leakage.csv",),
+    ),
+)
+
+
+def get_profile(name: str) -> Profile:
+    if name not in PROFILES:
+        raise ValueError(f"profile={name!r} is unknown; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def get_chapter(name: str) -> Chapter:
+    """Find a chapter by its full name or its number: '04_stage1_contrastive', '04' or '4'."""
+    for chapter in CHAPTERS:
+        if name == chapter.name or name.zfill(2) == chapter.number:
+            return chapter
+    raise ValueError(
+        f"chapter {name!r} is unknown; choose one of {', '.join(c.name for c in CHAPTERS)}"
+    )
+
+
+def runs_dir() -> Path:
+    return Path(os.environ.get("MEMOIR_RUNS", ROOT / "runs"))
+
+
+def cache_dir() -> Path:
+    """Folder for what several runs share: synthetic downloads, volumes, converted models."""
+    return Path(os.environ.get("MEMOIR_CACHE", ROOT / "cache"))
