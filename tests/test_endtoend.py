@@ -1,0 +1,166 @@
+"""The book as a user gets it: run through papermill, killed once, finished, built, looked at.
+
+`make notebooks` runs before this and leaves an uninterrupted smoke run; the run here is
+killed in the middle, so comparing the two proves resuming and determinism at once.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from memoir_core import config, run
+
+pytestmark = pytest.mark.endtoend
+
+RUNS = Path(os.environ.get("MEMOIR_TEST_RUNS", config.ROOT / "runs" / ".test"))
+NAME = "smoke-seed0"
+SAME = ("cohort.parquet", "ablation.csv", "retrieval.jsonl")
+HTML = config.ROOT / "book" / "_build" / "html"
+
+
+def runner(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "memoir_core.run", "--profile", "smoke", *arguments],
+        env=os.environ | {"MEMOIR_RUNS": str(RUNS / "papermill")},
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """Run the book, kill it with signal 9 during stage 2, and start it again."""
+    folder = RUNS / "papermill" / NAME
+    process = runner()
+    deadline = time.time() + 900
+    while not (folder / "stage2" / "history.csv").exists():
+        assert process.poll() is None, "the run ended before stage 2 had an epoch"
+        assert time.time() < deadline, "stage 2 did not begin within 15 minutes"
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # a kernel notices within a second that its parent is gone
+    assert not (folder / "state" / "05_stage2_multitask.json").exists()
+    assert (folder / "state" / "04_stage1_contrastive.json").exists()
+    assert runner().wait() == 0
+    return folder
+
+
+def test_every_chapter_left_what_it_promises(finished):
+    for chapter in config.CHAPTERS:
+        assert (finished / "notebooks" / f"{chapter.name}.ipynb").exists()
+        for name in chapter.writes:
+            assert (finished / name).stat().st_size > 0, name
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_killed_run_gives_the_same_results_as_an_uninterrupted_one(finished, name):
+    other = RUNS / "nbval" / NAME / name
+    if not other.exists():
+        pytest.skip("no uninterrupted run to compare with: run `make notebooks` first")
+    assert (finished / name).read_bytes() == other.read_bytes()
+
+
+def test_a_second_start_has_nothing_to_do(finished):
+    for chapter in config.CHAPTERS:
+        parameters = {
+            "profile": "smoke",
+            "run": NAME,
+            "data_dir": "",
+            "seed": 0,
+            "device": "auto",
+        }
+        assert run.is_current(chapter, parameters, finished), chapter.name
+
+
+def test_results_say_where_they_come_from(finished):
+    for path in sorted((finished / "results").glob("*.json")):
+        source = json.loads(path.read_text())["provenance"]
+        assert source["cohort"] == "synthetic" and source["profile"] == "smoke", path.name
+        assert source["seed"] == 0 and source["device"], path.name
+
+
+def test_executed_notebooks_have_figures_and_no_error(finished):
+    for chapter in config.CHAPTERS:
+        cells = json.loads((finished / "notebooks" / f"{chapter.name}.ipynb").read_text())["cells"]
+        outputs = [o for cell in cells for o in cell.get("outputs", ())]
+        assert not [o for o in outputs if o["output_type"] == "error"], chapter.name
+        assert any("image/png" in o.get("data", {}) for o in outputs), chapter.name
+
+
+# --- the published site -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(finished):
+    """Build the HTML from a clean start, with warnings as errors."""
+    build = Path(sys.executable).with_name("jupyter-book")
+    command = [build, "build", ".", "--path-output", "book", "--all", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return HTML
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.images = 0
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        for name in ("href", "src"):
+            if values.get(name):
+                self.links.append(values[name] or "")
+        for name in ("id", "name"):
+            if values.get(name):
+                self.anchors.add(values[name] or "")
+        self.images += tag == "img"
+
+
+def parse(page):
+    links = Links()
+    links.feed(page.read_text(encoding="utf-8"))
+    return links
+
+
+def test_every_chapter_is_published_with_its_figures(site):
+    for chapter in config.CHAPTERS:
+        page = site / "book" / "chapters" / f"{chapter.name}.html"
+        assert page.exists(), chapter.name
+        assert parse(page).images >= 1, chapter.name
+        assert "Traceback (most recent call last)" not in page.read_text(encoding="utf-8")
+
+
+def test_no_internal_link_is_broken(site):
+    pages = {page.resolve(): parse(page) for page in site.rglob("*.html")}
+    broken = []
+    for page, parsed in pages.items():
+        if "_static" in page.parts:
+            continue
+        for link in parsed.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link.startswith(("#", "data:")):
+                target, fragment = page, parts.fragment if link.startswith("#") else ""
+            else:
+                target, fragment = (page.parent / unquote(parts.path)).resolve(), parts.fragment
+            if not target.exists():
+                broken.append(f"{page.relative_to(site)}: {link}")
+            elif fragment and target in pages and unquote(fragment) not in pages[target].anchors:
+                broken.append(f"{page.relative_to(site)}: {link} (no such anchor)")
+    assert not broken, "\n".join(broken)
+
+
+def test_no_path_of_the_building_machine_is_published(site):
+    pattern = re.compile(re.escape(str(config.ROOT)))
+    for page in (site / "book").rglob("*.html"):
+        assert not pattern.search(page.read_text(encoding="utf-8")), page.name
