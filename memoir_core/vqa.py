@@ -1,0 +1,917 @@
+"""Questions about a case, answered by a language model from retrieved captions.
+
+The model never sees an image: it reads the captions of the five reranked
+training cases and the query's caption without diagnosis and CDR-SB (project page,
+'Retrieval-Augmented VQA Extension'). All models get the same text. Beside the
+free answer, the likelihood of each allowed answer is scored, which separates a
+model that formats badly from one that reasons badly.
+
+Answers are for study only: every row carries 'not for clinical use'.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from . import config, weights
+from .artefacts import atomic_path
+
+NOTE = "not for clinical use"
+MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
+BATCH = 8  # fixed, so that a resumed run repeats the same arithmetic
+
+
+# ---------------------------------------------------------------- backbones
+@dataclass(frozen=True)
+class Backbone:
+    """A language model as the book compares it.
+
+    `weights` is a name that `weights.find` knows; `path` overrides it with a
+    folder. `chat` wraps the prompt in the tokenizer's chat template, which models
+    tuned on instructions expect; a base model gets the plain prompt.
+    `quantisation` is 'nf4' or 'none'. `adapter` is a folder that `peft` wrote.
+    `published` names the model's row in published.json, '' where it has none.
+    """
+
+    name: str
+    weights: str
+    title: str
+    chat: bool = False
+    quantisation: str = "nf4"
+    path: str = ""
+    adapter: str = ""
+    published: str = ""
+
+    @property
+    def licence(self) -> str:
+        return weights.SOURCES[self.weights].licence if self.weights in weights.SOURCES else ""
+
+    @property
+    def gate(self) -> str:
+        """What must be accepted before a download; '' where nothing."""
+        return weights.SOURCES[self.weights].gate if self.weights in weights.SOURCES else ""
+
+
+BACKBONES = {
+    b.name: b
+    for b in (
+        Backbone(
+            "mistral-7b",
+            "mistral-7b",
+            "Mistral 7B Instruct v0.3",
+            chat=True,
+            published="Mistral 7B Instruct v0.3",
+        ),
+        Backbone(
+            "gemma-4-26b",
+            "gemma-4-26b",
+            "Gemma 4 26B MoE",
+            chat=True,
+            published="Gemma 4 26B MoE",
+        ),
+        Backbone(
+            "medgemma-1.5-4b",
+            "medgemma-1.5-4b",
+            "MedGemma 1.5 4B IT",
+            chat=True,
+            published="MedGemma 1.5 4B IT",
+        ),
+        Backbone("gemma-3-270m-nf4", "gemma-3-270m", "Gemma 3 270M base, NF4 (stand-in)"),
+        Backbone(
+            "gemma-3-270m",
+            "gemma-3-270m",
+            "Gemma 3 270M base, un-quantised (stand-in)",
+            quantisation="none",
+        ),
+        Backbone(
+            "gemma-3-270m-lora",
+            "gemma-3-270m",
+            "Gemma 3 270M + LoRA on train captions (stand-in)",
+            quantisation="none",
+        ),
+    )
+}
+STAND_INS = ("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora")
+
+
+def choose_backbones(names: Sequence[str]) -> tuple[list[Backbone], list[str]]:
+    """Return the backbones that can be had, and one sentence for each that cannot.
+
+    A published model without weights is dropped; the small stand-ins take the
+    place of all that are missing, so that the chapter still compares models.
+    """
+    chosen, notes = [], []
+    for name in names:
+        if name not in BACKBONES:
+            raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
+        backbone = BACKBONES[name]
+        found = weights.find(backbone.weights, backbone.path)
+        if found.stand_in_for:
+            gate = f" ({backbone.gate})" if backbone.gate else ""
+            notes.append(f"{backbone.title}: no weights found{gate}; not run, stand-ins instead.")
+        else:
+            chosen.append(backbone)
+            notes.append(f"{backbone.title}: {found.describe()}.")
+    if len(chosen) < len(names):
+        chosen += [BACKBONES[name] for name in STAND_INS if BACKBONES[name] not in chosen]
+    return chosen, notes
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone in memory: `model` and `tokenizer` of transformers, and what they cost."""
+
+    backbone: Backbone
+    model: Any
+    tokenizer: Any
+    device: str
+    source: str
+    load_seconds: float
+    memory_mib: float
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float16 (GPU) or float32 (CPU)."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    cpu = torch.cpu.get_capabilities()
+    return torch.bfloat16 if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else torch.float32
+
+
+def load_backbone(
+    backbone: Backbone, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Loaded:
+    """Load a causal language model, in 4-bit NF4 where the backbone says so.
+
+    `dtype` is the type of the arithmetic; None takes `compute_dtype(device)`.
+
+    NF4 with double quantisation follows Dettmers et al. 2023 (QLoRA,
+    arXiv:2305.14314) through `transformers.BitsAndBytesConfig`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The weights are nowhere (see `weights.find`).
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    started = time.time()
+    found = weights.find(backbone.weights, backbone.path)
+    if found.stand_in_for:
+        raise FileNotFoundError(
+            f"{backbone.title} has no weights here; choose_backbones() names stand-ins"
+        )
+    dtype = dtype or compute_dtype(device)
+    options: dict = {"dtype": dtype, "device_map": {"": device}}
+    if backbone.quantisation == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif backbone.quantisation != "none":
+        raise ValueError(f"quantisation={backbone.quantisation!r} is unknown; use 'nf4' or 'none'")
+    tokenizer = AutoTokenizer.from_pretrained(found.path, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model: Any = AutoModelForCausalLM.from_pretrained(found.path, **options)
+    if backbone.adapter:
+        from peft import PeftModel
+
+        # Merged into the weights, the adapter costs no time in generation.
+        model = PeftModel.from_pretrained(model, backbone.adapter).merge_and_unload()
+    return Loaded(
+        backbone=backbone,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        device=device,
+        source=found.source,
+        load_seconds=time.time() - started,
+        memory_mib=model.get_memory_footprint() / 2**20,
+    )
+
+
+# ---------------------------------------------------------------- questions
+@dataclass(frozen=True)
+class Question:
+    """A kind of question; `{case}` in the text is the case's display number.
+
+    `options` are the allowed answers; empty for free text. `reads` says whether
+    the answer stands in the query's blind caption (reading) or must be inferred.
+    """
+
+    kind: str
+    text: str
+    options: tuple[str, ...] = ()
+    reads: bool = False
+
+
+SEVERITY = ("none", "questionable", "mild", "moderate")
+AGE_BANDS = ("under 60", "60 to 69", "70 to 79", "80 or older")
+SCORE_NAMES = {"ADAS11": "ADAS-11", "ADAS13": "ADAS-13", "MMSE": "MMSE", "MOCA": "MoCA"}
+QUESTIONS = {
+    q.kind: q
+    for q in (
+        Question(
+            "diagnosis",
+            "What is the diagnosis of case {case}: CN, MCI or Dementia?",
+            config.DX,
+        ),
+        Question(
+            "severity",
+            "How severe is the impairment of case {case}: none, questionable, mild or moderate?",
+            SEVERITY,
+        ),
+        Question(
+            "sex", "What is the sex of case {case}: Female or Male?", ("Female", "Male"), True
+        ),
+        Question(
+            "age",
+            "In which age band is case {case}: under 60, 60 to 69, 70 to 79 or 80 or older?",
+            AGE_BANDS,
+            True,
+        ),
+        Question(
+            "score",
+            "Which score of case {case} is most abnormal: ADAS-11, ADAS-13, MMSE or MoCA?",
+            tuple(SCORE_NAMES.values()),
+        ),
+        Question("why", "Why does case {case} have its diagnosis?"),
+    )
+}
+
+
+def severity_band(cdrsb: float) -> str:
+    """CDR-SB staging of O'Bryant et al. 2008 (doi:10.1001/archneur.65.8.1091), in four bands."""
+    return SEVERITY[int(np.searchsorted([0.5, 4.5, 9.5], cdrsb, side="right"))]
+
+
+def age_band(age: float) -> str:
+    return AGE_BANDS[int(np.searchsorted([60, 70, 80], age, side="right"))]
+
+
+def abnormality(cohort: pd.DataFrame) -> pd.DataFrame:
+    """Distance of each score from the CN mean of the train part, in its standard deviations.
+
+    Positive is worse for all four (MMSE and MoCA fall with disease, so their sign
+    turns). NaN where the score is missing. One row per row of `cohort`.
+    """
+    normal = cohort[(cohort.split != "test") & (cohort.DX == "CN")][list(SCORE_NAMES)]
+    spread = normal.std().fillna(0).clip(lower=0.5)  # ceiling scores: half a point at least
+    z = (cohort[list(SCORE_NAMES)] - normal.mean()) / spread
+    z[["MMSE", "MOCA"]] *= -1
+    return z.rename(columns=SCORE_NAMES)
+
+
+def reference_answers(cohort: pd.DataFrame) -> dict[str, dict[int, str]]:
+    """Answer every kind of question from the records.
+
+    Returns
+    -------
+    {kind: {case: answer}}; a case whose record lacks what a question needs (no
+    score at all, say) is left out of that kind.
+    """
+    z = abnormality(cohort)
+    answers: dict[str, dict[int, str]] = {kind: {} for kind in QUESTIONS}
+    for row, deviations in zip(cohort.to_dict("records"), z.to_dict("records"), strict=True):
+        case = int(row["case"])
+        known = [(name, value) for name, value in deviations.items() if pd.notna(value)]
+        worst = sorted(known, key=lambda pair: -pair[1])  # worst first; ties keep their order
+        answers["diagnosis"][case] = row["DX"]
+        answers["sex"][case] = row["PTGENDER"]
+        if pd.notna(row["AGE"]):
+            answers["age"][case] = age_band(row["AGE"])
+        if pd.notna(row["CDRSB"]):
+            answers["severity"][case] = severity_band(row["CDRSB"])
+        if worst:
+            answers["score"][case] = str(worst[0][0])
+            answers["why"][case] = _reason(row, worst)
+    return answers
+
+
+def _reason(row: dict, worst: list) -> str:
+    columns = {shown: column for column, shown in SCORE_NAMES.items()}
+    parts = [
+        f"{name} {row[columns[name]]:.0f} is "
+        + ("worse than" if value > 1 else "within the range of")
+        + " healthy cases"
+        for name, value in worst[:2]
+    ]
+    return f"{row['DX']}, because " + " and ".join(parts)
+
+
+# ---------------------------------------------------------------- prompts
+_ROLE_MARKS = re.compile(r"</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
+_TURN_WORDS = re.compile(r"\b(question|answer|case\s+\d+|system|user|assistant)\s*:", re.IGNORECASE)
+
+
+def as_data(text: str) -> str:
+    """Make a caption harmless as prompt text: one line, no role marks, no turn words.
+
+    A record is data. Text in it that looks like a turn of the conversation
+    ('Answer: CN', '<start_of_turn>') must not end the question or give an answer.
+    """
+    text = _ROLE_MARKS.sub(" ", text)
+    text = _TURN_WORDS.sub(lambda match: match.group(1), text)
+    return " ".join(text.split())
+
+
+def build_prompt(
+    kind: str, case: int, caption: str, context: Sequence[tuple[int, str, str]] = ()
+) -> str:
+    """Write the plain prompt that every model gets.
+
+    Parameters
+    ----------
+    kind : key of `QUESTIONS`.
+    case, caption : the query and its blind caption.
+    context : (case, caption, answer) of each retrieved train case, best first. Its
+        answer comes from the train record; it shows a base model the format.
+    """
+    question = QUESTIONS[kind].text
+    blocks = ["Answer each question about the case in a few words."]
+    blocks += [
+        f"Case {other}: {as_data(text)}\nQuestion: {question.format(case=other)}\n"
+        f"Answer: {as_data(answer)}"
+        for other, text, answer in reversed(context)  # the nearest case stands last
+    ]
+    blocks.append(
+        f"Case {case}: {as_data(caption)}\nQuestion: {question.format(case=case)}\nAnswer:"
+    )
+    return "\n\n".join(blocks)
+
+
+def as_chat(loaded: Loaded, prompt: str) -> str:
+    """Wrap a prompt in the model's chat template; a base model's prompt stays plain."""
+    if not loaded.backbone.chat:
+        return prompt
+    return loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of the plan, with its prompt before any chat template.
+
+    `protocol` is 'blind', 'own_caption' or 'no context'; `context` the retrieved
+    cases as (case, caption, answer).
+    """
+
+    case: int
+    kind: str
+    protocol: str
+    reference: str
+    caption: str
+    context: tuple[tuple[int, str, str], ...]
+
+    @property
+    def prompt(self) -> str:
+        return build_prompt(self.kind, self.case, self.caption, self.context)
+
+
+def plan_questions(
+    cohort: pd.DataFrame,
+    captions: list[dict],
+    retrieval: list[dict],
+    questions: int,
+    seed: int,
+    protocols: Sequence[str] = ("blind", "own_caption", "no context"),
+) -> list[Item]:
+    """Choose the questions; every protocol and every model gets the same ones.
+
+    One in fifteen goes to each of the five other kinds, the rest ask for the
+    diagnosis of as many test cases.
+
+    Raises
+    ------
+    ValueError
+        `retrieval` lacks a protocol, or the test part is too small.
+    """
+    texts = {row["case"]: row for row in captions}
+    hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
+    answers = reference_answers(cohort)
+    test = sorted({case for case, _ in hits})
+    order = [test[i] for i in np.random.default_rng(seed).permutation(len(test))]
+    each = max(1, questions // 15)
+    wanted: list[tuple[str, int]] = []
+    for kind in QUESTIONS:
+        count = questions - 5 * each if kind == "diagnosis" else each
+        able = [case for case in order if case in answers[kind]]
+        if count < 1 or len(able) < count:
+            raise ValueError(
+                f"questions={questions} asks for {count} questions on {kind}, but {len(able)} of "
+                f"{len(test)} test cases can be asked; choose 6 to {len(test)} questions"
+            )
+        wanted += [(kind, case) for case in able[:count]]
+    plan = []
+    for protocol in protocols:
+        for kind, case in wanted:
+            retrieved = [] if protocol == "no context" else hits.get((case, protocol))
+            if retrieved is None:
+                raise ValueError(
+                    f"retrieval.jsonl has no row for case {case}, protocol {protocol!r}; run "
+                    "chapter 08 again"
+                )
+            context = tuple((c, texts[c]["caption"], answers[kind].get(c, "")) for c in retrieved)
+            plan.append(
+                Item(
+                    case=case,
+                    kind=kind,
+                    protocol=protocol,
+                    reference=answers[kind][case],
+                    caption=texts[case]["caption_blind"],
+                    context=tuple(c for c in context if c[2]),
+                )
+            )
+    return plan
+
+
+def cut_context(loaded: Loaded, item: Item, reserve: int = MAX_NEW_TOKENS) -> Item:
+    """Drop whole captions, the farthest first, until the prompt fits the model's window."""
+    sizes = loaded.model.config.get_text_config()
+    window = int(sizes.max_position_embeddings) - reserve
+    while item.context and _length(loaded, as_chat(loaded, item.prompt)) > window:
+        item = replace(item, context=item.context[:-1])
+    return item
+
+
+def _length(loaded: Loaded, text: str) -> int:
+    return len(loaded.tokenizer(text).input_ids)
+
+
+# ---------------------------------------------------------------- answers
+def parse_answer(text: str, options: Sequence[str]) -> str:
+    """Map a free answer to one of `options`, else 'unparsed'.
+
+    The first line must name exactly one option, as a whole word and without
+    regard to case. For the diagnosis, common synonyms count too.
+    """
+    line = next((part for part in text.splitlines() if part.strip()), "").lower()
+    named = set()
+    for option in options:
+        names = [option.lower(), *_SYNONYMS.get(option, ())]
+        if any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line) for name in names):
+            named.add(option)
+    return named.pop() if len(named) == 1 else "unparsed"
+
+
+_SYNONYMS = {
+    "CN": ("cognitively normal", "normal cognition"),
+    "MCI": ("mild cognitive impairment",),
+    "Dementia": ("alzheimer's disease", "alzheimer's dementia"),
+}
+
+
+@torch.inference_mode()
+def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] = ()) -> list[dict]:
+    """Answer a batch of prompts greedily and score the allowed answers.
+
+    The prompt is read once: its key-value cache serves the free answer and every
+    option.
+
+    Returns
+    -------
+    One dict per prompt: `answer` (first line), `tokens` (generated), and
+    `log_likelihood` {option: sum of log-probabilities of its tokens}.
+    """
+    tokenizer, model = loaded.tokenizer, loaded.model
+    chat = loaded.backbone.chat
+    texts = [as_chat(loaded, prompt) for prompt in prompts]
+    # A chat template writes its own begin-of-sequence token.
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(
+        loaded.device
+    )
+    ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, L), left-padded
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions[:, :-1],
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    scores: list[dict[str, float]] = [{} for _ in prompts]
+    for option in options:
+        extra = _option_ids(tokenizer, texts[0], option, chat).to(ids.device)  # (T,)
+        tail = torch.cat([ids[:, -1:], extra.expand(len(prompts), -1)], 1)  # (B, 1+T)
+        ones = mask.new_ones(len(prompts), len(extra))
+        places = positions[:, -1:] + torch.arange(tail.shape[1], device=ids.device)
+        logits = model(
+            input_ids=tail,
+            attention_mask=torch.cat([mask, ones], 1),
+            position_ids=places,
+            past_key_values=copy.deepcopy(cache),
+            use_cache=True,
+        ).logits[:, :-1]  # (B, T, V): what follows the prompt, token by token
+        logp = logits.float().log_softmax(-1).gather(2, tail[:, 1:, None]).sum((1, 2))
+        for row, value in zip(scores, logp.tolist(), strict=True):
+            row[option] = round(value, 4)
+    stops = _stop_ids(tokenizer, model, chat)
+    out = model.generate(
+        **batch,
+        past_key_values=cache,
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id,
+    )[:, ids.shape[1] :]
+    rows = []
+    for tokens, score in zip(out.tolist(), scores, strict=True):
+        length = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
+        text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        line = next((part.strip() for part in text.splitlines() if part.strip()), "")
+        rows.append({"answer": line, "tokens": length, "log_likelihood": score})
+    return rows
+
+
+def _option_ids(tokenizer, prompt: str, option: str, chat: bool) -> torch.Tensor:
+    """Token ids of an option as they follow the prompt."""
+    text = option if chat else " " + option
+    before = tokenizer(prompt, add_special_tokens=False).input_ids
+    whole = tokenizer(prompt + text, add_special_tokens=False).input_ids
+    if whole[: len(before)] == before:
+        return torch.tensor(whole[len(before) :])
+    return torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _stop_ids(tokenizer, model, chat: bool) -> list[int]:
+    """End tokens; a plain prompt's answer also ends with its line."""
+    end = model.generation_config.eos_token_id
+    stops = list(end) if isinstance(end, (list, tuple)) else [end]
+    if tokenizer.eos_token_id is not None:
+        stops.append(tokenizer.eos_token_id)
+    if not chat:
+        for ending in ("\n", "\n\n"):
+            ids = tokenizer(ending, add_special_tokens=False).input_ids
+            if len(ids) == 1:
+                stops.append(ids[0])
+    return sorted({int(s) for s in stops if s is not None})
+
+
+def answer_questions(
+    loaded: Loaded, plan: Sequence[Item], path: Path, batch: int = BATCH
+) -> tuple[pd.DataFrame, dict]:
+    """Answer the whole plan, appending to `path` batch by batch.
+
+    A killed run goes on at the last whole batch: batches are fixed by the plan, so
+    the finished file is the same. A file made from another plan or another model
+    is begun anew.
+
+    Returns
+    -------
+    The answers (one row per item), and how fast those of this call came.
+    """
+    cut = [cut_context(loaded, item) for item in plan]
+    groups = _batches(cut, batch)
+    identity = _identity(loaded.backbone)
+    rows = _resume(path, groups, identity)
+    done = len(rows)
+    began, tokens, prompt_tokens = time.time(), 0, 0
+    with tqdm(total=len(plan), initial=done, desc=loaded.backbone.name, unit="q") as bar:
+        for group in groups:
+            if done > 0:  # this batch is in the file
+                done -= len(group)
+                continue
+            options = QUESTIONS[group[0].kind].options
+            made = answer_batch(loaded, [item.prompt for item in group], options)
+            new = [_row(item, answer, identity) for item, answer in zip(group, made, strict=True)]
+            tokens += sum(answer["tokens"] for answer in made)
+            prompt_tokens += sum(_length(loaded, item.prompt) for item in group)
+            _append(path, new)
+            rows += new
+            bar.update(len(group))
+    seconds = time.time() - began
+    fresh = bool(tokens)
+    speed = {
+        "questions": len(plan),
+        "seconds": round(seconds, 1),
+        "generated_tokens": tokens,
+        "prompt_tokens": prompt_tokens,
+        "tokens_per_second": round((tokens + prompt_tokens) / seconds, 1) if fresh else None,
+        "memory_mib": round(loaded.memory_mib),
+        "load_seconds": round(loaded.load_seconds, 1),
+        "captions_cut": sum(
+            len(a.context) - len(b.context) for a, b in zip(plan, cut, strict=True)
+        ),
+    }
+    return pd.DataFrame(rows), speed
+
+
+def _batches(plan: Sequence[Item], size: int) -> list[list[Item]]:
+    """Cut the plan into batches of one kind and protocol, in a fixed order."""
+    groups: list[list[Item]] = []
+    for item in plan:
+        last = groups[-1] if groups else None
+        same = last and (last[0].kind, last[0].protocol) == (item.kind, item.protocol)
+        if same and last is not None and len(last) < size:
+            last.append(item)
+        else:
+            groups.append([item])
+    return groups
+
+
+def _identity(backbone: Backbone) -> str:
+    """Name what answers: model, quantisation and, for an adapter, a hash of its weights."""
+    text = f"{backbone.weights} {backbone.quantisation}"
+    if backbone.adapter:
+        file = Path(backbone.adapter) / "adapter_model.safetensors"
+        text += " lora-" + hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return text
+
+
+def _row(item: Item, made: dict, identity: str) -> dict:
+    options = QUESTIONS[item.kind].options
+    likely = made["log_likelihood"]
+    return {
+        "case": item.case,
+        "kind": item.kind,
+        "protocol": item.protocol,
+        "question": QUESTIONS[item.kind].text.format(case=item.case),
+        "reference": item.reference,
+        "answer": made["answer"],
+        "parsed": parse_answer(made["answer"], options) if options else "",
+        "constrained": max(likely, key=likely.get) if likely else "",
+        "log_likelihood": likely,
+        "tokens": made["tokens"],
+        "cases_used": [case for case, _, _ in item.context],
+        "prompt_sha": _sha(item.prompt),
+        "model": identity,
+        "note": NOTE,
+    }
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _append(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _resume(path: Path, groups: list[list[Item]], identity: str) -> list[dict]:
+    """Read back the whole batches of an earlier call and cut the file there."""
+    if not path.exists():
+        return []
+    rows: list[dict] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the line at which the run was killed
+            break
+    kept = 0
+    for group in groups:
+        part = rows[kept : kept + len(group)]
+        fits = len(part) == len(group) and all(
+            (row["case"], row["kind"], row["protocol"], row["prompt_sha"], row["model"])
+            == (item.case, item.kind, item.protocol, _sha(item.prompt), identity)
+            for row, item in zip(part, group, strict=True)
+        )
+        if not fits:
+            break
+        kept += len(group)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:kept])
+    return rows[:kept]
+
+
+# ---------------------------------------------------------------- adaptation
+def train_lora(
+    base: Backbone,
+    cohort: pd.DataFrame,
+    captions: list[dict],
+    folder: Path,
+    *,
+    examples: int = 240,
+    batch: int = 8,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[Backbone, list[float]]:
+    """Adapt a base model to the train captions' questions with LoRA.
+
+    Low-rank adapters (Hu et al. 2021, arXiv:2106.09685, through `peft`) on the
+    upper half of the layers learn the answer tokens only; the lower half then
+    needs no backward pass. A prompt holds one train case's blind caption. A
+    finished adapter in `folder` is used again when it was made with the same
+    settings and captions.
+
+    Returns
+    -------
+    The backbone with its adapter, and the loss per step ([] where it was there).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    adapted = replace(BACKBONES["gemma-3-270m-lora"], adapter=str(folder))
+    steps = _lora_batches(cohort, captions, examples, batch, seed)
+    text = "".join(item.prompt + item.reference for part in steps for item in part)
+    made_from = _sha(f"{batch} {lr} {seed} {text}")
+    mark = folder / "made_from.txt"
+    if mark.exists() and mark.read_text(encoding="utf-8") == made_from:
+        return adapted, []
+    # float32: adapters drown in bfloat16's rounding, and CPUs train no slower in it.
+    loaded = load_backbone(replace(base, quantisation="none", adapter=""), device, torch.float32)
+    torch.manual_seed(seed)
+    layers = loaded.model.config.num_hidden_layers
+    upper = "|".join(str(layer) for layer in range(layers // 2, layers))
+    shape = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=rf".*layers\.({upper})\..*_proj",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(loaded.model, shape)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=len(steps) + 1)
+    losses = []
+    for part in tqdm(steps, desc="LoRA", unit="step", mininterval=5):
+        loss = _answer_loss(model, loaded, part)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    model.save_pretrained(str(folder))
+    with atomic_path(mark) as temporary:  # last: it says that the adapter is whole
+        temporary.write_text(made_from, encoding="utf-8")
+    return adapted, losses
+
+
+def _lora_batches(
+    cohort: pd.DataFrame, captions: list[dict], examples: int, batch: int, seed: int
+) -> list[list[Item]]:
+    """Draw train questions, half of them on the diagnosis, in batches of one kind.
+
+    One kind per batch keeps the answers about equally long, so that the logits
+    (262,144 columns in Gemma) are computed for few positions.
+    """
+    texts = {row["case"]: row["caption_blind"] for row in captions}
+    answers = reference_answers(cohort)
+    train = {int(case) for case in cohort[cohort.split == "train"].case}
+    rng = np.random.default_rng(seed)
+    others = [kind for kind in QUESTIONS if kind != "diagnosis"]
+    steps = []
+    for number in range(max(1, examples // batch)):
+        kind = "diagnosis" if number % 2 == 0 else others[number // 2 % len(others)]
+        able = sorted(train & answers[kind].keys())
+        picks = [int(c) for c in rng.choice(able, size=min(batch, len(able)), replace=False)]
+        steps.append([Item(c, kind, "blind", answers[kind][c], texts[c], ()) for c in picks])
+    return steps
+
+
+def _answer_loss(model, loaded: Loaded, items: Sequence[Item]) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens (the prompt is not learned)."""
+    tokenizer = loaded.tokenizer
+    answers = [f" {item.reference}\n" for item in items]
+    sizes = [len(tokenizer(a, add_special_tokens=False).input_ids) for a in answers]
+    texts = [item.prompt + answer for item, answer in zip(items, answers, strict=True)]
+    batch = tokenizer(texts, return_tensors="pt", padding=True).to(loaded.device)
+    keep = max(sizes)
+    logits = model(**batch, logits_to_keep=keep + 1, use_cache=False).logits[:, :-1]
+    target = batch["input_ids"][:, -keep:].clone()  # left padding: answers end together
+    for row, size in enumerate(sizes):
+        target[row, : keep - size] = -100
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten())
+
+
+# ---------------------------------------------------------------- scores
+def majority_answer(answers: Sequence[str]) -> str:
+    """The most frequent answer; on a tie, the one of the better ranked case."""
+    counts = Counter(answers)
+    return max(answers, key=lambda a: (counts[a], -list(answers).index(a)))
+
+
+def majority_control(plan: Sequence[Item]) -> pd.DataFrame:
+    """What the retrieved diagnoses alone say: no language model at all."""
+    return pd.DataFrame(
+        {
+            "case": item.case,
+            "kind": item.kind,
+            "protocol": item.protocol,
+            "reference": item.reference,
+            "parsed": majority_answer([answer for _, _, answer in item.context]),
+        }
+        for item in plan
+        if item.kind == "diagnosis" and item.context
+    )
+
+
+def interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float, float]:
+    """Mean with a 95 % bootstrap percentile interval over questions."""
+    data = np.asarray(values, dtype=float)
+    if not len(data):
+        return float("nan"), float("nan"), float("nan")
+    picks = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
+    low, high = np.percentile(data[picks].mean(1), [2.5, 97.5])
+    return float(data.mean()), float(low), float(high)
+
+
+def sbert_cosine(answers: Sequence[str], references: Sequence[str], device="cpu") -> np.ndarray:
+    """Cosine of all-MiniLM-L6-v2 sentence embeddings (Reimers and Gurevych 2019); (n,)."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(weights.find("minilm").path), device=device)
+    a, b = (
+        encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        for texts in (answers, references)
+    )
+    return (a * b).sum(1)
+
+
+def bert_scores(answers: Sequence[str], references: Sequence[str], device="cpu") -> np.ndarray:
+    """BERTScore F1 (Zhang et al. 2020, arXiv:1904.09675) with all-MiniLM-L6-v2; (n,).
+
+    The model behind the published BERTScore is not named, so the levels of the two
+    cannot be compared, only the order of the models within one table.
+    """
+    from bert_score import score
+
+    filled = [text if text.strip() else "." for text in answers]  # bert-score fails on ''
+    _, _, f1 = score(
+        filled,
+        list(references),
+        model_type=str(weights.find("minilm").path),
+        num_layers=6,
+        device=device,
+        verbose=False,
+    )
+    return f1.numpy()
+
+
+_STATEMENT = re.compile(r"\b(CDR-SB|ADAS-1[13]|MMSE|MoCA)\W{0,3}(?:of|is|was|=)?\W{0,3}(\d+)")
+
+
+def faithfulness(answer: str, texts: Sequence[str]) -> float:
+    """Share of the answer's statements 'score and value' that a text of the prompt holds.
+
+    NaN where the answer makes no such statement.
+    """
+    stated = _STATEMENT.findall(answer)
+    if not stated:
+        return float("nan")
+    known = {pair for text in texts for pair in _STATEMENT.findall(text)}
+    return sum(pair in known for pair in stated) / len(stated)
+
+
+def score_answers(
+    answers: pd.DataFrame, llm: str, *, resamples: int, seed: int, published: dict | None = None
+) -> pd.DataFrame:
+    """Score one model's answers, one row per protocol and metric.
+
+    Columns: llm, protocol, metric, value, low, high, n, published, note. Accuracy
+    counts 'unparsed' as wrong; `published` maps a metric to the published value.
+    """
+    rows = []
+    for protocol, part in answers.groupby("protocol", sort=False):
+        asked = part[part.kind == "diagnosis"]
+        metrics = {"diagnosis_accuracy": asked.parsed == asked.reference}
+        if "constrained" in part:
+            closed = part[(part.parsed != "") & (part.kind != "diagnosis")]
+            metrics |= {
+                "diagnosis_accuracy_constrained": asked.constrained == asked.reference,
+                "diagnosis_unparsed": asked.parsed == "unparsed",
+                "other_accuracy": closed.parsed == closed.reference,
+                "other_accuracy_constrained": closed.constrained == closed.reference,
+                "sbert_cosine": part.sbert_cosine,
+                "bertscore": part.bertscore,
+                "faithfulness": part.faithfulness.dropna(),
+            }
+        for metric, values in metrics.items():
+            value, low, high = interval(list(values), resamples, seed)
+            rows.append(
+                {
+                    "llm": llm,
+                    "protocol": protocol,
+                    "metric": metric,
+                    "value": round(value, 4),
+                    "low": round(low, 4),
+                    "high": round(high, 4),
+                    "n": len(values),
+                    "published": (published or {}).get(metric, np.nan),
+                    "note": NOTE,
+                }
+            )
+    return pd.DataFrame(rows)
