@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +46,9 @@ RANGES = {
     "APOE4": (0, 2),
 }
 COLUMNS = [
-    "case",
-    "RID",
-    "PTID",
-    "VISCODE",
-    "EXAMDATE",
-    "DX",
-    "AGE",
-    "PTGENDER",
-    "PTEDUCAT",
-    "APOE4",
-] + [*SCORES, "t1_path", "fa_path", "split"]
+    *("case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT"),
+    *("APOE4", *SCORES, "t1_path", "fa_path", "split"),
+]
 
 
 class CohortError(ValueError):
@@ -176,11 +169,11 @@ def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _problem(path: Path, row: int, column: str, what: str, mend: str) -> CohortError:
+def _problem(path: Path, row: Hashable, column: str, what: str, mend: str) -> CohortError:
     return CohortError(f"{path}, line {row}, column {column}: {what}; {mend}")
 
 
-def _diagnosis(value: object, path: Path, row: int) -> str | None:
+def _diagnosis(value: object, path: Path, row: Hashable) -> str | None:
     if not isinstance(value, str):
         return None
     if value not in DX_SPELLINGS:
@@ -190,7 +183,7 @@ def _diagnosis(value: object, path: Path, row: int) -> str | None:
     return DX_SPELLINGS[value]
 
 
-def _viscode(value: object, path: Path, row: int) -> str:
+def _viscode(value: object, path: Path, row: Hashable) -> str:
     text = str(value).lower()
     if text in ("bl", "sc", "scmri", "y1", "nv", "f", "uns1"):
         return "bl" if text in ("sc", "scmri") else text
@@ -201,7 +194,7 @@ def _viscode(value: object, path: Path, row: int) -> str:
     return f"m{month:02d}" if month else "bl"
 
 
-def _date(value: object, path: Path, row: int) -> pd.Timestamp:
+def _date(value: object, path: Path, row: Hashable) -> pd.Timestamp:
     for pattern in ("%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y"):
         parsed = pd.to_datetime(str(value), format=pattern, errors="coerce")
         if not pd.isna(parsed):

@@ -6,8 +6,11 @@ Figures have an opaque white background, so that they read on light and dark pag
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -35,7 +38,7 @@ def use_style() -> None:
             "axes.grid": False,
             "legend.frameon": False,
             "image.cmap": "gray",
-            "axes.prop_cycle": mpl.cycler(
+            "axes.prop_cycle": cycler(
                 color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
             ),
         }
@@ -81,7 +84,7 @@ def pipeline(number: str) -> Figure:
         axes.text(x, y + 0.18, chapter.number, ha="center", va="center", color=colour, size=8)
         axes.text(x, y - 0.1, title, ha="center", va="center", color=colour, size=7)
         centres.append((x, y))
-    for (x0, y0), (x1, y1) in zip(centres, centres[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(centres):
         if y0 == y1:
             ends = ((x0 + 0.48, y0), (x1 - 0.48, y1))
             style = "arc3"

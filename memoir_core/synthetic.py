@@ -64,11 +64,9 @@ AGE = {"CN": (73.5, 6.3), "MCI": (73.2, 7.4), "Dementia": (75.0, 7.8)}
 FEMALE = {"CN": 0.53, "MCI": 0.43, "Dementia": 0.45}
 APOE4 = {"CN": (0.71, 0.27, 0.02), "MCI": (0.52, 0.37, 0.11), "Dementia": (0.34, 0.47, 0.19)}
 
-COLUMNS = ["RID", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE", "PTGENDER", "PTEDUCAT"] + [
-    "APOE4",
-    *SCORES,
-    "DX",
-    "IMAGEUID",
+COLUMNS = [
+    *("RID", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE", "PTGENDER", "PTEDUCAT"),
+    *("APOE4", *SCORES, "DX", "IMAGEUID"),
 ]
 RECORD, T1_STREAM, FA_STREAM, ANATOMY = range(4)
 
@@ -180,22 +178,19 @@ def _subject(
             else _diagnosis(dx, diagnosed + pace * years, number, scanned),
         }
         row |= {name: _score(name, at_visit, rng) for name in SCORES}
-        if kind == "kept" and number == scanned:
+        earlier = kind == "kept" and number < scanned and rng.random() < 0.08
+        if kind == "kept" and (number == scanned or earlier):
             row["IMAGEUID"] = 9_000_000 + rid * 10 + number
             stem = f"images/{ptid}/{ptid}_{row['VISCODE']}"
-            images.append(
-                {
-                    "PTID": ptid,
-                    "VISCODE": row["VISCODE"],
-                    "t1_path": f"{stem}_T1w_9DOF.nii.gz",
-                    "fa_path": f"{stem}_FA.nii.gz" if fa else "",
-                }
-            )
+            image = {
+                "PTID": ptid,
+                "VISCODE": row["VISCODE"],
+                "t1_path": f"{stem}_T1w_9DOF.nii.gz",
+                "fa_path": f"{stem}_FA.nii.gz" if fa and not earlier else "",
+            }
+            images.append(image)
             age = age_bl + (date - start).days / 365.25
-            latents.append(
-                {"PTID": ptid, "severity": severity, "AGE": age, "female": female}
-                | {key: images[-1][key] for key in ("t1_path", "fa_path")}
-            )
+            latents.append({**image, "severity": at_visit, "AGE": age, "female": female})
         elif rng.random() < 0.1:  # listed in the manifest, but never downloaded
             images.append({"PTID": ptid, "VISCODE": row["VISCODE"], "t1_path": "", "fa_path": ""})
         rows.append(row)
@@ -523,7 +518,8 @@ def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path
     from tqdm import tqdm
 
     directory = Path(directory)
-    wanted = {"synthetic": True, "version": VERSION, "subjects": profile.subjects}
+    wanted: dict[str, Any] = {"synthetic": True, "version": VERSION}
+    wanted |= {"subjects": profile.subjects}
     wanted |= {"fa_fraction": round(profile.fa_fraction, 4), "seed": SEED}
     marker = directory / SYNTHETIC_MARKER
     if marker.exists() and json.loads(marker.read_text()) == wanted:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from . import config, weights
 from .artefacts import atomic_path
+from .captions import BANDS, SCORE_NAMES, band
 
 NOTE = "not for clinical use"
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
@@ -210,56 +211,38 @@ def load_backbone(
 # ---------------------------------------------------------------- questions
 @dataclass(frozen=True)
 class Question:
-    """A kind of question; `{case}` in the text is the case's display number.
+    """A kind of question, put to every case of a prompt in the same words.
 
-    `options` are the allowed answers; empty for free text. `reads` says whether
-    the answer stands in the query's blind caption (reading) or must be inferred.
+    `options` are the allowed answers; empty for free text.
     """
 
     kind: str
     text: str
     options: tuple[str, ...] = ()
-    reads: bool = False
 
 
-SEVERITY = ("none", "questionable", "mild", "moderate")
+SEVERITY = BANDS["CDRSB"][1]  # the words that captions use for CDR-SB
+SEX_WORDS = {"Female": "woman", "Male": "man"}
 AGE_BANDS = ("under 60", "60 to 69", "70 to 79", "80 or older")
-SCORE_NAMES = {"ADAS11": "ADAS-11", "ADAS13": "ADAS-13", "MMSE": "MMSE", "MOCA": "MoCA"}
 QUESTIONS = {
     q.kind: q
     for q in (
-        Question(
-            "diagnosis",
-            "What is the diagnosis of case {case}: CN, MCI or Dementia?",
-            config.DX,
-        ),
-        Question(
-            "severity",
-            "How severe is the impairment of case {case}: none, questionable, mild or moderate?",
-            SEVERITY,
-        ),
-        Question(
-            "sex", "What is the sex of case {case}: Female or Male?", ("Female", "Male"), True
-        ),
+        Question("diagnosis", "What is the diagnosis: CN, MCI or Dementia?", config.DX),
+        Question("severity", "How severe is it: " + ", ".join(SEVERITY) + "?", SEVERITY),
+        Question("sex", "Is this a woman or a man?", ("woman", "man")),
         Question(
             "age",
-            "In which age band is case {case}: under 60, 60 to 69, 70 to 79 or 80 or older?",
+            "Which age band: under 60, 60 to 69, 70 to 79, or 80 or older?",
             AGE_BANDS,
-            True,
         ),
         Question(
             "score",
-            "Which score of case {case} is most abnormal: ADAS-11, ADAS-13, MMSE or MoCA?",
+            "Which score is most abnormal: MMSE, MoCA, ADAS-11 or ADAS-13?",
             tuple(SCORE_NAMES.values()),
         ),
-        Question("why", "Why does case {case} have its diagnosis?"),
+        Question("why", "What is the diagnosis, and why?"),
     )
 }
-
-
-def severity_band(cdrsb: float) -> str:
-    """CDR-SB staging of O'Bryant et al. 2008 (doi:10.1001/archneur.65.8.1091), in four bands."""
-    return SEVERITY[int(np.searchsorted([0.5, 4.5, 9.5], cdrsb, side="right"))]
 
 
 def age_band(age: float) -> str:
@@ -294,11 +277,12 @@ def reference_answers(cohort: pd.DataFrame) -> dict[str, dict[int, str]]:
         known = [(name, value) for name, value in deviations.items() if pd.notna(value)]
         worst = sorted(known, key=lambda pair: -pair[1])  # worst first; ties keep their order
         answers["diagnosis"][case] = row["DX"]
-        answers["sex"][case] = row["PTGENDER"]
+        if row["PTGENDER"] in SEX_WORDS:
+            answers["sex"][case] = SEX_WORDS[row["PTGENDER"]]
         if pd.notna(row["AGE"]):
             answers["age"][case] = age_band(row["AGE"])
         if pd.notna(row["CDRSB"]):
-            answers["severity"][case] = severity_band(row["CDRSB"])
+            answers["severity"][case] = band("CDRSB", row["CDRSB"])
         if worst:
             answers["score"][case] = str(worst[0][0])
             answers["why"][case] = _reason(row, worst)
@@ -344,16 +328,15 @@ def build_prompt(
     context : (case, caption, answer) of each retrieved train case, best first. Its
         answer comes from the train record; it shows a base model the format.
     """
-    question = QUESTIONS[kind].text
-    blocks = ["Answer each question about the case in a few words."]
+    blocks = [
+        "Answer the question about each case in a few words, as in the cases before it.\n"
+        f"Question: {QUESTIONS[kind].text}"
+    ]
     blocks += [
-        f"Case {other}: {as_data(text)}\nQuestion: {question.format(case=other)}\n"
-        f"Answer: {as_data(answer)}"
+        f"Case {other}: {as_data(text)}\nAnswer: {as_data(answer)}"
         for other, text, answer in reversed(context)  # the nearest case stands last
     ]
-    blocks.append(
-        f"Case {case}: {as_data(caption)}\nQuestion: {question.format(case=case)}\nAnswer:"
-    )
+    blocks.append(f"Case {case}: {as_data(caption)}\nAnswer:")
     return "\n\n".join(blocks)
 
 
@@ -397,7 +380,8 @@ def plan_questions(
     """Choose the questions; every protocol and every model gets the same ones.
 
     One in fifteen goes to each of the five other kinds, the rest ask for the
-    diagnosis of as many test cases.
+    diagnosis of as many test cases. The other kinds are asked in the first
+    protocol only; the diagnosis in all.
 
     Raises
     ------
@@ -423,6 +407,8 @@ def plan_questions(
     plan = []
     for protocol in protocols:
         for kind, case in wanted:
+            if kind != "diagnosis" and protocol != protocols[0]:
+                continue
             retrieved = [] if protocol == "no context" else hits.get((case, protocol))
             if retrieved is None:
                 raise ValueError(
@@ -500,12 +486,11 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
     )
     ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, L), left-padded
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = model(
+    cache = model.base_model(  # the decoder alone: the prompt's own logits are not needed
         input_ids=ids[:, :-1],
         attention_mask=mask[:, :-1],
         position_ids=positions[:, :-1],
         use_cache=True,
-        logits_to_keep=1,
     ).past_key_values
     scores: list[dict[str, float]] = [{} for _ in prompts]
     for option in options:
@@ -643,7 +628,7 @@ def _row(item: Item, made: dict, identity: str) -> dict:
         "case": item.case,
         "kind": item.kind,
         "protocol": item.protocol,
-        "question": QUESTIONS[item.kind].text.format(case=item.case),
+        "question": QUESTIONS[item.kind].text,
         "reference": item.reference,
         "answer": made["answer"],
         "parsed": parse_answer(made["answer"], options) if options else "",
@@ -729,8 +714,7 @@ def train_lora(
     mark = folder / "made_from.txt"
     if mark.exists() and mark.read_text(encoding="utf-8") == made_from:
         return adapted, []
-    # float32: adapters drown in bfloat16's rounding, and CPUs train no slower in it.
-    loaded = load_backbone(replace(base, quantisation="none", adapter=""), device, torch.float32)
+    loaded = load_backbone(replace(base, quantisation="none", adapter=""), device)
     torch.manual_seed(seed)
     layers = loaded.model.config.num_hidden_layers
     upper = "|".join(str(layer) for layer in range(layers // 2, layers))
@@ -789,12 +773,14 @@ def _answer_loss(model, loaded: Loaded, items: Sequence[Item]) -> torch.Tensor:
     sizes = [len(tokenizer(a, add_special_tokens=False).input_ids) for a in answers]
     texts = [item.prompt + answer for item, answer in zip(items, answers, strict=True)]
     batch = tokenizer(texts, return_tensors="pt", padding=True).to(loaded.device)
-    keep = max(sizes)
-    logits = model(**batch, logits_to_keep=keep + 1, use_cache=False).logits[:, :-1]
-    target = batch["input_ids"][:, -keep:].clone()  # left padding: answers end together
-    for row, size in enumerate(sizes):
-        target[row, : keep - size] = -100
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten())
+    ids = batch["input_ids"]  # (B, L), left-padded: all answers end together
+    learned = torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor(sizes)[:, None]
+    learned = learned.to(ids.device)[:, 1:]
+    whole = model.get_base_model()
+    hidden = whole.base_model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    # Logits for the answers' positions only: each row has one column per word of the vocabulary.
+    logits = whole.get_output_embeddings()(hidden[learned])  # (answer tokens, V)
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned])
 
 
 # ---------------------------------------------------------------- scores

@@ -1,0 +1,102 @@
+"""The losses of both stages. Published: project page, section 4."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import MODALITIES
+
+IGNORE = -100  # label of a row that a head's loss leaves out
+# The published work names the losses but not their weights. These are ours: diagnosis is
+# the primary task, sex and age are side tasks.
+LOSS_WEIGHTS = {"dx3": 1.0, "dx2": 0.5, "sex": 0.2, "age": 0.2, "cdrsb": 0.5}
+
+
+class PairwiseInfoNCE(nn.Module):
+    """Symmetric InfoNCE over the three modality pairs, with one learnable temperature.
+
+    The scale starts at 1/0.07 and is clipped at 100, as in CLIP (arXiv:2103.00020).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
+        """Average the pairs' losses.
+
+        Parameters
+        ----------
+        embeddings : (B, 3, D) unit vectors.
+        present : (B, 3) bool; a pair uses only the rows that have both.
+
+        Returns
+        -------
+        scalar; zero (with a gradient of zero) where no pair has two such rows.
+        """
+        scale = self.log_scale.exp().clamp(max=100)
+        losses = []
+        for a, b in combinations(range(len(MODALITIES)), 2):
+            both = present[:, a] & present[:, b]
+            if both.sum() >= 2:  # one row alone has nothing to be told apart from
+                losses.append(info_nce(embeddings[both, a], embeddings[both, b], scale))
+        if not losses:
+            return embeddings.sum() * 0 + scale * 0
+        return torch.stack(losses).mean()
+
+
+def info_nce(z_a: Tensor, z_b: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE: row i of z_a (N, D) belongs to row i of z_b (N, D), unit vectors."""
+    logits = scale * z_a @ z_b.T  # (N, N) cosine similarities
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss (arXiv:1708.02002): cross-entropy, damped where the model is already right.
+
+    Parameters
+    ----------
+    logits : (B, C).
+    target : (B,) class indices; rows with IGNORE are left out.
+
+    Returns
+    -------
+    scalar; zero with a gradient of zero where every row is left out.
+    """
+    counted = target != IGNORE
+    if not counted.any():
+        return logits.sum() * 0
+    cross_entropy = F.cross_entropy(logits[counted].float(), target[counted], reduction="none")
+    p_true = torch.exp(-cross_entropy)
+    return ((1 - p_true) ** gamma * cross_entropy).mean()
+
+
+def multitask_loss(out: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weigh and add the five heads' losses.
+
+    Parameters
+    ----------
+    out : from `Memoir.forward`.
+    batch : targets dx3, dx2 (MCI is IGNORE), sex (B,) and standardised age, cdrsb (B,), NaN
+        where unknown.
+
+    Returns
+    -------
+    a loss per head, unweighted, and their weighted sum 'total'.
+    """
+    losses = {name: focal_loss(out[name], batch[name]) for name in ("dx3", "dx2", "sex")}
+    for name in ("age", "cdrsb"):
+        known = ~torch.isnan(batch[name])
+        losses[name] = (
+            F.smooth_l1_loss(out[name][known].float(), batch[name][known])
+            if known.any()
+            else out[name].sum() * 0
+        )
+    total = torch.stack([LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
+    return {**losses, "total": total}

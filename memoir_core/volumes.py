@@ -1,0 +1,306 @@
+"""From NIfTI files to one float16 memory map per modality, made once and shared by all runs.
+
+The transforms are MONAI's. A memory map is opened in milliseconds, is read batch by
+batch, and costs no memory for what is not read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from . import config
+from .artefacts import MissingArtefactError, Run, atomic_path, read_json, write_json
+from .config import Profile
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+VERSION = 1  # raise it when the transforms change, so that caches are made anew
+GRID = (91, 109, 91)  # 2 mm MNI, the published input
+GRID_MM = 2.0
+
+
+class VolumeError(ValueError):
+    """An image file cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Preprocessed volumes, row i of `t1` being case i.
+
+    t1 : (n, X, Y, Z) float16; zero outside the brain, standardised inside.
+    fa : (m, X, Y, Z) float16, only of the cases that have one.
+    fa_row : (n,) row of each case in `fa`, -1 where it has none.
+    """
+
+    t1: np.ndarray
+    fa: np.ndarray
+    fa_row: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.t1.shape[1:]
+
+
+def preprocess(profile: Profile) -> Callable[[str], np.ndarray]:
+    """Make the function that turns one file into one volume.
+
+    Load, orient to RAS, resample to the 2 mm grid where the spacing differs, crop or pad to
+    91x109x91, average to the profile's coarser grid, then standardise inside the brain: clip
+    to the 1st and 99th percentile, subtract the mean, divide by the standard deviation.
+
+    Returns
+    -------
+    function : path -> (X, Y, Z) float32.
+    """
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirst,
+        LoadImage,
+        NormalizeIntensity,
+        Orientation,
+        ResizeWithPadOrCrop,
+        ScaleIntensityRangePercentiles,
+        Spacing,
+    )
+
+    load = Compose(
+        [
+            LoadImage(image_only=True, dtype=np.float32),
+            EnsureChannelFirst(channel_dim="no_channel"),
+            Orientation(axcodes="RAS", labels=None),
+        ]
+    )
+    respace = Spacing(pixdim=(GRID_MM,) * 3, mode="bilinear")
+    fit = ResizeWithPadOrCrop(GRID)
+    clip = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
+    standardise = NormalizeIntensity(nonzero=True)
+
+    def one(path: str) -> np.ndarray:
+        import torch
+
+        try:
+            volume = load(path)
+        except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
+            raise VolumeError(
+                f"{path} cannot be read as NIfTI ({type(error).__name__}: {error}); "
+                "download or convert it again"
+            ) from error
+        if volume.ndim != 4:
+            raise VolumeError(f"{path} has shape {tuple(volume.shape[1:])}; one 3D volume expected")
+        if not torch.isfinite(volume).all():
+            raise VolumeError(f"{path} holds NaN or infinite values; convert it again")
+        if volume.max() == volume.min():
+            raise VolumeError(f"{path} has the same value in every voxel; convert it again")
+        spacing = torch.as_tensor(volume.affine)[:3, :3].norm(dim=0)
+        if not torch.allclose(spacing, torch.full_like(spacing, GRID_MM), atol=1e-3):
+            volume = respace(volume)
+        volume = torch.as_tensor(np.asarray(fit(volume)))
+        inside = volume[0] > 0.05 * volume.max()
+        if not inside.any():
+            raise VolumeError(f"{path} has no voxel above 5 % of its maximum; convert it again")
+        volume[0][inside] = clip(volume[:, inside])[0] + 1e-3  # 0 stays what lies outside
+        volume[0][~inside] = 0
+        volume = _coarsen(volume, profile.volume_shape)
+        return standardise(volume)[0].numpy()
+
+    return one
+
+
+def _coarsen(volume: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Average a (1, 91, 109, 91) tensor to a coarser grid; no voxel is skipped (no aliasing)."""
+    from torch.nn.functional import adaptive_avg_pool3d
+
+    return volume if tuple(volume.shape[1:]) == shape else adaptive_avg_pool3d(volume, shape)
+
+
+def build_volumes(cohort: pd.DataFrame, data_dir: Path, profile: Profile) -> Path:
+    """Preprocess all volumes of a cohort into memory maps, once.
+
+    The folder in the cache is named after the files' names, sizes and dates and the
+    transforms, so that changed data are read again and other runs share it. Two processes
+    that need the same folder wait for each other.
+
+    Returns
+    -------
+    folder with t1.npy, fa.npy and index.json.
+
+    Raises
+    ------
+    VolumeError
+        Names the file that cannot be used.
+    """
+    data_dir = Path(data_dir)
+    listed = (
+        cohort[["t1_path", "fa_path"]]
+        .astype(object)
+        .where(cohort[["t1_path", "fa_path"]].notna(), None)
+    )
+    key = _key(listed, data_dir, profile)
+    folder = config.cache_dir() / "volumes" / f"{profile.name}-{key}"
+    with _lock(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "index.json").exists():
+            one = preprocess(profile)
+            checksums = {}
+            rows = {}
+            for kind in ("t1", "fa"):
+                paths = [path for path in listed[f"{kind}_path"] if path is not None]
+                _fill(
+                    folder / f"{kind}.npy", [str(data_dir / p) for p in paths], one, profile, kind
+                )
+                checksums[kind] = _checksum(folder / f"{kind}.npy")
+                rows[kind] = len(paths)
+            has = listed["fa_path"].notna().to_numpy()
+            fa_row = np.where(has, np.cumsum(has) - 1, -1)
+            write_json(
+                folder / "index.json",
+                {
+                    "rows": rows,
+                    "shape": profile.volume_shape,
+                    "voxel_mm": profile.voxel_mm,
+                    "fa_row": fa_row,
+                    "checksums": checksums,
+                },
+            )
+    return folder
+
+
+def _key(listed: pd.DataFrame, data_dir: Path, profile: Profile) -> str:
+    parts = [str(VERSION), str(profile.volume_shape)]
+    for path in listed.to_numpy().ravel():
+        if path is None:
+            parts.append("none")
+            continue
+        file = data_dir / path
+        if not file.exists():
+            raise VolumeError(f"{file} is missing; complete the download or empty its path")
+        stat = file.stat()
+        parts.append(f"{path}:{stat.st_size}:{stat.st_mtime_ns}")
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _fill(target: Path, paths: list[str], one: Callable, profile: Profile, kind: str) -> None:
+    from tqdm import tqdm
+
+    with atomic_path(target) as temporary:
+        shape = (len(paths), *profile.volume_shape)
+        out = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+        with ThreadPoolExecutor() as pool:  # NumPy, gzip and torch release the interpreter
+            done = pool.map(one, paths)
+            bar = tqdm(done, total=len(paths), desc=f"preprocessing {kind}", mininterval=5)
+            for row, volume in enumerate(bar):
+                out[row] = volume
+        out.flush()
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def write_volumes(run: Run, cohort: pd.DataFrame) -> Volumes:
+    """Build (or find) the run's volumes and note in volumes.json where they are."""
+    folder = build_volumes(cohort, run.data_dir, run.profile)
+    write_json(
+        run.path("volumes.json"),
+        {"folder": str(folder.relative_to(config.cache_dir())), **read_json(folder / "index.json")},
+    )
+    return open_volumes(run)
+
+
+def open_volumes(run: Run, verify: bool = False) -> Volumes:
+    """Open the memory maps that chapter 2 made.
+
+    Parameters
+    ----------
+    verify : also compare checksums (reads everything once).
+
+    Raises
+    ------
+    MissingArtefactError
+        Chapter 2 has not run, or the cache was deleted since.
+    VolumeError
+        A memory map is truncated or damaged, or does not fit the index.
+    """
+    index = read_json(run.path("volumes.json"))
+    folder = config.cache_dir() / index["folder"]
+    mend = (
+        f"python -m memoir_core.run --profile {run.profile.name} --run {run.name} --only 02 --force"
+    )
+    arrays = {}
+    for kind in ("t1", "fa"):
+        path = folder / f"{kind}.npy"
+        if not path.exists():
+            raise MissingArtefactError(f"{path} is missing; make it again:\n  {mend}")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise VolumeError(
+                f"{path} is damaged ({error}); delete {folder}, then\n  {mend}"
+            ) from error
+        wanted = (index["rows"][kind], *index["shape"])
+        if array.shape != wanted or array.dtype != np.float16:
+            raise VolumeError(
+                f"{path} holds {array.dtype} {array.shape}, not float16 {wanted}; "
+                f"delete {folder}, then\n  {mend}"
+            )
+        if verify and _checksum(path) != index["checksums"][kind]:
+            raise VolumeError(
+                f"{path} does not match its checksum; delete {folder}, then\n  {mend}"
+            )
+        arrays[kind] = array
+    return Volumes(arrays["t1"], arrays["fa"], np.array(index["fa_row"], int))
+
+
+def augment(batch: Tensor, generator: Generator) -> Tensor:
+    """Move and scale each volume of a batch a little; change its contrast a little.
+
+    Rotations up to 4 degrees, scales up to 4 %, shifts up to 2 voxels, intensity gain up
+    to 10 %. No left-right flips: atrophy is often asymmetric, and volumes registered to a
+    template do not come mirrored.
+
+    Parameters
+    ----------
+    batch : (B, 1, X, Y, Z) tensor, zero outside the brain.
+    generator : torch.Generator on the CPU; the same state gives the same result.
+
+    Returns
+    -------
+    (B, 1, X, Y, Z) tensor.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    n = len(batch)
+    uniform = torch.rand(n, 10, generator=generator) * 2 - 1
+    angles = uniform[:, :3] * (4 * torch.pi / 180)
+    small = torch.zeros(n, 3, 3)  # for small angles, the rotation is 1 + this
+    small[:, 0, 1], small[:, 0, 2], small[:, 1, 2] = -angles[:, 2], angles[:, 1], -angles[:, 0]
+    matrix = torch.matrix_exp(small - small.transpose(1, 2))
+    matrix = matrix * (1 + 0.04 * uniform[:, None, 3:6])
+    shift = 2 * uniform[:, 6:9] * 2 / torch.tensor(batch.shape[2:][::-1])
+    theta = torch.cat([matrix, shift[:, :, None]], dim=2).to(batch)
+    grid = F.affine_grid(theta, list(batch.shape), align_corners=False)
+    moved = F.grid_sample(batch, grid, align_corners=False)
+    return moved * (1 + 0.1 * uniform[:, 9].to(batch)).view(n, 1, 1, 1, 1)
+
+
+__all__ = ["VolumeError", "Volumes", "augment", "build_volumes", "open_volumes", "write_volumes"]
