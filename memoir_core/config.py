@@ -51,7 +51,7 @@ class Profile:
     top_k: int = 50
     rerank_k: int = 5
     # LLM comparison and intervals
-    llms: tuple[str, ...] = ("gemma-3-270m",)
+    llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
     questions: int = 8
     bootstrap: int = 500
 
@@ -93,6 +93,7 @@ PROFILES = {
         synthetic_sentences=4000,
         mlm_epochs=1,
         align_epochs=10,
+        llms=("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora"),
         questions=60,
         bootstrap=1000,
     ),

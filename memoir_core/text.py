@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from transformers import (
     DataCollatorForLanguageModeling,
     Trainer,
     TrainingArguments,
+    get_linear_schedule_with_warmup,
 )
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.trainer_callback import PrinterCallback
@@ -99,13 +101,23 @@ def load_mlm(path: Path) -> tuple[MaskedBert, list[str]]:
         start at random. all-MiniLM-L6-v2 was published as a sentence encoder, without
         the head; its vocabulary weights are tied to the word embeddings.
     """
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # it warns of the missing head, which is returned here
-    try:
+    with _quiet():  # transformers warns of the missing head, which is returned here
         model, info = MaskedBert.from_pretrained(path, output_loading_info=True)
+    return model, sorted(info["missing_keys"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' loading bars and report out of a chapter's output."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         hf_logging.set_verbosity(verbosity)
-    return model, sorted(info["missing_keys"])
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -179,23 +191,32 @@ def train_mlm(
     epochs: int,
     seed: int,
     device: str,
-    lr: float = 3e-4,
+    lr_encoder: float = 5e-5,
+    lr_head: float = 1e-3,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """Train in place with the transformers Trainer: 15 % masking, AdamW, linear decay.
+
+    The head is new and learns fast; the encoder learns slowly, because what it already
+    knows about sentences is what the alignment needs.
 
     Returns
     -------
     DataFrame with columns step, loss: the loss averaged over each twentieth of the run.
     """
-    steps = max(1, epochs * (len(sentences) // batch_size))
+    steps = max(1, epochs * -(-len(sentences) // batch_size))
+    encoder = list(model.bert.parameters())
+    known = {id(parameter) for parameter in encoder}
+    head = [p for p in model.parameters() if id(p) not in known]  # tied weights are the encoder's
+    optimiser = torch.optim.AdamW(
+        [{"params": encoder, "lr": lr_encoder}, {"params": head, "lr": lr_head}], weight_decay=0.01
+    )
+    schedule = get_linear_schedule_with_warmup(optimiser, max(1, steps // 10), steps)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a folder; nothing is kept
         settings = TrainingArguments(
             output_dir=scratch,
             num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,
-            learning_rate=lr,
-            warmup_steps=max(1, steps // 10),
             train_sampling_strategy="group_by_length",  # captions are long, sentences short
             logging_steps=max(1, steps // 20),
             save_strategy="no",
@@ -213,6 +234,7 @@ def train_mlm(
             data_collator=DataCollatorForLanguageModeling(
                 tokenizer, mlm_probability=MASKED, seed=seed
             ),
+            optimizers=(optimiser, schedule),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -244,7 +266,8 @@ class TextEncoder:
 
 def new_text_encoder(path: Path, device: str, seed: int, mlm: MaskedBert | None = None):
     """Start a text encoder from a MiniLM folder, with the MLM's weights where given."""
-    model = SentenceTransformer(str(path), device=device)
+    with _quiet():
+        model = SentenceTransformer(str(path), device=device)
     model.max_seq_length = MAX_LENGTH
     if mlm is not None:  # the pooling layer of BERT is in neither: sentences are averaged
         model[0].auto_model.load_state_dict(mlm.bert.state_dict(), strict=False)
@@ -408,7 +431,8 @@ def save_text_encoder(encoder: TextEncoder, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        encoder.model.save(str(temporary), create_model_card=False)
+        with _quiet():
+            encoder.model.save(str(temporary), create_model_card=False)
         # The base checkpoint's folder is of no use to a reader of the run.
         config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
@@ -445,7 +469,8 @@ def load_text_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
         )
     projection = nn.Linear(TEXT_DIM, EMBEDDING_DIM)
     projection.load_state_dict(state)
-    model = SentenceTransformer(str(folder), device=device)
+    with _quiet():
+        model = SentenceTransformer(str(folder), device=device)
     model.eval()
     return TextEncoder(model, projection.to(device))
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,9 +45,10 @@ class Backbone:
     """A language model as the book compares it.
 
     `weights` is a name that `weights.find` knows; `path` overrides it with a
-    folder. `chat` wraps the prompt in the tokenizer's chat template, which models
+    folder. `lora` marks a model that needs an `adapter`, a folder that `train_lora`
+    wrote. `chat` wraps the prompt in the tokenizer's chat template, which models
     tuned on instructions expect; a base model gets the plain prompt.
-    `quantisation` is 'nf4' or 'none'. `adapter` is a folder that `peft` wrote.
+    `quantisation` is 'nf4' or 'none'.
     `published` names the model's row in published.json, '' where it has none.
     """
 
@@ -55,6 +58,7 @@ class Backbone:
     chat: bool = False
     quantisation: str = "nf4"
     path: str = ""
+    lora: bool = False
     adapter: str = ""
     published: str = ""
 
@@ -104,6 +108,7 @@ BACKBONES = {
             "gemma-3-270m",
             "Gemma 3 270M + LoRA on train captions (stand-in)",
             quantisation="none",
+            lora=True,
         ),
     )
 }
@@ -170,7 +175,13 @@ def load_backbone(
         The weights are nowhere (see `weights.find`).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    if backbone.lora and not backbone.adapter:
+        raise ValueError(f"{backbone.name} has no adapter yet; train_lora() makes one")
+    # Loading bars of a second, and bitsandbytes' hint at an optional CPU kernel.
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     started = time.time()
     found = weights.find(backbone.weights, backbone.path)
     if found.stand_in_for:
@@ -228,7 +239,9 @@ QUESTIONS = {
     q.kind: q
     for q in (
         Question("diagnosis", "What is the diagnosis: CN, MCI or Dementia?", config.DX),
-        Question("severity", "How severe is it: " + ", ".join(SEVERITY) + "?", SEVERITY),
+        Question(
+            "severity", "How severe is the impairment: " + ", ".join(SEVERITY) + "?", SEVERITY
+        ),
         Question("sex", "Is this a woman or a man?", ("woman", "man")),
         Question(
             "age",
@@ -565,7 +578,7 @@ def answer_questions(
     """
     cut = [cut_context(loaded, item) for item in plan]
     groups = _batches(cut, batch)
-    identity = _identity(loaded.backbone)
+    identity = _identity(loaded)
     rows = _resume(path, groups, identity)
     done = len(rows)
     began, tokens, prompt_tokens = time.time(), 0, 0
@@ -612,9 +625,10 @@ def _batches(plan: Sequence[Item], size: int) -> list[list[Item]]:
     return groups
 
 
-def _identity(backbone: Backbone) -> str:
-    """Name what answers: model, quantisation and, for an adapter, a hash of its weights."""
-    text = f"{backbone.weights} {backbone.quantisation}"
+def _identity(loaded: Loaded) -> str:
+    """Name what answers: model, origin, quantisation and a hash of an adapter's weights."""
+    backbone = loaded.backbone
+    text = f"{backbone.weights} ({loaded.source}) {backbone.quantisation}"
     if backbone.adapter:
         file = Path(backbone.adapter) / "adapter_model.safetensors"
         text += " lora-" + hashlib.sha256(file.read_bytes()).hexdigest()[:12]
@@ -682,12 +696,12 @@ def _resume(path: Path, groups: list[list[Item]], identity: str) -> list[dict]:
 
 # ---------------------------------------------------------------- adaptation
 def train_lora(
-    base: Backbone,
+    backbone: Backbone,
     cohort: pd.DataFrame,
     captions: list[dict],
     folder: Path,
     *,
-    examples: int = 240,
+    examples: int = 360,
     batch: int = 8,
     lr: float = 1e-3,
     seed: int = 0,
@@ -707,14 +721,14 @@ def train_lora(
     """
     from peft import LoraConfig, get_peft_model
 
-    adapted = replace(BACKBONES["gemma-3-270m-lora"], adapter=str(folder))
+    adapted = replace(backbone, adapter=str(folder))
     steps = _lora_batches(cohort, captions, examples, batch, seed)
     text = "".join(item.prompt + item.reference for part in steps for item in part)
     made_from = _sha(f"{batch} {lr} {seed} {text}")
     mark = folder / "made_from.txt"
     if mark.exists() and mark.read_text(encoding="utf-8") == made_from:
         return adapted, []
-    loaded = load_backbone(replace(base, quantisation="none", adapter=""), device)
+    loaded = load_backbone(replace(backbone, lora=False, adapter=""), device)
     torch.manual_seed(seed)
     layers = loaded.model.config.num_hidden_layers
     upper = "|".join(str(layer) for layer in range(layers // 2, layers))
@@ -724,7 +738,9 @@ def train_lora(
         target_modules=rf".*layers\.({upper})\..*_proj",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(loaded.model, shape)
+    with warnings.catch_warnings():  # peft asks for a name that transformers 5 renames
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        model = get_peft_model(loaded.model, shape)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=lr)

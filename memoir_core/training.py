@@ -1,0 +1,541 @@
+"""Both training stages. Published: project page, section 4.
+
+Stage 1 pulls a subject's modality embeddings together (InfoNCE); stage 2 trains fusion
+and heads, and the encoders gently with them. Accelerate takes care of device, precision
+and several processes:
+
+    accelerate launch --num_processes 2 -m memoir_core.training stage1 --profile paper --run big
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .artefacts import (
+    MissingArtefactError,
+    Run,
+    atomic_path,
+    read_json,
+    set_seed,
+    start_chapter,
+    write_json,
+)
+from .cohort import load_cohort
+from .config import DX, SCORES
+from .evaluation import encode_all, predict_from, recall_at, task_metrics
+from .losses import IGNORE, PairwiseInfoNCE, multitask_loss
+from .model import APOE_MISSING, Memoir, masking_gate
+from .volumes import Volumes, augment, open_volumes
+
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 1.0
+WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the cosine
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and where the last good weights are."""
+
+
+# --- data -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Means and standard deviations of the train part; nothing of val or test enters."""
+
+    score_mean: tuple[float, ...]
+    score_std: tuple[float, ...]
+    age_mean: float
+    age_std: float
+    cdrsb_mean: float
+    cdrsb_std: float
+
+    @classmethod
+    def fit(cls, cohort: pd.DataFrame) -> Scaler:
+        train = cohort[cohort["split"] == "train"]
+        scores = train[list(SCORES)]
+        return cls(
+            tuple(scores.mean().fillna(0.0)),
+            tuple(scores.std().fillna(1.0).replace(0.0, 1.0)),
+            float(train["AGE"].mean()),
+            float(train["AGE"].std()),
+            float(train["CDRSB"].mean()),
+            float(train["CDRSB"].std()),
+        )
+
+
+class MemoirDataset(Dataset):
+    """One subject per item, as the model wants it.
+
+    Items hold t1, fa (1, X, Y, Z) float32 (zeros where absent); scores, known (5,); apoe;
+    present (3,) bool; targets dx3, dx2, sex, age, cdrsb; and `case`.
+
+    Parameters
+    ----------
+    cohort : from `load_cohort`, all rows.
+    volumes : from `open_volumes`, same order.
+    scaler : statistics of the train part.
+    part : 'train', 'val', 'test', or 'all'.
+    hide : scores that the clinical branch must not see, such as ('CDRSB',).
+    """
+
+    def __init__(
+        self,
+        cohort: pd.DataFrame,
+        volumes: Volumes,
+        scaler: Scaler,
+        part: str = "all",
+        hide: tuple[str, ...] = (),
+    ) -> None:
+        if len(volumes.t1) != len(cohort):
+            raise ValueError(
+                f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects: "
+                "run chapter 2 again"
+            )
+        kept = cohort if part == "all" else cohort[cohort["split"] == part]
+        if not len(kept):
+            raise ValueError(f"no subject has split={part!r}; use 'train', 'val', 'test' or 'all'")
+        self.rows = kept["case"].to_numpy()
+        self.volumes = volumes
+        raw = kept[list(SCORES)].to_numpy(np.float32)
+        known = ~np.isnan(raw)
+        known[:, [SCORES.index(name) for name in hide]] = False
+        mean, std = np.array(scaler.score_mean), np.array(scaler.score_std)
+        self.scores = np.where(known, (raw - mean) / std, 0).astype(np.float32)
+        self.known = known.astype(np.float32)
+        self.apoe = kept["APOE4"].fillna(APOE_MISSING).to_numpy(np.int64)
+        has_fa = volumes.fa_row[self.rows] >= 0
+        clinical = known.any(axis=1) | (self.apoe != APOE_MISSING)
+        self.present = np.stack([np.ones(len(kept), bool), has_fa, clinical], axis=1)
+        self.dx3 = kept["DX"].map({name: i for i, name in enumerate(DX)}).to_numpy(np.int64)
+        self.dx2 = np.select([self.dx3 == 0, self.dx3 == 2], [0, 1], IGNORE)
+        self.sex = (kept["PTGENDER"] == "Male").to_numpy(np.int64)
+        self.age = ((kept["AGE"] - scaler.age_mean) / scaler.age_std).to_numpy(np.float32)
+        self.cdrsb = ((kept["CDRSB"] - scaler.cdrsb_mean) / scaler.cdrsb_std).to_numpy(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        row = self.rows[i]
+        fa_row = self.volumes.fa_row[row]
+        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.shape)
+        return {
+            "t1": torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None]),
+            "fa": torch.from_numpy(np.asarray(fa, np.float32)[None]),
+            "scores": torch.from_numpy(self.scores[i]),
+            "known": torch.from_numpy(self.known[i]),
+            "apoe": self.apoe[i],
+            "present": torch.from_numpy(self.present[i]),
+            "dx3": self.dx3[i],
+            "dx2": self.dx2[i],
+            "sex": self.sex[i],
+            "age": self.age[i],
+            "cdrsb": self.cdrsb[i],
+            "case": row,
+        }
+
+
+# --- the two stages ---------------------------------------------------------------------
+
+
+def train_stage1(
+    run: Run,
+    cohort: pd.DataFrame,
+    volumes: Volumes,
+    epochs: int | None = None,
+    lr: float | None = None,
+) -> pd.DataFrame:
+    """Contrastive pre-training of the three encoders.
+
+    Writes stage1/model.safetensors, history.csv and scaler.json.
+
+    Returns
+    -------
+    history : one row per epoch: train and validation loss, the scale 1/temperature, and how
+        often a T1 finds its subject's clinical embedding among the validation subjects.
+    """
+    scaler = Scaler.fit(cohort)
+    set_seed(run.seed)
+    model = Memoir()
+    criterion = PairwiseInfoNCE()
+
+    def loss(out: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        return criterion(gather(out["embeddings"]), gather(out["present"]))
+
+    def validate(model: Memoir, data: dict[str, MemoirDataset]) -> dict[str, float]:
+        z, present = encode_all(model, data["val"], run.profile.batch_size)
+        with torch.no_grad():
+            value = float(criterion.cpu()(z, present))
+        both = present[:, 0] & present[:, 2]
+        ranks = recall_at(z[both, 0], z[both, 2], (1, 5))
+        scale = float(criterion.log_scale.detach().exp().clamp(max=100))
+        return {"val_loss": value, "scale": scale, **{f"val_{k}": v for k, v in ranks.items()}}
+
+    history = _fit(
+        run,
+        "stage1",
+        model,
+        criterion,
+        loss,
+        validate,
+        lambda: [{"params": [*model.parameters(), *criterion.parameters()]}],
+        [lr or run.profile.lr_stage1],
+        _datasets(cohort, volumes, scaler),
+        run.profile.stage1_epochs if epochs is None else epochs,
+        best_by="",
+    )
+    write_json(run.path("stage1", "scaler.json"), asdict(scaler))
+    return history
+
+
+def train_stage2(
+    run: Run,
+    cohort: pd.DataFrame,
+    volumes: Volumes,
+    epochs: int | None = None,
+    pretrained: bool = True,
+    hide: tuple[str, ...] = (),
+    folder: str = "stage2",
+) -> pd.DataFrame:
+    """Multi-task fine-tuning of everything, encoders with a smaller learning rate.
+
+    Writes <folder>/best.safetensors (best composite on the validation part),
+    last.safetensors, history.csv and scaler.json.
+
+    Parameters
+    ----------
+    pretrained : start from stage 1; False starts from random weights, for comparison.
+    hide : scores that the clinical branch must not see.
+    folder : where in the run folder to write.
+
+    Returns
+    -------
+    history : one row per epoch with losses, validation metrics per head and the composite.
+        `test_dx3_balanced_accuracy` is recorded for chapter 11 and decides nothing.
+    """
+    scaler = Scaler.fit(cohort)
+    set_seed(run.seed + 1)
+    model = Memoir()
+    if pretrained:
+        load_weights(model, run.path("stage1", "model.safetensors"))
+    data = _datasets(cohort, volumes, scaler, hide)
+
+    def validate(model: Memoir, data: dict[str, MemoirDataset]) -> dict[str, float]:
+        row: dict[str, float] = {}
+        for part in ("val", "test"):
+            z, present = encode_all(model, data[part], run.profile.batch_size)
+            table = predict_from(model, z, present, cohort, data[part].rows, scaler)
+            metrics = task_metrics(table)
+            if part == "test":
+                row["test_dx3_balanced_accuracy"] = metrics["dx3"]["balanced_accuracy"]
+                continue
+            row |= {f"{task}_{k}": v for task, found in metrics.items() for k, v in found.items()}
+            row["composite"] = composite(metrics, scaler)
+        return row
+
+    def groups() -> list[dict]:
+        backbone = [p for part in (model.t1, model.fa, model.clinical) for p in part.parameters()]
+        rest = [p for part in (model.fusion, model.heads) for p in part.parameters()]
+        return [{"params": backbone}, {"params": rest}]
+
+    history = _fit(
+        run,
+        folder,
+        model,
+        None,
+        lambda out, batch: multitask_loss(out, batch)["total"],
+        validate,
+        groups,
+        [run.profile.lr_backbone, run.profile.lr_heads],
+        data,
+        run.profile.stage2_epochs if epochs is None else epochs,
+        best_by="composite",
+    )
+    write_json(run.path(folder, "scaler.json"), asdict(scaler))
+    return history
+
+
+def composite(metrics: dict[str, dict[str, float]], scaler: Scaler) -> float:
+    """The score that picks the checkpoint: diagnosis first, severity and age a little.
+
+    Mean of the two diagnosis balanced accuracies, minus a tenth of the mean of the two
+    errors in standard deviations.
+    """
+    diagnosis = (metrics["dx3"]["balanced_accuracy"] + metrics["dx2"]["balanced_accuracy"]) / 2
+    age = metrics["age"]["mae"] / scaler.age_std
+    cdrsb = metrics["cdrsb"]["mae"] / scaler.cdrsb_std
+    return diagnosis - 0.1 * (age + cdrsb) / 2
+
+
+def _datasets(
+    cohort: pd.DataFrame, volumes: Volumes, scaler: Scaler, hide: tuple[str, ...] = ()
+) -> dict[str, MemoirDataset]:
+    return {
+        part: MemoirDataset(cohort, volumes, scaler, part, hide)
+        for part in ("train", "val", "test")
+    }
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate a tensor over all processes, with gradients; one process: the tensor itself.
+
+    Absent modalities are gathered with the mask and dropped afterwards, because every
+    process must send a tensor of the same shape.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    if x.dtype == torch.bool:
+        return torch.cat(all_gather(x.to(torch.uint8))).bool()
+    return torch.cat(all_gather(x))
+
+
+# --- the loop that both share -----------------------------------------------------------
+
+
+def _fit(
+    run: Run,
+    stage: str,
+    model: Memoir,
+    criterion: nn.Module | None,
+    loss: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor],
+    validate: Callable[[Memoir, dict[str, MemoirDataset]], dict[str, float]],
+    groups: Callable[[], list[dict]],
+    rates: list[float],
+    data: dict[str, MemoirDataset],
+    epochs: int,
+    best_by: str,
+) -> pd.DataFrame:
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs} must be at least 1")
+    profile = run.profile
+    accelerator = Accelerator(
+        cpu=run.device == "cpu",
+        # fp32 on the CPU: bf16 there gave wrong gradients in the last residual stage.
+        mixed_precision="fp16" if run.device.startswith("cuda") else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    model.to(accelerator.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if criterion is not None:
+        criterion.to(accelerator.device)
+    chosen = [group | {"lr": rate} for group, rate in zip(groups(), rates, strict=True)]
+    optimizer = torch.optim.AdamW(chosen, weight_decay=WEIGHT_DECAY)
+    per_process = max(2, profile.batch_size // accelerator.num_processes)
+    order = torch.Generator()
+    loader = DataLoader(data["train"], per_process, shuffle=True, drop_last=True, generator=order)
+    if not len(loader):
+        raise TrainingError(f"{len(data['train'])} train subjects do not fill a batch")
+    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps = len(loader) * epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+
+    folder = run.path(stage)
+    settings = {"epochs": epochs, "rates": rates, "batch": profile.batch_size, "seed": run.seed}
+    state = _resume(folder, settings, accelerator.is_main_process)
+    history: list[dict] = []
+    if state is not None:
+        load_weights(model, folder / f"epoch{state['epoch']:03d}.safetensors")
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if criterion is not None:
+            criterion.load_state_dict(state["criterion"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        history = state["history"]
+        print(f"{stage}: resumed after epoch {state['epoch']}")
+    for epoch in range(len(history) + 1, epochs + 1):
+        # All randomness of an epoch follows from (seed, epoch): a resumed run draws the same.
+        set_seed(run.seed * 100_003 + epoch)
+        order.manual_seed(run.seed * 100_003 + epoch)
+        noise = torch.Generator().manual_seed(
+            run.seed * 100_003 + epoch * 101 + accelerator.process_index
+        )
+        started = time.time()
+        row: dict[str, float] = {"epoch": epoch, "lr": optimizer.param_groups[-1]["lr"]}
+        row["train_loss"] = _epoch(
+            f"{stage} epoch {epoch}/{epochs}",
+            accelerator, wrapped, criterion, loss, optimizer, schedule, loader, noise, folder,
+        )  # fmt: skip
+        model.eval()
+        row |= validate(model, data)
+        if criterion is not None:
+            criterion.to(accelerator.device)
+        row["seconds"] = round(time.time() - started, 2)
+        history.append(row)
+        if accelerator.is_main_process:
+            if best_by and all(row[best_by] > earlier[best_by] for earlier in history[:-1]):
+                save_weights(model, folder / "best.safetensors")
+            _save(
+                folder, epoch, settings, model, optimizer, schedule, criterion, accelerator, history
+            )
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        final = "last.safetensors" if best_by else "model.safetensors"
+        save_weights(model, folder / final)
+        for leftover in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):
+            leftover.unlink()
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return pd.DataFrame(history)
+
+
+def _epoch(
+    title: str,
+    accelerator: Accelerator,
+    model: nn.Module,
+    criterion: nn.Module | None,
+    loss_of: Callable,
+    optimizer: Any,
+    schedule: Any,
+    loader: Any,
+    noise: torch.Generator,
+    folder: Path,
+) -> float:
+    """One pass over the train part; return the mean loss."""
+    model.train()
+    total, volumes, started = 0.0, 0, time.time()
+    bar = tqdm(loader, desc=title, mininterval=5, disable=not accelerator.is_local_main_process)
+    for batch in bar:
+        keep = masking_gate(batch["present"], noise)
+        for name in ("t1", "fa"):
+            batch[name] = augment(batch[name], noise)
+        with accelerator.autocast():
+            loss = loss_of(model(batch, keep), batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} in {title}: lower the learning rate. "
+                f"The last good weights are in {folder.name}/epoch*.safetensors"
+            )
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        accelerator.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        schedule.step()
+        total += value
+        volumes += int(keep[:, :2].sum())
+        rate = optimizer.param_groups[-1]["lr"]
+        speed = volumes / (time.time() - started)
+        bar.set_postfix_str(f"loss {value:.3f}, lr {rate:.1e}, {speed:.0f} volumes/s", False)
+    return total / len(loader)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Rise linearly, then fall as a half cosine, as a factor of the full learning rate."""
+    rise = max(1, int(WARM_UP * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+# --- checkpoints ------------------------------------------------------------------------
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a model.
+
+    Raises
+    ------
+    MissingArtefactError, TrainingError
+        There is no such file, or it is damaged or of another model.
+    """
+    if not Path(path).exists():
+        raise MissingArtefactError(f"{path} is missing: run the chapter that trains it first")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several kinds
+        raise TrainingError(
+            f"{path} is damaged or of another model ({error}); delete it and train again"
+        ) from error
+
+
+def load_trained(run: Run, folder: str = "stage2", which: str = "best") -> tuple[Memoir, Scaler]:
+    """Load a trained model, in evaluation mode, with the statistics of its train part."""
+    model = Memoir()
+    load_weights(model, run.path(folder, f"{which}.safetensors"))
+    stored = read_json(run.path(folder, "scaler.json"))
+    scaler = Scaler(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    return model.to(run.device).eval(), scaler
+
+
+def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
+    """Store an epoch. The state is written last: without it, an epoch has not happened."""
+    name = f"epoch{state['epoch']:03d}"
+    save_weights(model, folder / f"{name}.safetensors")
+    with atomic_path(folder / f"{name}.pt") as temporary:
+        torch.save(state, temporary)
+    with atomic_path(folder / "history.csv") as temporary:
+        pd.DataFrame(state["history"]).to_csv(temporary, index=False)
+    for old in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):
+        if old.stem != name:
+            old.unlink()
+
+
+def _resume(folder: Path, settings: dict, main: bool) -> dict | None:
+    """Load the newest whole epoch of an unfinished training with the same settings."""
+    for path in sorted(folder.glob("epoch*.pt"), reverse=True):
+        if not path.with_suffix(".safetensors").exists():
+            continue
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["settings"] == settings:
+            return state
+        if main:
+            print(f"{path.name} was begun with {state['settings']}: starting anew")
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Train one stage outside a notebook, for `accelerate launch`. Chapters 1 and 2 "
+        "must have run."
+    )
+    parser.add_argument("stage", choices=("stage1", "stage2"))
+    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("--run", default="")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--epochs", type=int, default=None)
+    args = parser.parse_args()
+    chapter = "04" if args.stage == "stage1" else "05"
+    run = start_chapter(
+        chapter,
+        profile=args.profile,
+        run=args.run,
+        data_dir=args.data,
+        seed=args.seed,
+        device=args.device,
+    )
+    train = train_stage1 if args.stage == "stage1" else train_stage2
+    print(train(run, load_cohort(run), open_volumes(run), args.epochs).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
