@@ -340,11 +340,7 @@ def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.nda
     return {
         "dx3": ("balanced_accuracy", predicted == dx, dx),
         "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
-        "sex": (
-            "balanced_accuracy",
-            sex == table["PTGENDER"].to_numpy(),
-            table["PTGENDER"].to_numpy(),
-        ),
+        "sex": ("balanced_accuracy", male == sex, sex),
         "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().to_numpy(), None),
         "cdrsb": ("mae", cdrsb, None),
     }

@@ -383,9 +383,16 @@ def _fit(
         if accelerator.is_main_process:
             if best_by and all(row[best_by] > earlier[best_by] for earlier in history[:-1]):
                 save_weights(model, folder / "best.safetensors")
-            _save(
-                folder, epoch, settings, model, optimizer, schedule, criterion, accelerator, history
-            )
+            state = {
+                "epoch": epoch,
+                "settings": settings,
+                "optimizer": optimizer.state_dict(),
+                "schedule": {"last_epoch": schedule.last_epoch},
+                "criterion": criterion.state_dict() if criterion is not None else {},
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+                "history": history,
+            }
+            _save_epoch(folder, model, state)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         final = "last.safetensors" if best_by else "model.safetensors"
