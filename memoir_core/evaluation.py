@@ -154,9 +154,7 @@ def task_metrics(table: pd.DataFrame) -> Metrics:
             (table["PTGENDER"] == "Male").to_numpy().astype(int), _two(table["p_Male"].to_numpy())
         ),
         "age": _regression(table["AGE"].to_numpy(), table["AGE_pred"].to_numpy()),
-        "cdrsb": _regression(
-            table["CDRSB"].to_numpy()[known], table["CDRSB_pred"].to_numpy()[known]
-        ),
+        "cdrsb": _regression(known["CDRSB"].to_numpy(), known["CDRSB_pred"].to_numpy()),
     }
 
 

@@ -488,7 +488,8 @@ def load_trained(run: Run, folder: str = "stage2", which: str = "best") -> tuple
     model = Memoir()
     load_weights(model, run.path(folder, f"{which}.safetensors"))
     stored = read_json(run.path(folder, "scaler.json"))
-    scaler = Scaler(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    scaler = Scaler(**values)
     return model.to(run.device).eval(), scaler
 
 

@@ -523,7 +523,8 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
             row[option] = round(value, 4)
     stops = _stop_ids(tokenizer, model, chat)
     out = model.generate(
-        **batch,
+        input_ids=ids,
+        attention_mask=mask,
         past_key_values=cache,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
@@ -793,7 +794,9 @@ def _answer_loss(model, loaded: Loaded, items: Sequence[Item]) -> torch.Tensor:
     learned = torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor(sizes)[:, None]
     learned = learned.to(ids.device)[:, 1:]
     whole = model.get_base_model()
-    hidden = whole.base_model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    hidden = whole.base_model(
+        input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state[:, :-1]
     # Logits for the answers' positions only: each row has one column per word of the vocabulary.
     logits = whole.get_output_embeddings()(hidden[learned])  # (answer tokens, V)
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned])

@@ -236,10 +236,9 @@ def test_lora_learns_and_is_used_again(loaded, cohort, captions, tmp_path):
     base = vqa.replace(loaded.backbone, lora=True)
     with pytest.raises(ValueError, match="train_lora"):
         vqa.load_backbone(base)
-    options = {"examples": 96, "batch": 8, "lr": 0.02}
-    adapted, losses = vqa.train_lora(base, cohort, captions, folder, **options)
+    adapted, losses = vqa.train_lora(base, cohort, captions, folder, examples=96, lr=0.02)
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
-    assert vqa.train_lora(base, cohort, captions, folder, **options) == (adapted, [])
+    assert vqa.train_lora(base, cohort, captions, folder, examples=96, lr=0.02) == (adapted, [])
     tuned = vqa.load_backbone(adapted, "cpu", torch.float32)
     before = vqa.answer_batch(loaded, ["Case 1: MMSE 20\nAnswer:"], ("CN",))[0]["log_likelihood"]
     after = vqa.answer_batch(tuned, ["Case 1: MMSE 20\nAnswer:"], ("CN",))[0]["log_likelihood"]

@@ -1,0 +1,74 @@
+"""The published figures, from one data file, and tables that set a run beside them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+FILE = Path(__file__).with_name("published.json")
+
+
+@cache
+def load() -> dict[str, Any]:
+    """Read published.json: every figure of the project page that the book compares with."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def figure(path: str) -> Any:
+    """Look one figure up, such as 'results_all_modalities/dx3/balanced_accuracy'.
+
+    Raises
+    ------
+    KeyError
+        Names the part of the path that is not there, and what is.
+    """
+    value: Any = load()
+    for part in path.split("/"):
+        if not isinstance(value, dict) or part not in value:
+            there = ", ".join(value) if isinstance(value, dict) else "a plain value"
+            raise KeyError(f"published.json has no {path!r}: {part!r} is not among {there}")
+        value = value[part]
+    return value
+
+
+def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
+    """Set this run's figures beside the published ones.
+
+    Parameters
+    ----------
+    rows : one dict per figure: 'figure' (its name), 'published' and 'this run' (numbers or
+        None where there is none), and optionally 'low', 'high' (95 % interval) and 'n'.
+    label : where this run's figures come from; use `Run.label`.
+
+    Returns
+    -------
+    DataFrame of text, narrow enough for a phone, with the label as the name of its columns.
+    """
+    table = []
+    for row in rows:
+        value = _text(row.get("this run"))
+        if row.get("low") is not None and value != "not measured":
+            value += f" ({_text(row['low'])} to {_text(row['high'])})"
+        known = row.get("published")
+        table.append(
+            {
+                "figure": row["figure"],
+                "published": "none" if known is None else _text(known),
+                "this run (95 % interval)": value,
+                **({"n": row["n"]} if "n" in row else {}),
+            }
+        )
+    frame = pd.DataFrame(table).set_index("figure").rename_axis(None)
+    return frame.rename_axis(columns=f"this run: {label}")
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN is the only value unlike itself
+        return "not measured"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"
