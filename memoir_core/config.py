@@ -50,9 +50,11 @@ class Profile:
     align_epochs: int
     top_k: int = 50
     rerank_k: int = 5
+    rerank_pairs: int = 3000  # that a stand-in cross-encoder learns from
     # LLM comparison and intervals
     llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
     questions: int = 8
+    lora_examples: int = 240  # train questions for the stand-in that is adapted with LoRA
     bootstrap: int = 500
 
     def as_dict(self) -> dict:
@@ -75,6 +77,7 @@ PROFILES = {
         synthetic_sentences=400,
         mlm_epochs=1,
         align_epochs=2,
+        rerank_pairs=320,
         questions=8,
         bootstrap=200,
     ),
@@ -112,6 +115,7 @@ PROFILES = {
         synthetic_sentences=25000,
         mlm_epochs=3,
         align_epochs=30,
+        rerank_pairs=40000,
         llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
         questions=150,
         bootstrap=1000,
@@ -178,6 +182,7 @@ CHAPTERS = (
         "Retrieval and reranking",
         (
             "cohort.parquet",
+            "volumes.json",
             "embeddings.npz",
             "captions.jsonl",
             "text_encoder/projection.safetensors",

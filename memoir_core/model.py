@@ -6,6 +6,8 @@ embedding width 512.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import resnet18
@@ -22,6 +24,24 @@ class NoModalityError(ValueError):
     """A subject has none of the three modalities, so there is nothing to embed."""
 
 
+class FullPrecision(nn.Module):
+    """Run a part of the network in fp32 on the CPU, whatever the autocast around it.
+
+    With torch 2.13, bf16 gives wrong weight gradients in the last residual stage on the CPU
+    (norms of 1e35, then NaN) while forward pass and loss look right.
+    """
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return self.part(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.part(x.float().contiguous())
+
+
 class ImageEncoder(nn.Module):
     """3D ResNet-18, linear to 512, LayerNorm; the result is a unit vector.
 
@@ -34,6 +54,7 @@ class ImageEncoder(nn.Module):
         self.backbone = resnet18(
             spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False
         )
+        self.backbone.layer4 = FullPrecision(self.backbone.layer4)  # type: ignore[assignment]
         self.project = nn.Linear(512, EMBEDDING_DIM)
         self.norm = nn.LayerNorm(EMBEDDING_DIM)
 
@@ -122,6 +143,19 @@ class Memoir(nn.Module):
                 for name, width in HEADS.items()
             }
         )
+
+    def arrange(self) -> Memoir:
+        """Lay weights out for the device: channels last, which most 3D convolutions prefer.
+
+        On the CPU the last residual stage keeps the plain layout; its volumes are 2 or 3
+        voxels wide, where channels last only costs.
+        """
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if next(self.parameters()).device.type == "cpu":
+            for encoder in (self.t1, self.fa):
+                layer4: Any = encoder.backbone.layer4
+                layer4.to(memory_format=torch.contiguous_format)
+        return self
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Encode what is present; an absent modality costs nothing and stays zero.

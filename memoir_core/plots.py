@@ -320,3 +320,200 @@ def ablation_bars(ablation: pd.DataFrame, task: str, chance: float | None, title
     ax.legend(fontsize=8, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 1.0))
     figure.suptitle(title, size=9, color="#555555")
     return figure
+
+
+def text_curves(mlm: pd.DataFrame, alignment: pd.DataFrame, title: str) -> Figure:
+    """Draw the MLM loss per step, and the alignment's loss and validation recall per epoch."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.0, 2.9))
+    axes[0].plot(mlm["step"], mlm["loss"])
+    axes[0].set(xlabel="step", ylabel="loss", title="masked language modelling")
+    axes[1].plot(alignment["epoch"], alignment["loss"], marker="o", ms=3)
+    axes[1].set(xlabel="epoch", ylabel="train loss", title="alignment")
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
+    if "val_recall@10" in alignment:
+        right = axes[1].twinx()
+        right.plot(
+            alignment["epoch"], alignment["val_recall@10"], color="#E69F00", marker="s", ms=3
+        )
+        right.set_ylabel("validation recall@10", color="#B57A00")
+        right.set_ylim(0, 1)
+        right.spines["right"].set_visible(True)
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def embedding_map(
+    z_fused: np.ndarray, z_text: np.ndarray, cohort: pd.DataFrame, title: str
+) -> Figure:
+    """Draw both kinds of embedding on the first two principal components of z_fused."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, random_state=0).fit(z_fused)
+    figure, axes = plt.subplots(1, 2, figsize=(7.0, 3.4), sharex=True, sharey=True)
+    parts = ((z_fused, "fused embedding"), (z_text, "captions"))
+    for ax, (vectors, name) in zip(axes, parts, strict=True):
+        points = pca.transform(vectors)
+        for dx, colour in DX_COLOURS.items():
+            rows = (cohort["DX"] == dx).to_numpy()
+            ax.scatter(*points[rows].T, s=9, color=colour, alpha=0.7, label=dx, linewidths=0)
+        ax.set(xlabel="component 1", title=name)
+    axes[0].set_ylabel("component 2")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw one query's candidates: cosine of the embedding against the reranker's score.
+
+    Parameters
+    ----------
+    row : a row of retrieval.jsonl with `candidate_scores`.
+    """
+    figure, ax = plt.subplots(figsize=(6.8, 3.4))
+    dx = cohort["DX"].to_numpy()[row["retrieved"]]
+    for name, colour in DX_COLOURS.items():
+        chosen = dx == name
+        ax.scatter(
+            np.array(row["scores"])[chosen], np.array(row["candidate_scores"])[chosen],
+            s=26, color=colour, label=name, alpha=0.8, linewidths=0,
+        )  # fmt: skip
+    kept = [row["retrieved"].index(case) for case in row["reranked"]]
+    x, y = np.array(row["scores"])[kept], np.array(row["candidate_scores"])[kept]
+    ax.scatter(x, y, s=110, facecolors="none", edgecolors="#222222", label="kept for the LLM")
+    for place, (x0, y0) in enumerate(zip(x, y, strict=True), 1):
+        ax.annotate(f" {place}", (x0, y0), xytext=(6, 4), textcoords="offset points", size=8)
+    ax.set(xlabel="cosine with the query (FAISS)", ylabel="cross-encoder score")
+    ax.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    truth = cohort["DX"].to_numpy()[row["case"]]
+    figure.suptitle(f"{title}, {row['protocol']}, true diagnosis {truth}", size=9, color="#555555")
+    return figure
+
+
+def neighbours(row: dict, cohort: pd.DataFrame, volumes: np.ndarray, title: str) -> Figure:
+    """Show the query's volume beside those of its reranked cases; frames show the diagnosis."""
+    cases = [row["case"], *row["reranked"]]
+    figure, axes = plt.subplots(2, 3, figsize=(6.6, 5.0))
+    for ax, case in zip(axes.flat, cases, strict=False):
+        volume = volumes[case]
+        record = cohort.iloc[case]
+        ax.imshow(np.rot90(volume[:, :, int(volume.shape[2] * 0.48)].astype(np.float32)))
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color=DX_COLOURS[record["DX"]], linewidth=3)
+        kind = "query" if case == row["case"] else f"case {case}"
+        ax.set_title(f"{kind}: {record['DX']}, {record['AGE']:.0f} y", size=9)
+    for ax in axes.flat[len(cases) :]:
+        ax.axis("off")
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def retrieval_bars(table: pd.DataFrame, title: str) -> Figure:
+    """Draw precision@5, nDCG@5 and kNN accuracy of every retrieval method."""
+    metrics = ("precision@5", "ndcg@5", "knn_accuracy")
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), sharey=True)
+    colours = ["#BBBBBB", "#CC79A7", "#56B4E9", "#0072B2", "#D55E00"]
+    for ax, metric in zip(axes, metrics, strict=True):
+        ax.barh(table["method"], table[metric], color=colours[: len(table)])
+        for y, value in enumerate(table[metric]):
+            ax.text(value, y, f" {value:.2f}", va="center", size=7)
+        ax.set(title=metric, xlim=(0, 1.15))
+    axes[0].invert_yaxis()
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def llm_bars(scores: pd.DataFrame, metric: str, chance: float | None, title: str) -> Figure:
+    """Draw one metric of every language model and protocol with intervals, published in grey."""
+    import seaborn as sns
+
+    rows = scores[scores["metric"] == metric]
+    llms, protocols = list(dict.fromkeys(rows["llm"])), list(dict.fromkeys(rows["protocol"]))
+    colours = sns.color_palette("colorblind", len(protocols))
+    figure, ax = plt.subplots(figsize=(6.8, 0.62 * len(llms) + 1.4))
+    height = 0.8 / len(protocols)
+    for place, protocol in enumerate(protocols):
+        part = rows[rows["protocol"] == protocol]
+        y = np.array([llms.index(llm) for llm in part["llm"]]) - 0.4 + (place + 0.5) * height
+        error = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+        ax.barh(y, part["value"], height * 0.9, xerr=error, color=colours[place], label=protocol,
+                error_kw={"lw": 1, "capsize": 2})  # fmt: skip
+        known = part["published"].notna().to_numpy()
+        if known.any():
+            ax.scatter(part["published"][known], y[known], marker="D", s=24,
+                       color=PUBLISHED_COLOUR, zorder=3, label="published (ADNI)")  # fmt: skip
+    if chance is not None:
+        ax.axvline(chance, color="#B00000", ls="--", lw=1, label="chance")
+    ax.set(yticks=range(len(llms)), yticklabels=llms, xlabel=metric, xlim=(0, 1))
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def published_ladder(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw published values (grey) and this run's (blue, with intervals) on one line each.
+
+    Parameters
+    ----------
+    rows : columns figure, published, value, low, high; all between 0 and 1.
+    """
+    figure, ax = plt.subplots(figsize=(6.8, 0.3 * len(rows) + 1.2))
+    y = np.arange(len(rows))
+    ax.hlines(y, 0, 1, color="#EEEEEE", lw=1, zorder=0)
+    error = np.abs(rows[["low", "high"]].to_numpy(float).T - rows["value"].to_numpy(float))
+    ax.errorbar(rows["value"], y, xerr=error, fmt="o", color="#0072B2", capsize=2, ms=5,
+                lw=1, label="this run (95 % interval)")  # fmt: skip
+    ax.scatter(rows["published"], y, marker="D", color=PUBLISHED_COLOUR, s=28,
+               label="published (ADNI)", zorder=3)  # fmt: skip
+    ax.set(yticks=y, yticklabels=rows["figure"], xlim=(0, 1))
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def leakage_bars(table: pd.DataFrame, title: str) -> Figure:
+    """Draw each experiment's honest value and what the leak makes of it."""
+    figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(table) + 1.2))
+    y = np.arange(len(table))
+    for place in y:
+        row = table.iloc[place]
+        ax.plot([row["honest"], row["leaky"]], [place, place], color="#BBBBBB", lw=2, zorder=0)
+    ax.scatter(table["honest"], y, color="#0072B2", label="honest", s=40)
+    ax.scatter(table["leaky"], y, color="#D55E00", label="with the leak", s=40, marker="s")
+    ax.set(yticks=y, yticklabels=table["experiment"], xlim=(0, 1), xlabel="balanced accuracy")
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def nf4(levels: list[float]) -> Figure:
+    """Draw the NF4 levels on the normal density whose quantiles they follow."""
+    from scipy.stats import norm
+
+    figure, ax = plt.subplots(figsize=(6.4, 2.0))
+    x = np.linspace(-1.15, 1.15, 300)
+    scale = 1 / norm.ppf(0.9677)  # the outermost levels stand for the outermost quantiles
+    density = norm.pdf(x, scale=scale)
+    ax.fill_between(x, density, color="#DDE8F3", label="weights, scaled to [-1, 1]")
+    ax.vlines(levels, 0, norm.pdf(levels, scale=scale), color="#0072B2", lw=1.5)
+    ax.scatter(levels, np.zeros(len(levels)), color="#0072B2", s=14, zorder=3, label="NF4 levels")
+    ax.set(yticks=[], xlabel="weight / largest weight of its block")
+    ax.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def protocol_gap(answers: pd.DataFrame, title: str) -> Figure:
+    """Draw accuracy per true class and protocol, from rows with reference and parsed."""
+    import seaborn as sns
+
+    rows = answers.assign(accuracy=answers["parsed"] == answers["reference"])
+    figure, ax = plt.subplots(figsize=(6.4, 2.8))
+    sns.barplot(rows, x="reference", y="accuracy", hue="protocol", order=list(DX_COLOURS),
+                palette="colorblind", errorbar=None, ax=ax)  # fmt: skip
+    ax.set(xlabel="true diagnosis", ylim=(0, 1))
+    ax.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ from . import weights
 from .artefacts import write_json
 from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
+from .losses import info_nce
 
 TEXT_DIM = 384
 MAX_LENGTH = 96  # tokens; the longest caption has fewer
@@ -102,7 +104,8 @@ def load_mlm(path: Path) -> tuple[MaskedBert, list[str]]:
         the head; its vocabulary weights are tied to the word embeddings.
     """
     with _quiet():  # transformers warns of the missing head, which is returned here
-        model, info = MaskedBert.from_pretrained(path, output_loading_info=True)
+        loaded: Any = MaskedBert.from_pretrained(path, output_loading_info=True)
+    model, info = loaded
     return model, sorted(info["missing_keys"])
 
 
@@ -230,7 +233,7 @@ def train_mlm(
         trainer = Trainer(
             model=model,
             args=settings,
-            train_dataset=tokenise(tokenizer, sentences),  # type: ignore[arg-type]
+            train_dataset=cast(Any, tokenise(tokenizer, sentences)),
             data_collator=DataCollatorForLanguageModeling(
                 tokenizer, mlm_probability=MASKED, seed=seed
             ),
@@ -264,25 +267,20 @@ class TextEncoder:
             return unit_rows(self.projection(hidden).cpu().numpy())
 
 
+def bert_of(model: SentenceTransformer) -> Any:
+    """The BERT inside: the first module of a sentence-transformers model wraps it."""
+    return cast(Any, model[0]).auto_model
+
+
 def new_text_encoder(path: Path, device: str, seed: int, mlm: MaskedBert | None = None):
     """Start a text encoder from a MiniLM folder, with the MLM's weights where given."""
     with _quiet():
         model = SentenceTransformer(str(path), device=device)
     model.max_seq_length = MAX_LENGTH
     if mlm is not None:  # the pooling layer of BERT is in neither: sentences are averaged
-        model[0].auto_model.load_state_dict(mlm.bert.state_dict(), strict=False)
+        bert_of(model).load_state_dict(mlm.bert.state_dict(), strict=False)
     torch.manual_seed(seed)
     return TextEncoder(model, nn.Linear(TEXT_DIM, EMBEDDING_DIM).to(device))
-
-
-def info_nce(text: torch.Tensor, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE over unit vectors, both (batch, 512); row i of each is one subject.
-
-    Oord et al. 2018 (arXiv:1807.03748); symmetric as in CLIP (arXiv:2103.00020).
-    """
-    logits = scale * text @ image.T  # (batch, batch) cosines, sharpened
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def align(
@@ -317,7 +315,7 @@ def align(
         raise ValueError(f"{len(texts)} texts for {len(z_fused)} embeddings: one each is needed")
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 0xA116])
-    bert = encoder.model[0].auto_model
+    bert = bert_of(encoder.model)
     layers = bert.encoder.layer
     for parameter in bert.parameters():
         parameter.requires_grad_(False)
@@ -325,7 +323,7 @@ def align(
         layer.requires_grad_(True)
     device = encoder.projection.weight.device
     log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32, device=device))
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in bert.parameters() if p.requires_grad], "lr": lr_encoder},
         {"params": [*encoder.projection.parameters(), log_scale], "lr": lr_projection},
     ]
@@ -342,7 +340,7 @@ def align(
         order = rng.permutation(len(texts))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            chosen = [texts[i][rng.integers(len(texts[i]))] for i in rows]
+            chosen = [texts[i][int(rng.integers(len(texts[i])))] for i in rows]
             features = encoder.model.preprocess(chosen)
             features = {k: v.to(device) for k, v in features.items() if torch.is_tensor(v)}
             hidden = encoder.model(features)["sentence_embedding"]  # (batch, 384)

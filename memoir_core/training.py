@@ -10,6 +10,7 @@ and several processes:
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from .artefacts import (
@@ -327,13 +328,13 @@ def _fit(
     if epochs < 1:
         raise ValueError(f"epochs={epochs} must be at least 1")
     profile = run.profile
+    precision = choose_precision(run.device, model, criterion, loss, data["train"])
     accelerator = Accelerator(
         cpu=run.device == "cpu",
-        # fp32 on the CPU: bf16 there gave wrong gradients in the last residual stage.
-        mixed_precision="fp16" if run.device.startswith("cuda") else "no",
+        mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    model.to(accelerator.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model.to(accelerator.device).arrange()
     if criterion is not None:
         criterion.to(accelerator.device)
     chosen = [group | {"lr": rate} for group, rate in zip(groups(), rates, strict=True)]
@@ -354,7 +355,7 @@ def _fit(
     if state is not None:
         load_weights(model, folder / f"epoch{state['epoch']:03d}.safetensors")
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        schedule.last_epoch = state["step"]  # the rates themselves are the optimizer's
         if criterion is not None:
             criterion.load_state_dict(state["criterion"])
         if accelerator.scaler is not None:
@@ -387,7 +388,7 @@ def _fit(
                 "epoch": epoch,
                 "settings": settings,
                 "optimizer": optimizer.state_dict(),
-                "schedule": {"last_epoch": schedule.last_epoch},
+                "step": schedule.last_epoch,
                 "criterion": criterion.state_dict() if criterion is not None else {},
                 "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
                 "history": history,
@@ -402,6 +403,76 @@ def _fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return pd.DataFrame(history)
+
+
+def choose_precision(
+    device: str,
+    model: Memoir,
+    criterion: nn.Module | None,
+    loss: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor],
+    data: MemoirDataset,
+    rows: int = 8,
+) -> str:
+    """Take half precision only where its gradients agree with those of fp32 on one batch.
+
+    Returns
+    -------
+    'fp16' on CUDA, 'bf16' on CPUs that multiply it in hardware, else 'no'; 'no' with a
+    message where the gradients disagree.
+    """
+    if device.startswith("cuda"):
+        precision, dtype = "fp16", torch.float16
+    elif torch.cpu.get_capabilities().get("avx512_bf16"):
+        precision, dtype = "bf16", torch.bfloat16
+    else:
+        return "no"
+    batch = default_collate([data[i] for i in range(min(rows, len(data)))])
+    batch = {name: value.to(device) for name, value in batch.items()}
+    trial = copy.deepcopy(model).to(device).arrange()  # statistics of the model stay as they are
+    if criterion is not None:
+        criterion.to(device)
+    kind = torch.device(device).type
+    with torch.autocast(kind, enabled=False):
+        exact = _gradients(trial, loss, batch)
+    with torch.autocast(kind, dtype):
+        half = _gradients(trial, loss, batch)
+    worst = disagreement(exact, half)
+    if worst:
+        print(f"{precision} is not used: its gradients differ from fp32's in {worst}")
+        return "no"
+    return precision
+
+
+def _gradients(model: Memoir, loss: Callable, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of every weight matrix and kernel, without dropout, on one batch."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    model.zero_grad()
+    # Small gradients would vanish in fp16: scale up, as the GradScaler of training does.
+    (loss(model(batch), batch) * 1024).backward()
+    return {
+        name: p.grad.float() / 1024
+        for name, p in model.named_parameters()
+        if p.grad is not None and p.ndim > 1
+    }
+
+
+def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
+    """Name the parameter whose two gradients point or measure differently; '' where none does.
+
+    A gradient disagrees when it is not finite, when its norm is less than half or more than
+    twice the other's, or when the cosine between the two is below 0.7. Rounding to bf16 (8
+    bits) costs the first layers of a ResNet some cosine; broken kernels cost all of it.
+    """
+    for name, a in exact.items():
+        b = half[name]
+        ratio = float(b.norm() / a.norm().clamp(min=1e-12))
+        cosine = float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+        if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
+            return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
+    return ""
 
 
 def _epoch(
@@ -490,7 +561,7 @@ def load_trained(run: Run, folder: str = "stage2", which: str = "best") -> tuple
     stored = read_json(run.path(folder, "scaler.json"))
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     scaler = Scaler(**values)
-    return model.to(run.device).eval(), scaler
+    return model.to(run.device).arrange().eval(), scaler
 
 
 def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:

@@ -12,6 +12,7 @@ Answers are for study only: every row carries 'not for clinical use'.
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 import logging
@@ -31,7 +32,7 @@ import torch
 from tqdm import tqdm
 
 from . import config, weights
-from .artefacts import atomic_path
+from .artefacts import Run, atomic_path
 from .captions import BANDS, SCORE_NAMES, band
 
 NOTE = "not for clinical use"
@@ -920,3 +921,85 @@ def score_answers(
                 }
             )
     return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- a whole model, start to end
+PUBLISHED_METRICS = {  # name in published.json -> ours
+    "vqa_diagnosis": "diagnosis_accuracy",
+    "bertscore": "bertscore",
+    "sbert_cosine": "sbert_cosine",
+}
+
+
+def run_backbone(
+    backbone: Backbone,
+    plan: Sequence[Item],
+    cohort: pd.DataFrame,
+    captions: list[dict],
+    run: Run,
+) -> tuple[pd.DataFrame, dict]:
+    """Adapt (where it is a LoRA model), load, ask, and free the memory.
+
+    Writes answers_<name>.jsonl in the run folder; see `answer_questions` for the result.
+    """
+    losses: list[float] = []
+    if backbone.lora:
+        folder = run.path("lora", backbone.name)
+        backbone, losses = train_lora(
+            backbone,
+            cohort,
+            captions,
+            folder,
+            examples=run.profile.lora_examples,
+            seed=run.seed,
+            device=run.device,
+        )
+    loaded = load_backbone(backbone, run.device)
+    answers, speed = answer_questions(loaded, plan, run.path(f"answers_{backbone.name}.jsonl"))
+    if losses:
+        speed["lora_loss_first_last"] = f"{losses[0]:.2f} to {losses[-1]:.2f}"
+    del loaded
+    gc.collect()
+    if run.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return answers, speed
+
+
+def score_backbone(
+    answers: pd.DataFrame, backbone: Backbone, known: dict, captions: list[dict], run: Run
+) -> pd.DataFrame:
+    """Add the text measures to one model's answers and score them; see `score_answers`.
+
+    Published values stand beside the own-caption protocol only, which is the nearest to
+    what the publication describes.
+    """
+    texts = {row["case"]: row["caption"] for row in captions}
+    blind = {row["case"]: row["caption_blind"] for row in captions}
+    answers = answers.assign(
+        sbert_cosine=sbert_cosine(list(answers.answer), list(answers.reference), run.device),
+        bertscore=bert_scores(list(answers.answer), list(answers.reference), run.device),
+        faithfulness=[
+            faithfulness(
+                row["answer"], [blind[row["case"]], *(texts[c] for c in row["cases_used"])]
+            )
+            for row in answers.to_dict("records")
+        ],
+    )
+    found = known.get(backbone.published, {})
+    published = {ours: found[name] for name, ours in PUBLISHED_METRICS.items() if name in found}
+    table = score_answers(
+        answers,
+        backbone.title,
+        resamples=run.profile.bootstrap,
+        seed=run.seed,
+        published=published,
+    )
+    table.loc[table["protocol"] != "own_caption", "published"] = np.nan
+    return table
+
+
+def nf4_levels() -> list[float]:
+    """The 16 values that a 4-bit NormalFloat weight can take, from bitsandbytes."""
+    from bitsandbytes.functional import get_4bit_type
+
+    return [float(x) for x in get_4bit_type("nf4", device="cpu")]

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,12 @@ from memoir_core import artefacts, config
 
 
 def start(chapter="04_stage1_contrastive", **changes):
-    settings = {"profile": "smoke", "run": "r", "seed": 0, "device": "cpu"} | changes
+    settings: dict[str, Any] = {
+        "profile": "smoke",
+        "run": "r",
+        "seed": 0,
+        "device": "cpu",
+    } | changes
     return artefacts.start_chapter(chapter, **settings)
 
 

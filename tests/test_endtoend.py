@@ -103,7 +103,7 @@ def test_executed_notebooks_have_figures_and_no_error(finished):
 def site(finished):
     """Build the HTML from a clean start, with warnings as errors."""
     build = Path(sys.executable).with_name("jupyter-book")
-    command = [build, "build", ".", "--path-output", "book", "--all", "-W", "--keep-going"]
+    command = [str(build), "build", ".", "--path-output", "book", "--all", "-W", "--keep-going"]
     done = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return HTML
