@@ -220,6 +220,8 @@ def execute(chapter: Chapter, parameters: dict, executed: Path, verbose: bool) -
             stdout_file=sys.stdout if verbose else None,
             stderr_file=sys.stderr if verbose else None,
             cwd=str(chapter.notebook.parent),
+            # ipykernel warns about its own transport at each start
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except papermill.PapermillExecutionError as error:
         failed = executed.with_name(f"{chapter.name}.failed.ipynb")

@@ -41,6 +41,7 @@ from .artefacts import write_json
 from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
 from .losses import info_nce
+from .precision import checked_half_type
 
 TEXT_DIM = 384
 MAX_LENGTH = 96  # tokens; the longest caption has fewer
@@ -215,6 +216,10 @@ def train_mlm(
         [{"params": encoder, "lr": lr_encoder}, {"params": head, "lr": lr_head}], weight_decay=0.01
     )
     schedule = get_linear_schedule_with_warmup(optimiser, max(1, steps // 10), steps)
+    # A short batch: the collator draws its own gaps, the same for both precisions.
+    gaps = masked_batches(tokenizer, sentences[:8], seed)[0]
+    gaps = {key: value.to(device) for key, value in gaps.items()}
+    precision = checked_half_type(device, model.eval(), lambda: model(**gaps).loss)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a folder; nothing is kept
         settings = TrainingArguments(
             output_dir=scratch,
@@ -228,6 +233,8 @@ def train_mlm(
             seed=seed,
             data_seed=seed,
             use_cpu=device == "cpu",
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
             dataloader_pin_memory=device != "cpu",
         )
         trainer = Trainer(

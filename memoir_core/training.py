@@ -42,6 +42,7 @@ from .config import DX, SCORES
 from .evaluation import encode_all, predict_from, recall_at, task_metrics
 from .losses import IGNORE, PairwiseInfoNCE, multitask_loss
 from .model import APOE_MISSING, Memoir, masking_gate
+from .precision import checked_half_type
 from .volumes import Volumes, augment, open_volumes
 
 WEIGHT_DECAY = 0.01
@@ -413,66 +414,17 @@ def choose_precision(
     data: MemoirDataset,
     rows: int = 8,
 ) -> str:
-    """Take half precision only where its gradients agree with those of fp32 on one batch.
-
-    Returns
-    -------
-    'fp16' on CUDA, 'bf16' on CPUs that multiply it in hardware, else 'no'; 'no' with a
-    message where the gradients disagree.
-    """
-    if device.startswith("cuda"):
-        precision, dtype = "fp16", torch.float16
-    elif torch.cpu.get_capabilities().get("avx512_bf16"):
-        precision, dtype = "bf16", torch.bfloat16
-    else:
-        return "no"
+    """Compare half precision with fp32 on a few train subjects; see `checked_half_type`."""
     batch = default_collate([data[i] for i in range(min(rows, len(data)))])
     batch = {name: value.to(device) for name, value in batch.items()}
     trial = copy.deepcopy(model).to(device).arrange()  # statistics of the model stay as they are
     if criterion is not None:
         criterion.to(device)
-    kind = torch.device(device).type
-    with torch.autocast(kind, enabled=False):
-        exact = _gradients(trial, loss, batch)
-    with torch.autocast(kind, dtype):
-        half = _gradients(trial, loss, batch)
-    worst = disagreement(exact, half)
-    if worst:
-        print(f"{precision} is not used: its gradients differ from fp32's in {worst}")
-        return "no"
-    return precision
-
-
-def _gradients(model: Memoir, loss: Callable, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients of every weight matrix and kernel, without dropout, on one batch."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    trial.train()
+    for module in trial.modules():
+        if isinstance(module, nn.Dropout | nn.MultiheadAttention):
             module.eval()
-    model.zero_grad()
-    # Small gradients would vanish in fp16: scale up, as the GradScaler of training does.
-    (loss(model(batch), batch) * 1024).backward()
-    return {
-        name: p.grad.float() / 1024
-        for name, p in model.named_parameters()
-        if p.grad is not None and p.ndim > 1
-    }
-
-
-def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
-    """Name the parameter whose two gradients point or measure differently; '' where none does.
-
-    A gradient disagrees when it is not finite, when its norm is less than half or more than
-    twice the other's, or when the cosine between the two is below 0.7. Rounding to bf16 (8
-    bits) costs the first layers of a ResNet some cosine; broken kernels cost all of it.
-    """
-    for name, a in exact.items():
-        b = half[name]
-        ratio = float(b.norm() / a.norm().clamp(min=1e-12))
-        cosine = float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
-        if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
-            return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
-    return ""
+    return checked_half_type(device, trial, lambda: loss(trial(batch), batch))
 
 
 def _epoch(
@@ -532,7 +484,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     weights = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=False) as temporary:
         save_file(weights, temporary)
 
 
@@ -568,7 +520,7 @@ def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
     """Store an epoch. The state is written last: without it, an epoch has not happened."""
     name = f"epoch{state['epoch']:03d}"
     save_weights(model, folder / f"{name}.safetensors")
-    with atomic_path(folder / f"{name}.pt") as temporary:
+    with atomic_path(folder / f"{name}.pt", durable=False) as temporary:
         torch.save(state, temporary)
     with atomic_path(folder / "history.csv") as temporary:
         pd.DataFrame(state["history"]).to_csv(temporary, index=False)

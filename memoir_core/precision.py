@@ -1,0 +1,79 @@
+"""Half precision only where its gradients have been compared with those of fp32.
+
+With torch 2.13, bf16 autocast on some CPUs silently gives wrong weight gradients in some
+convolutions, while forward pass and loss look right. So every training compares first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+SCALE = 1024  # small gradients would vanish in fp16: scale up, as a GradScaler does
+
+
+def half_type(device: str) -> torch.dtype | None:
+    """The 16-bit type that the hardware multiplies fast: fp16 on CUDA, bf16 on some CPUs."""
+    if device.startswith("cuda"):
+        return torch.float16
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else None
+
+
+def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:
+    """Compare gradients in half precision with those in fp32 on one batch.
+
+    Parameters
+    ----------
+    model : on `device`; its modes are kept as they are, so switch dropout off first.
+    loss : computes the loss of one fixed batch; called twice.
+
+    Returns
+    -------
+    'fp16', 'bf16', or 'no', as Accelerate calls them. 'no' where the hardware has no fast
+    type, and, with a message, where the gradients disagree.
+    """
+    dtype = half_type(device)
+    if dtype is None:
+        return "no"
+    name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    kind = torch.device(device).type
+    with torch.autocast(kind, enabled=False):
+        exact = _gradients(model, loss)
+    with torch.autocast(kind, dtype):
+        half = _gradients(model, loss)
+    model.zero_grad()
+    worst = disagreement(exact, half)
+    if worst:
+        print(f"{name} is not used: its gradients differ from those of fp32 in {worst}")
+        return "no"
+    return name
+
+
+def _gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    model.zero_grad()
+    (loss() * SCALE).backward()
+    return {
+        name: p.grad.float() / SCALE
+        for name, p in model.named_parameters()
+        if p.grad is not None and p.ndim > 1
+    }
+
+
+def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
+    """Name the parameter whose two gradients point or measure differently; '' where none does.
+
+    They disagree when one is not finite, when its norm is less than half or more than twice
+    the other's, or when their cosine is below 0.7. Rounding to the 8 bits of bf16 costs the
+    first layers of a ResNet a few hundredths of cosine; broken kernels cost all of it.
+    """
+    for name, a in exact.items():
+        b = half[name]
+        ratio = float(b.norm() / a.norm().clamp(min=1e-12))
+        cosine = float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+        if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
+            return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
+    return ""
