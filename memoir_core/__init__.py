@@ -3,4 +3,9 @@
 Importing the package does no work: import the module that you need.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+# bitsandbytes says at import that an optional CPU kernel is not installed; nothing here needs it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

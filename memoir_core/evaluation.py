@@ -20,6 +20,7 @@ from sklearn.metrics import (
     f1_score,
     mean_absolute_error,
     r2_score,
+    recall_score,
     roc_auc_score,
 )
 from sklearn.pipeline import make_pipeline
@@ -167,7 +168,11 @@ def _classification(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
     score = p[:, 1] if p.shape[1] == 2 else p
     whole = len(np.unique(truth)) == p.shape[1]  # an AUC needs every class
     return {
-        "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
+        # Balanced accuracy is the mean recall of the classes that are there (a bootstrap draw
+        # of few subjects may lack one).
+        "balanced_accuracy": float(
+            recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+        ),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
         "auc": float(roc_auc_score(truth, score, multi_class="ovr")) if whole else float("nan"),
     }

@@ -78,7 +78,7 @@ def visit_split(visits: pd.DataFrame, by_subject: bool, seed: int, repeats: int 
         repeats, test_size=0.2, random_state=seed
     )
     scores = []
-    for fit, check in splitter.split(table, groups=table["PTID"]):
+    for fit, check in splitter.split(table, groups=table["PTID"] if by_subject else None):
         forest = make_pipeline(
             SimpleImputer(strategy="median"),
             RandomForestClassifier(200, min_samples_leaf=1, random_state=seed, n_jobs=2),

@@ -60,8 +60,7 @@ def pipeline(number: str) -> Figure:
     """
     current = get_chapter(number)
     per_row = 6
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure, axes = plt.subplots(figsize=(7.2, 1.9))
+    figure, axes = plt.subplots(figsize=(7.2, 1.9), layout="none")
     axes.set(xlim=(0, per_row * 1.2), ylim=(0, 2), xticks=[], yticks=[])
     axes.axis("off")
     centres = []
@@ -108,8 +107,7 @@ def pipeline(number: str) -> Figure:
 
 def cohort_flow(flow: list[dict], label: str) -> Figure:
     """Draw the filter steps as boxes, top to bottom, with what each one removes."""
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure, axes = plt.subplots(figsize=(6.4, 1.15 * len(flow)))
+    figure, axes = plt.subplots(figsize=(6.4, 1.15 * len(flow)), layout="none")
     axes.set(xlim=(0, 10), ylim=(-len(flow), 0))
     axes.axis("off")
     for place, step in enumerate(flow):

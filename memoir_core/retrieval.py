@@ -237,7 +237,8 @@ def get_reranker(
         if path:
             raise
     else:
-        model = CrossEncoder(str(found.path), max_length=MAX_TOKENS, device=device)
+        with weights.quiet():
+            model = CrossEncoder(str(found.path), max_length=MAX_TOKENS, device=device)
         return Reranker(model, found.describe(), published=not path)
     table = training_pairs(index, captions, cohort, z_fused, pairs, top_k, seed)
     identity = hashlib.sha256((table.to_csv(index=False) + str(seed)).encode()).hexdigest()
@@ -247,7 +248,8 @@ def get_reranker(
         _train_reranker(folder, table, seed, device)
         with atomic_path(mark) as temporary:  # last: it says that the model is whole
             temporary.write_text(identity, encoding="utf-8")
-    model = CrossEncoder(str(folder), max_length=MAX_TOKENS, device=device)
+    with weights.quiet():
+        model = CrossEncoder(str(folder), max_length=MAX_TOKENS, device=device)
     return Reranker(
         model,
         f"stand-in for {PUBLISHED_RERANKER} (not the published model): all-MiniLM-L6-v2 trained "
@@ -307,7 +309,8 @@ def _train_reranker(folder: Path, table: pd.DataFrame, seed: int, device: str) -
     disable_progress_bar()
     torch.manual_seed(seed)  # the scoring head is new
     base = weights.find("minilm").path
-    model = CrossEncoder(str(base), num_labels=1, max_length=MAX_TOKENS, device=device)
+    with weights.quiet():
+        model = CrossEncoder(str(base), num_labels=1, max_length=MAX_TOKENS, device=device)
     bert: Any = model[0]
     for part in (bert.model.bert.embeddings, *bert.model.bert.encoder.layer[:FROZEN_LAYERS]):
         part.requires_grad_(False)  # what MiniLM knows of words stays; a step takes half the time
@@ -350,7 +353,8 @@ def _train_reranker(folder: Path, table: pd.DataFrame, seed: int, device: str) -
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    model.save_pretrained(str(folder), create_model_card=False)
+    with weights.quiet():
+        model.save_pretrained(str(folder), create_model_card=False)
 
 
 # --- queries ----------------------------------------------------------------------------

@@ -233,8 +233,30 @@ def execute(chapter: Chapter, parameters: dict, executed: Path, verbose: bool) -
             f"{error.ename}: {_plain_text(error.evalue)}\n"
             f"The notebook up to the error: {failed}"
         )
+    tidy(partial)
     partial.replace(executed)
     return ""
+
+
+def tidy(notebook: Path) -> None:
+    """Keep only the last state of each progress bar in an executed notebook."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        joined: list[dict] = []
+        for output in cell.get("outputs", ()):
+            text = "".join(output.get("text", ""))
+            same = joined and joined[-1].get("name") == output.get("name") == "stderr"
+            if same:  # a bar comes in many pieces
+                joined[-1]["text"] += text
+            else:
+                joined.append(output | ({"text": text} if "text" in output else {}))
+        for output in joined:
+            if output.get("name") == "stderr":
+                lines = output["text"].split("\n")
+                output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
+        if "outputs" in cell:
+            cell["outputs"] = joined
+    artefacts.write_json(notebook, content)
 
 
 def _plain_text(text: str) -> str:

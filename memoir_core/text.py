@@ -12,8 +12,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +33,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.trainer_callback import PrinterCallback
-from transformers.utils import logging as hf_logging
 
 from . import weights
 from .artefacts import write_json
@@ -104,24 +102,10 @@ def load_mlm(path: Path) -> tuple[MaskedBert, list[str]]:
         start at random. all-MiniLM-L6-v2 was published as a sentence encoder, without
         the head; its vocabulary weights are tied to the word embeddings.
     """
-    with _quiet():  # transformers warns of the missing head, which is returned here
+    with weights.quiet():  # transformers warns of the missing head, which is returned here
         loaded: Any = MaskedBert.from_pretrained(path, output_loading_info=True)
     model, info = loaded
     return model, sorted(info["missing_keys"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' loading bars and report out of a chapter's output."""
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -281,7 +265,7 @@ def bert_of(model: SentenceTransformer) -> Any:
 
 def new_text_encoder(path: Path, device: str, seed: int, mlm: MaskedBert | None = None):
     """Start a text encoder from a MiniLM folder, with the MLM's weights where given."""
-    with _quiet():
+    with weights.quiet():
         model = SentenceTransformer(str(path), device=device)
     model.max_seq_length = MAX_LENGTH
     if mlm is not None:  # the pooling layer of BERT is in neither: sentences are averaged
@@ -436,7 +420,7 @@ def save_text_encoder(encoder: TextEncoder, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        with _quiet():
+        with weights.quiet():
             encoder.model.save(str(temporary), create_model_card=False)
         # The base checkpoint's folder is of no use to a reader of the run.
         config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
@@ -474,7 +458,7 @@ def load_text_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
         )
     projection = nn.Linear(TEXT_DIM, EMBEDDING_DIM)
     projection.load_state_dict(state)
-    with _quiet():
+    with weights.quiet():
         model = SentenceTransformer(str(folder), device=device)
     model.eval()
     return TextEncoder(model, projection.to(device))

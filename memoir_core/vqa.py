@@ -15,7 +15,6 @@ import copy
 import gc
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -180,9 +179,7 @@ def load_backbone(
 
     if backbone.lora and not backbone.adapter:
         raise ValueError(f"{backbone.name} has no adapter yet; train_lora() makes one")
-    # Loading bars of a second, and bitsandbytes' hint at an optional CPU kernel.
-    disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    disable_progress_bar()  # bars of a second
     started = time.time()
     found = weights.find(backbone.weights, backbone.path)
     if found.stand_in_for:
@@ -839,7 +836,8 @@ def sbert_cosine(answers: Sequence[str], references: Sequence[str], device="cpu"
     """Cosine of all-MiniLM-L6-v2 sentence embeddings (Reimers and Gurevych 2019); (n,)."""
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(weights.find("minilm").path), device=device)
+    with weights.quiet():
+        encoder = SentenceTransformer(str(weights.find("minilm").path), device=device)
     a, b = (
         encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         for texts in (answers, references)
@@ -856,14 +854,15 @@ def bert_scores(answers: Sequence[str], references: Sequence[str], device="cpu")
     from bert_score import score
 
     filled = [text if text.strip() else "." for text in answers]  # bert-score fails on ''
-    _, _, f1 = score(
-        filled,
-        list(references),
-        model_type=str(weights.find("minilm").path),
-        num_layers=6,
-        device=device,
-        verbose=False,
-    )
+    with weights.quiet():
+        _, _, f1 = score(
+            filled,
+            list(references),
+            model_type=str(weights.find("minilm").path),
+            num_layers=6,
+            device=device,
+            verbose=False,
+        )
     return f1.numpy()
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -147,6 +150,29 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
     if source.stand_in:
         return replace(find(source.stand_in, download=download), stand_in_for=name)
     raise FileNotFoundError(f"no weights for {name} ({source.hub_id}): {_mend(source)}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep loading bars, conversion notes and reports of missing heads out of a chapter.
+
+    What they say (a new head, say) is said by the book itself, without paths of the machine.
+    """
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    library = logging.getLogger("sentence_transformers")
+    level = library.level
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        library.setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _mend(source: Source) -> str:
