@@ -220,7 +220,11 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def build_cohort(
-    data_dir: Path, seed: int, visit: str = "latest", val_fraction: float = 0.15
+    data_dir: Path,
+    seed: int,
+    visit: str = "latest",
+    val_fraction: float = 0.15,
+    check_images: bool = True,
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Apply the published filters and split.
 
@@ -230,6 +234,7 @@ def build_cohort(
     seed : of the split.
     visit : 'latest' visit with diagnosis and T1, or the 'earliest'.
     val_fraction : share of each class's train part that becomes the validation part.
+    check_images : whether the listed image files must exist; False for a table only.
 
     Returns
     -------
@@ -260,8 +265,8 @@ def build_cohort(
             f"no visit of {data_dir / 'ADNIMERGE.csv'} has a diagnosis and a t1_path in images.csv;"
             " check that PTID and VISCODE are written alike in both files"
         )
-    absent = [p for c in ("t1_path", "fa_path") for p in table[c].dropna()]
-    absent = [path for path in absent if not (data_dir / path).exists()]
+    listed = [p for c in ("t1_path", "fa_path") for p in table[c].dropna()]
+    absent = [path for path in listed if check_images and not (data_dir / path).exists()]
     if absent:
         raise CohortError(
             f"{data_dir / absent[0]} is missing ({len(absent)} of the listed images are); "

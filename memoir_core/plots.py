@@ -79,29 +79,21 @@ def pipeline(number: str) -> Figure:
             )
         )
         title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
+        if len(title.split("\n")[-1]) > 12:  # a line wider than its box
+            title = title.replace("\nand ", ",\n")
         if "\n" not in title and " " in title:
             title = "\n".join(title.rsplit(" ", 1))
         colour = "white" if here else "#333333"
         axes.text(x, y + 0.18, chapter.number, ha="center", va="center", color=colour, size=8)
         axes.text(x, y - 0.1, title, ha="center", va="center", color=colour, size=7)
         centres.append((x, y))
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#999999", "linewidth": 1}
     for (x0, y0), (x1, y1) in pairwise(centres):
         if y0 == y1:
-            ends = ((x0 + 0.48, y0), (x1 - 0.48, y1))
-            style = "arc3"
-        else:  # from the end of the first row to the start of the second
-            ends = ((x0, y0 - 0.34), (x1, y1 + 0.34))
-            style = "bar,fraction=0"
-        axes.add_patch(
-            FancyArrowPatch(
-                *ends,
-                arrowstyle="-|>",
-                mutation_scale=8,
-                color="#999999",
-                connectionstyle=style if style == "arc3" else "arc3,rad=0",
-                linewidth=1,
-            )
-        )
+            axes.add_patch(FancyArrowPatch((x0 + 0.48, y0), (x1 - 0.48, y1), **arrow))
+        else:  # from the end of the first row to the start of the second, between the rows
+            axes.plot([x0, x0, x1], [y0 - 0.34, 1, 1], color="#999999", lw=1)
+            axes.add_patch(FancyArrowPatch((x1, 1), (x1, y1 + 0.34), **arrow))
     return figure
 
 

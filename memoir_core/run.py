@@ -182,6 +182,7 @@ def run_chapters(
         if live:
             print(f"{line} ...", end="" if not verbose else "\n", flush=True)
         started = time.time()
+        code = code_hash(chapter.notebook)  # now: someone may edit while it runs
         with peak_memory() as peak:
             error = execute(chapter, parameters | own, executed, verbose)
         taken = f"{time.time() - started:6.1f} s  {peak[0] / 2**30:4.1f} GiB"
@@ -196,7 +197,8 @@ def run_chapters(
             )
             return 1
         artefacts.write_json(
-            _state_path(chapter, run_dir), fingerprint(chapter, parameters | own, run_dir)
+            _state_path(chapter, run_dir),
+            fingerprint(chapter, parameters | own, run_dir) | {"code": code},
         )
         _publish(executed)
         print(f"{back}{line} {taken}", flush=True)

@@ -1,6 +1,11 @@
 """Shared fixtures. Tests never touch the user's runs/ or cache/ unless they are end-to-end."""
 
+from dataclasses import dataclass, replace
+
+import pandas as pd
 import pytest
+
+from memoir_core import config
 
 
 def pytest_configure(config):
@@ -14,3 +19,55 @@ def runs(tmp_path, monkeypatch):
     """Send run folders to a temporary place."""
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Chapters 1 and 2 on 24 synthetic subjects at 6 mm."""
+
+    run: object
+    cohort: pd.DataFrame
+    volumes: object
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    tiny = replace(
+        config.PROFILES["smoke"], name="tiny", subjects=24, fa_fraction=0.5, batch_size=6
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMOIR_RUNS", str(root / "runs"))
+        patch.setenv("MEMOIR_CACHE", str(root / "cache"))
+        patch.setitem(config.PROFILES, "tiny", tiny)
+        from memoir_core import artefacts, cohort, synthetic, volumes
+
+        run = artefacts.start_chapter("01", profile="tiny", run="t", device="cpu")
+        synthetic.ensure_download(run.data_dir, run.profile)
+        table, _ = cohort.build_cohort(run.data_dir, run.seed)
+        cohort.write_cohort(run, table)
+        volumes.write_volumes(run, table)
+    return root, tiny
+
+
+@pytest.fixture
+def tiny(tiny_folders, monkeypatch):
+    """A run folder with cohort and volumes; tests may add to it."""
+    root, profile = tiny_folders
+    monkeypatch.setenv("MEMOIR_RUNS", str(root / "runs"))
+    monkeypatch.setenv("MEMOIR_CACHE", str(root / "cache"))
+    monkeypatch.setitem(config.PROFILES, "tiny", profile)
+    from memoir_core import artefacts, cohort, volumes
+
+    run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
+    return Tiny(run, cohort.load_cohort(run), volumes.open_volumes(run))
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """A cohort table at the published size, 2,363 synthetic subjects, without images."""
+    from memoir_core import cohort, synthetic
+
+    folder = tmp_path_factory.mktemp("records")
+    synthetic.write_tables(folder, config.PROFILES["paper"])
+    return cohort.build_cohort(folder, seed=0, check_images=False)

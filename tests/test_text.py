@@ -1,0 +1,122 @@
+"""Captions, the grammar, and the text encoder on a few sentences."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from memoir_core import captions, text
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    n = 24
+    return pd.DataFrame(
+        {
+            "case": range(n),
+            "DX": [("CN", "MCI", "Dementia")[i % 3] for i in range(n)],
+            "AGE": 60.0 + rng.integers(0, 30, n),
+            "PTGENDER": [("Female", "Male")[i % 2] for i in range(n)],
+            "APOE4": [(0.0, 1.0, 2.0, np.nan)[i % 4] for i in range(n)],
+            "CDRSB": [(0.0, 1.5, 6.0)[i % 3] for i in range(n)],
+            "ADAS11": 5.0 + 7 * (np.arange(n) % 3),
+            "ADAS13": 8.0 + 9 * (np.arange(n) % 3),
+            "MMSE": 29.0 - 3 * (np.arange(n) % 3),
+            "MOCA": [np.nan if i % 5 == 0 else 26.0 - 4 * (i % 3) for i in range(n)],
+            "split": ["test" if i % 4 == 0 else "train" for i in range(n)],
+        }
+    )
+
+
+def test_a_withheld_field_leaves_no_trace(table):
+    record = table.iloc[1].to_dict()
+    values = itertools.product(("CN", "MCI", "Dementia", None), (0.0, 0.5, 4.5, 18.0, np.nan))
+    texts = {
+        captions.caption(record | {"DX": dx, "CDRSB": cdr}, withhold=captions.BLIND)
+        for dx, cdr in values
+    }
+    assert len(texts) == 1
+    words = texts.pop().lower()
+    for hint in ("cdr", "diagnos", "dementia", "mild cognitive", "normal", "impair", "(cn)"):
+        assert hint not in words
+
+
+def test_missing_is_said_and_never_invented(table):
+    record = table.iloc[0].to_dict() | {"MMSE": np.nan, "APOE4": np.nan, "CDRSB": np.nan}
+    words = captions.caption(record)
+    assert "MMSE not recorded" in words and "MoCA not recorded" in words
+    assert "not recorded" in words.split("APOE", 1)[1] and "CDR-SB not recorded" in words
+
+
+def test_captions_do_not_change(table):
+    rows = captions.caption_rows(table)
+    assert rows == captions.caption_rows(table)
+    assert len({row["caption"] for row in rows}) > 20
+    for row in rows:
+        assert row["caption"].count(". ") <= 4 and row["caption"].endswith(".")
+
+
+def test_a_value_outside_its_codes_is_named(table):
+    with pytest.raises(ValueError, match="case 1: PTGENDER='x'"):
+        captions.caption(table.iloc[1].to_dict() | {"PTGENDER": "x"})
+    with pytest.raises(ValueError, match="HEIGHT"):
+        captions.caption(table.iloc[1].to_dict(), withhold={"HEIGHT"})
+
+
+def test_the_published_number_of_distinct_sentences():
+    sentences = captions.synthetic_sentences(25000, seed=0)
+    assert len(set(sentences)) == 25000
+    assert sentences[:100] == captions.synthetic_sentences(100, seed=0)
+    assert len({word for s in sentences for word in s.split()}) > 700
+    assert not any("{" in s for s in sentences)
+
+
+def test_the_corpus_holds_no_test_caption(table):
+    rows = captions.caption_rows(table)
+    corpus = text.build_corpus(rows, 200, seed=0)
+    test = {row[k] for row in rows if row["split"] == "test" for k in ("caption", "caption_blind")}
+    assert not test & {*corpus.train, *corpus.held_out}
+    assert not set(corpus.train) & set(corpus.held_out)
+    assert len(corpus.train) == 200 + (table["split"] != "test").sum()
+
+
+def test_training_lowers_perplexity_and_alignment_beats_chance(table):
+    path = text.find_minilm().path
+    mlm, new = text.load_mlm(path)
+    assert any("predictions" in name for name in new)
+    encoder = text.new_text_encoder(path, "cpu", seed=0)
+    tokenizer = encoder.model.tokenizer
+    sentences = captions.synthetic_sentences(96, seed=0)
+    batches = text.masked_batches(tokenizer, captions.synthetic_sentences(200, 0)[150:], seed=0)
+    before = text.perplexity(mlm, batches)
+    log = text.train_mlm(mlm, tokenizer, sentences, epochs=1, seed=0, device="cpu")
+    assert text.perplexity(mlm, batches) < before / 2
+    assert np.isfinite(log["loss"]).all()
+
+    torch.manual_seed(0)
+    z = text.unit_rows(torch.randn(24, 512).numpy())
+    words = [row["caption"] for row in captions.caption_rows(table)]
+    history = text.align(encoder, [(w,) for w in words], z, epochs=12, seed=0, batch_size=12)
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
+    assert text.recall(encoder.encode(words), z)["recall@1"] > 10 / 24
+
+
+def test_the_encoder_comes_back_from_disk_as_it_was(tmp_path, table):
+    encoder = text.new_text_encoder(text.find_minilm().path, "cpu", seed=0)
+    text.save_text_encoder(encoder, tmp_path / "text_encoder")
+    again = text.load_text_encoder(tmp_path / "text_encoder")
+    words = ["a 72-year-old woman"]
+    assert np.allclose(encoder.encode(words), again.encode(words), atol=1e-6)
+    (tmp_path / "text_encoder" / "projection.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="chapter 07"):
+        text.load_text_encoder(tmp_path / "text_encoder")
+
+
+def test_vectors_without_a_direction_are_refused():
+    with pytest.raises(ValueError, match="row 1"):
+        text.unit_rows(np.array([[1.0, 0.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="row 0"):
+        text.unit_rows(np.array([[np.nan, 0.0]]))
