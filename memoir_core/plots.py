@@ -7,6 +7,7 @@ Figures have an opaque white background, so that they read on light and dark pag
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -87,7 +88,12 @@ def pipeline(number: str) -> Figure:
         axes.text(x, y + 0.18, chapter.number, ha="center", va="center", color=colour, size=8)
         axes.text(x, y - 0.1, title, ha="center", va="center", color=colour, size=7)
         centres.append((x, y))
-    arrow = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#999999", "linewidth": 1}
+    arrow: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 8,
+        "color": "#999999",
+        "linewidth": 1,
+    }
     for (x0, y0), (x1, y1) in pairwise(centres):
         if y0 == y1:
             axes.add_patch(FancyArrowPatch((x0 + 0.48, y0), (x1 - 0.48, y1), **arrow))
