@@ -52,7 +52,8 @@ class PairwiseInfoNCE(nn.Module):
 
 def info_nce(z_a: Tensor, z_b: Tensor, scale: Tensor | float) -> Tensor:
     """Symmetric InfoNCE: row i of z_a (N, D) belongs to row i of z_b (N, D), unit vectors."""
-    logits = scale * z_a @ z_b.T  # (N, N) cosine similarities
+    with torch.autocast(z_a.device.type, enabled=False):  # rounding would blur close cosines
+        logits = scale * z_a.float() @ z_b.float().T  # (N, N) cosine similarities
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

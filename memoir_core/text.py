@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +46,7 @@ TEXT_DIM = 384
 MAX_LENGTH = 96  # tokens; the longest caption has fewer
 MASKED = 0.15
 KS = (1, 5, 10)
+HALF = {"bf16": torch.bfloat16}  # fp16 would need a gradient scaler for little gain here
 
 
 # ---------------------------------------------------------------- embeddings of stage 2
@@ -325,6 +327,7 @@ def align(
     )
     targets = torch.from_numpy(z_fused).to(device)
     history = []
+    precision = None
     for epoch in range(1, epochs + 1):
         encoder.model.train()
         losses = []
@@ -334,10 +337,17 @@ def align(
             chosen = [texts[i][int(rng.integers(len(texts[i])))] for i in rows]
             features = encoder.model.preprocess(chosen)
             features = {k: v.to(device) for k, v in features.items() if torch.is_tensor(v)}
-            hidden = encoder.model(features)["sentence_embedding"]  # (batch, 384)
-            z_text = F.normalize(encoder.projection(hidden), dim=1)  # (batch, 512)
-            scale = log_scale.exp().clamp(max=100)
-            loss = info_nce(z_text, targets[torch.from_numpy(rows).to(device)], scale)
+            wanted = targets[torch.from_numpy(rows).to(device)]
+            if precision is None:  # decided once, on the first batch
+                encoder.model.eval()
+                precision = checked_half_type(
+                    str(device),
+                    encoder.model,
+                    partial(_alignment_loss, encoder, features, wanted, log_scale),
+                )
+                encoder.model.train()
+            with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
+                loss = _alignment_loss(encoder, features, wanted, log_scale)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -352,6 +362,14 @@ def align(
     for parameter in bert.parameters():
         parameter.requires_grad_(True)
     return pd.DataFrame(history)
+
+
+def _alignment_loss(
+    encoder: TextEncoder, features: dict, wanted: torch.Tensor, log_scale: torch.Tensor
+) -> torch.Tensor:
+    hidden = encoder.model(features)["sentence_embedding"]  # (batch, 384)
+    z_text = F.normalize(encoder.projection(hidden).float(), dim=1)  # (batch, 512)
+    return info_nce(z_text, wanted, log_scale.exp().clamp(max=100))
 
 
 def fit_projection(encoder: TextEncoder, texts: Sequence[str], z_fused: np.ndarray) -> None:
