@@ -60,13 +60,15 @@ def test_one_parameters_cell_of_commented_literals(chapter):
     assert tagged[0] is not None and tagged[0].source == code_cells(chapter)[0].source
     values = {}
     for statement in ast.parse(tagged[0].source).body:
-        assert isinstance(statement, ast.Assign | ast.AnnAssign), "only assignments belong here"
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-        assert isinstance(target, ast.Name) and statement.value is not None
-        values[target.id] = ast.literal_eval(statement.value)
+        # The annotation is what `papermill --help-notebook` shows as the type.
+        assert isinstance(statement, ast.AnnAssign) and statement.value is not None
+        assert isinstance(statement.target, ast.Name) and isinstance(statement.annotation, ast.Name)
+        value = ast.literal_eval(statement.value)
+        assert type(value).__name__ == statement.annotation.id
+        values[statement.target.id] = value
     assert {name: values.get(name) for name in COMMON} == COMMON
     for line in tagged[0].source.splitlines():
-        if "=" in line:
+        if " = " in line:
             assert "#" in line, f"say what it is: {line}"
 
 
