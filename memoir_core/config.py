@@ -50,7 +50,7 @@ class Profile:
     align_epochs: int
     top_k: int = 50
     rerank_k: int = 5
-    rerank_pairs: int = 3000  # that a stand-in cross-encoder learns from
+    rerank_pairs: int = 2000  # that a stand-in cross-encoder learns from
     # LLM comparison and intervals
     llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
     questions: int = 8
