@@ -7,10 +7,13 @@ in train. A validation part is taken from train only.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,22 +54,55 @@ COLUMNS = [
 ]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend in a download: where, what, and how."""
+
+    file: str
+    line: str
+    column: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        place = f", line {self.line}" if self.line else ""
+        place += f", column {self.column}" if self.column else ""
+        return f"{self.file}{place}: {self.what}; {self.mend}"
+
+
 class CohortError(ValueError):
     """The download has something that must be mended; the message says where and how."""
+
+    def __init__(self, problem: Problem | str) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 class DataLeakageError(CohortError):
     """A subject, or a file of a subject, stands on both sides of the split."""
 
 
+def stop(problem: Problem) -> None:
+    """Report a problem by raising it; `check` collects them instead."""
+    raise CohortError(problem)
+
+
+Report = Callable[[Problem], None]
+
+
 # --- reading ----------------------------------------------------------------------------
 
 
-def read_adnimerge(path: Path) -> pd.DataFrame:
+def read_adnimerge(path: Path, report: Report = stop) -> pd.DataFrame:
     """Read ADNIMERGE.csv as the ADNI site or the ADNIMERGE R package write it.
 
     A byte-order mark, quoted fields, blanks around headers, `-4`, `NA` and empty fields
     are understood; `M48`, `m48` and `m048` are one visit; dates may be ISO or US.
+
+    Parameters
+    ----------
+    report : what to do with a problem; by default the first is raised. A reporter that
+        returns makes the value missing, or drops the row that cannot be used.
 
     Returns
     -------
@@ -79,141 +115,266 @@ def read_adnimerge(path: Path) -> pd.DataFrame:
         Names file, line, column and mend: missing column, unknown diagnosis, a value out
         of the score's range, a date that cannot be read, two different rows for one visit.
     """
-    table = _read_csv(path, REQUIRED)
-    table["DX"] = [_diagnosis(value, path, row) for row, value in table["DX"].items()]
-    table["VISCODE"] = [_viscode(value, path, row) for row, value in table["VISCODE"].items()]
-    table["EXAMDATE"] = [_date(value, path, row) for row, value in table["EXAMDATE"].items()]
+    path = Path(path)
+    table = _read_csv(path, REQUIRED, report)
+    for column in ("RID", "EXAMDATE"):
+        for row in table.index[table[column].isna()]:
+            report(_problem(path, row, column, "the field is empty", "fill it or drop the row"))
+    table["DX"] = _each(table["DX"], _diagnosis, path, report)
+    table["VISCODE"] = _each(table["VISCODE"], _viscode, path, report)
+    table["EXAMDATE"] = pd.to_datetime(_each(table["EXAMDATE"], _date, path, report))
+    table["PTID"] = table["PTID"].map(_ptid)
+    if "IMAGEUID" in table:
+        table["IMAGEUID"] = table["IMAGEUID"].map(_image_id, na_action="ignore")
     for column in ("RID", "AGE", "APOE4", "PTEDUCAT", *SCORES):
         if column in table:
-            table[column] = _numbers(table[column], path)
+            table[column] = _each(table[column], _number, path, report).astype(float)
     for column, (low, high) in RANGES.items():
-        wrong = table.index[(table[column] < low) | (table[column] > high)]
-        if len(wrong):
-            raise _problem(
-                path,
-                wrong[0],
-                column,
-                f"{table[column][wrong[0]]:g} lies outside {low} to {high}",
-                "correct the value, or leave the field empty if it is unknown",
-            )
-    sexes = table["PTGENDER"].isin(["Male", "Female"])
-    if not sexes.all():
-        row = table.index[~sexes][0]
-        raise _problem(
-            path, row, "PTGENDER", f"{table['PTGENDER'][row]!r} is unknown", "use Male or Female"
-        )
-    table = table.drop_duplicates()
-    repeated = table.index[table.duplicated(["PTID", "VISCODE"])]
-    if len(repeated):
-        row = repeated[0]
-        raise _problem(
-            path,
-            row,
-            "VISCODE",
-            f"a second, different row for PTID {table['PTID'][row]}, visit {table['VISCODE'][row]}",
-            "keep one of the two rows",
-        )
-    return table.reset_index(names="row")
+        for row in table.index[(table[column] < low) | (table[column] > high)]:
+            what = f"{table[column][row]:g} lies outside {low} to {high}"
+            mend = "correct the value, or leave the field empty if it is unknown"
+            report(_problem(path, row, column, what, mend))
+            table.loc[row, column] = np.nan
+    for row in table.index[~table["PTGENDER"].isin(["Male", "Female"])]:
+        found = table["PTGENDER"][row]
+        report(_problem(path, row, "PTGENDER", f"{found!r} is unknown", "use Male or Female"))
+    table = table.dropna(subset=["VISCODE", "EXAMDATE", "RID"]).drop_duplicates()
+    for row in table.index[table.duplicated(["PTID", "VISCODE"])]:
+        visit = f"PTID {table['PTID'][row]}, visit {table['VISCODE'][row]}"
+        what = f"a second, different row for {visit}"
+        report(_problem(path, row, "VISCODE", what, "keep one of the two rows"))
+    return table.drop_duplicates(["PTID", "VISCODE"]).reset_index(names="row")
 
 
-def read_images(path: Path) -> pd.DataFrame:
-    """Read the image manifest images.csv: PTID, VISCODE, t1_path, fa_path (paths may be empty).
+def read_images(path: Path, report: Report = stop) -> pd.DataFrame:
+    """Read the image manifest images.csv; paths may be empty.
+
+    Its columns are PTID, VISCODE, t1_path, fa_path; or IMAGEUID instead of the first two,
+    with or without ADNI's leading I, which is matched with IMAGEUID of ADNIMERGE.
 
     Raises
     ------
     CohortError
-        A missing column, or two different rows for one visit.
+        A missing column, or two different rows for one visit or image.
     """
-    table = _read_csv(path, IMAGE_COLUMNS)[list(IMAGE_COLUMNS)]
-    table["VISCODE"] = [_viscode(value, path, row) for row, value in table["VISCODE"].items()]
-    table = table.drop_duplicates()
-    repeated = table.index[table.duplicated(["PTID", "VISCODE"])]
-    if len(repeated):
-        raise _problem(
-            path,
-            repeated[0],
-            "VISCODE",
-            f"a second row for PTID {table['PTID'][repeated[0]]} at this visit",
-            "keep one row per visit",
-        )
-    return table.reset_index(drop=True)
-
-
-def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     path = Path(path)
+    table = _read_csv(path, ("t1_path", "fa_path"), report)
+    if "IMAGEUID" in table and "VISCODE" not in table:
+        keys = ["IMAGEUID"]
+        table["IMAGEUID"] = table["IMAGEUID"].map(_image_id, na_action="ignore")
+    else:
+        keys = ["PTID", "VISCODE"]
+        absent = [name for name in keys if name not in table]
+        if absent:
+            raise CohortError(
+                Problem(
+                    str(path),
+                    "",
+                    "",
+                    f"lacks the column {', '.join(absent)}; it has {', '.join(table.columns)}",
+                    "name each image's visit by PTID and VISCODE, or by IMAGEUID",
+                )
+            )
+        table["PTID"] = table["PTID"].map(_ptid)
+        table["VISCODE"] = _each(table["VISCODE"], _viscode, path, report)
+    table = table[[*keys, "t1_path", "fa_path"]].dropna(subset=keys).drop_duplicates()
+    for row in table.index[table.duplicated(keys)]:
+        what = "a second row for " + ", ".join(f"{k} {table[k][row]}" for k in keys)
+        report(_problem(path, row, keys[-1], what, "keep one row per visit"))
+    return table.drop_duplicates(keys).reset_index(drop=True)
+
+
+# Where converted downloads keep their volumes: Clinica's CAPS (t1-linear, dwi) and BIDS.
+T1_GLOBS = (
+    "subjects/sub-*/ses-*/t1_linear/*_T1w.nii*",
+    "sub-*/ses-*/t1_linear/*_T1w.nii*",
+    "sub-*/ses-*/anat/*_T1w.nii*",
+)
+FA_GLOBS = (
+    "subjects/sub-*/ses-*/dwi/**/*_FA*.nii*",
+    "sub-*/ses-*/dwi/**/*_FA*.nii*",
+)
+
+
+def find_images(data_dir: Path, report: Report = stop) -> pd.DataFrame:
+    """List the images of a BIDS or CAPS tree, for a download without images.csv.
+
+    The first pattern of `T1_GLOBS` and of `FA_GLOBS` that finds anything is used. Subject
+    and visit come from the folders: `sub-ADNI002S0295/ses-M048` is PTID 002_S_0295 at m48.
+
+    Returns
+    -------
+    DataFrame like that of `read_images`.
+
+    Raises
+    ------
+    CohortError
+        No T1 is found, a folder's name holds no PTID or visit, or a visit has two volumes.
+    """
+    data_dir = Path(data_dir)
+    found: dict[str, dict[tuple[str, str], Path]] = {"t1_path": {}, "fa_path": {}}
+    for column, patterns in (("t1_path", T1_GLOBS), ("fa_path", FA_GLOBS)):
+        files = next((f for p in patterns if (f := sorted(data_dir.glob(p)))), [])
+        for file in files:
+            parts = file.relative_to(data_dir).parts
+            subject = next(part for part in parts if part.startswith("sub-"))
+            session = next(part for part in parts if part.startswith("ses-"))
+            ptid, visit = _ptid(subject), _viscode(session.removeprefix("ses-"))
+            if not re.fullmatch(PTID, ptid) or not visit:
+                report(
+                    Problem(
+                        str(file),
+                        "",
+                        "",
+                        f"no PTID or visit can be read from {subject}/{session}",
+                        "name the folders like sub-ADNI002S0295/ses-M048, or write images.csv",
+                    )
+                )
+                continue
+            if (ptid, visit) in found[column]:
+                report(
+                    Problem(
+                        str(file),
+                        "",
+                        "",
+                        f"a second {column[:2].upper()} for {ptid} at {visit}, besides "
+                        f"{found[column][ptid, visit].name}",
+                        "keep one, or write images.csv",
+                    )
+                )
+                continue
+            found[column][ptid, visit] = file.relative_to(data_dir)
+    if not found["t1_path"]:
+        raise CohortError(
+            Problem(
+                str(data_dir),
+                "",
+                "",
+                "there is neither images.csv nor a T1 volume at " + ", ".join(T1_GLOBS),
+                "write images.csv with the columns " + ", ".join(IMAGE_COLUMNS),
+            )
+        )
+    visits = sorted(found["t1_path"].keys() | found["fa_path"].keys())
+    return pd.DataFrame(
+        [
+            (ptid, visit, *(_text(found[c].get((ptid, visit))) for c in ("t1_path", "fa_path")))
+            for ptid, visit in visits
+        ],
+        columns=list(IMAGE_COLUMNS),
+    )
+
+
+def list_images(data_dir: Path, report: Report = stop) -> pd.DataFrame:
+    """Read images.csv, or look for the images where there is none."""
+    manifest = Path(data_dir) / "images.csv"
+    return read_images(manifest, report) if manifest.exists() else find_images(data_dir, report)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _read_csv(path: Path, required: tuple[str, ...], report: Report) -> pd.DataFrame:
+    def unusable(what: str, mend: str) -> CohortError:
+        return CohortError(Problem(str(path), "", "", what, mend))
+
     if not path.exists():
-        raise CohortError(f"{path} is missing; the data folder must hold it (see chapter 1)")
+        raise unusable("is missing", "the data folder must hold it (see chapter 1)")
     try:
         table = pd.read_csv(
             path, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path} cannot be read as a UTF-8 CSV table: {error}") from error
+        raise unusable(
+            f"cannot be read as a UTF-8 CSV table ({error})", "download it again"
+        ) from error
     table.columns = table.columns.str.strip()
     absent = [name for name in required if name not in table]
     if absent:
-        raise CohortError(
-            f"{path} lacks the column {', '.join(absent)}; "
-            f"it has {', '.join(table.columns[:12])} ... Download the full table again"
+        raise unusable(
+            f"lacks the column {', '.join(absent)}; it has {', '.join(table.columns[:12])} ...",
+            "download the full table again",
         )
     if not len(table):
-        raise CohortError(f"{path} has a header but no rows; download it again")
-    table = table[[name for name in (*required, *OPTIONAL) if name in table]]
+        raise unusable("has a header but no rows", "download it again")
+    wanted = dict.fromkeys((*required, *OPTIONAL, "PTID", "VISCODE"))
+    table = table[[name for name in wanted if name in table]]
     table = table.apply(lambda column: column.str.strip())
     table = table.mask(table.isin(MISSING))
     table.index = table.index + 2  # line numbers as an editor shows them
     for column in ("PTID", "VISCODE"):
-        empty = table.index[table[column].isna()]
-        if len(empty):
-            raise _problem(path, empty[0], column, "the field is empty", "fill it or drop the row")
-    return table
+        for row in table.index[table[column].isna()] if column in table else ():
+            report(_problem(path, row, column, "the field is empty", "fill it or drop the row"))
+    return table.dropna(subset=[c for c in ("PTID", "VISCODE") if c in table])
 
 
-def _problem(path: Path, row: Hashable, column: str, what: str, mend: str) -> CohortError:
-    return CohortError(f"{path}, line {row}, column {column}: {what}; {mend}")
+def _problem(path: Path, row: Hashable, column: str, what: str, mend: str) -> Problem:
+    return Problem(str(path), str(row), column, what, mend)
 
 
-def _diagnosis(value: object, path: Path, row: Hashable) -> str | None:
-    if not isinstance(value, str):
-        return None
-    if value not in DX_SPELLINGS:
-        raise _problem(
-            path, row, "DX", f"{value!r} is unknown", f"use one of {', '.join(DX_SPELLINGS)}"
-        )
-    return DX_SPELLINGS[value]
+def _each(
+    column: pd.Series, convert: Callable[[str], Any], path: Path, report: Report
+) -> pd.Series:
+    """Convert every value that is there; None from `convert` means that it cannot."""
+    values = []
+    for row, value in column.items():
+        converted = None if not isinstance(value, str) else convert(value)
+        if isinstance(value, str) and converted is None:
+            what, mend = _WRONG[convert]
+            report(_problem(path, row, str(column.name), f"{value!r} {what}", mend))
+        values.append(converted)
+    return pd.Series(values, index=column.index, dtype=object)
 
 
-def _viscode(value: object, path: Path, row: Hashable) -> str:
-    text = str(value).lower()
+def _diagnosis(value: str) -> str | None:
+    return DX_SPELLINGS.get(value)
+
+
+def _viscode(value: str) -> str | None:
+    text = value.lower()
     if text in ("bl", "sc", "scmri", "y1", "nv", "f", "uns1"):
         return "bl" if text in ("sc", "scmri") else text
     match = re.fullmatch(r"m(\d{1,3})", text)
     if not match:
-        raise _problem(path, row, "VISCODE", f"{value!r} is no visit", "use bl, m06, m12, ...")
+        return None
     month = int(match[1])
     return f"m{month:02d}" if month else "bl"
 
 
-def _date(value: object, path: Path, row: Hashable) -> pd.Timestamp:
+def _date(value: str) -> pd.Timestamp | None:
     for pattern in ("%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y"):
-        parsed = pd.to_datetime(str(value), format=pattern, errors="coerce")
+        parsed = pd.to_datetime(value, format=pattern, errors="coerce")
         if not pd.isna(parsed):
             return parsed
-    raise _problem(path, row, "EXAMDATE", f"{value!r} is no date", "write 2012-05-31 or 5/31/2012")
+    return None
 
 
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = column.index[numbers.isna() & column.notna()]
-    if len(wrong):
-        raise _problem(
-            path,
-            wrong[0],
-            str(column.name),
-            f"{column[wrong[0]]!r} is no number",
-            "write a number or leave the field empty",
-        )
-    return numbers.astype(float)
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_WRONG: dict[Callable, tuple[str, str]] = {
+    _diagnosis: ("is an unknown diagnosis", f"use one of {', '.join(DX_SPELLINGS)}"),
+    _viscode: ("is no visit", "use bl, m06, m12, ..."),
+    _date: ("is no date", "write 2012-05-31 or 5/31/2012"),
+    _number: ("is no number", "write a number or leave the field empty"),
+}
+PTID = r"\d{3}_S_\d{4,5}"
+
+
+def _ptid(value: str) -> str:
+    """Bring sub-ADNI002S0295 and 002S0295 to ADNI's own form, 002_S_0295."""
+    match = re.search(r"(\d{3})_?S_?(\d{4,5})$", value)
+    return f"{match[1]}_S_{match[2]}" if match else value
+
+
+def _image_id(value: str) -> str:
+    """Image IDs come as 12345, I12345 and, after a trip through a spreadsheet, 12345.0."""
+    return value.upper().removeprefix("I").removesuffix(".0")
 
 
 # --- filters and split ------------------------------------------------------------------
@@ -246,14 +407,25 @@ def build_cohort(
         raise ValueError(f"visit={visit!r} is unknown; use 'latest' or 'earliest'")
     data_dir = Path(data_dir)
     visits = read_adnimerge(data_dir / "ADNIMERGE.csv")
-    images = read_images(data_dir / "images.csv")
+    images = list_images(data_dir)
     flow = [_step("visits in ADNIMERGE", visits)]
     first = visits.sort_values("EXAMDATE").groupby("PTID")["EXAMDATE"].transform("first")
     # AGE in ADNIMERGE is the age at baseline, on every row.
     visits["AGE"] += (visits["EXAMDATE"] - first).dt.days / 365.25
     table = visits[visits["DX"].notna()]
     flow.append(_step("with a valid diagnosis", table))
-    table = table.merge(images, on=["PTID", "VISCODE"], how="left")
+    keys = [name for name in images if name not in ("t1_path", "fa_path")]
+    if keys == ["IMAGEUID"] and "IMAGEUID" not in visits:
+        raise CohortError(
+            Problem(
+                str(data_dir / "images.csv"),
+                "",
+                "IMAGEUID",
+                "ADNIMERGE.csv has no such column to match it with",
+                "name each image's visit by PTID and VISCODE",
+            )
+        )
+    table = table.merge(images, on=keys, how="left")
     table = table[table["t1_path"].notna()]
     flow.append(_step("with a T1 volume", table))
     table = table.sort_values(["PTID", "EXAMDATE"]).drop_duplicates(
@@ -262,15 +434,25 @@ def build_cohort(
     flow.append(_step(f"one scan per subject ({visit})", table))
     if not len(table):
         raise CohortError(
-            f"no visit of {data_dir / 'ADNIMERGE.csv'} has a diagnosis and a t1_path in images.csv;"
-            " check that PTID and VISCODE are written alike in both files"
+            Problem(
+                str(data_dir / "ADNIMERGE.csv"),
+                "",
+                "",
+                "no visit has both a diagnosis and a T1 volume",
+                "check that PTID and VISCODE are written alike here and in images.csv",
+            )
         )
     listed = [p for c in ("t1_path", "fa_path") for p in table[c].dropna()]
     absent = [path for path in listed if check_images and not (data_dir / path).exists()]
     if absent:
         raise CohortError(
-            f"{data_dir / absent[0]} is missing ({len(absent)} of the listed images are); "
-            "complete the download or empty the path in images.csv"
+            Problem(
+                str(data_dir / absent[0]),
+                "",
+                "",
+                f"is missing ({len(absent)} of the listed images are)",
+                "complete the download or empty the path in images.csv",
+            )
         )
     table = table.sort_values("RID", ignore_index=True)
     table["split"] = split(table["DX"], seed, val_fraction)
@@ -280,6 +462,8 @@ def build_cohort(
         table["PTEDUCAT"] = np.nan
     cohort = table[COLUMNS].copy()
     check_split(cohort)
+    if check_images:
+        check_copies(cohort, data_dir)
     return cohort, flow
 
 
@@ -324,6 +508,31 @@ def check_split(cohort: pd.DataFrame) -> None:
             raise DataLeakageError(
                 f"{column} {sides.index[sides > 1][0]!r} stands in more than one part of the split"
             )
+
+
+def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
+    """Check that no image's content stands in two parts of the split under two names.
+
+    Only files of equal size can be equal, so only those are read and hashed.
+
+    Raises
+    ------
+    DataLeakageError
+        Names the two files.
+    """
+    for column in ("t1_path", "fa_path"):
+        listed = cohort.loc[cohort[column].notna(), [column, "split"]]
+        sizes = listed[column].map(lambda name: (Path(data_dir) / name).stat().st_size)
+        seen: dict[str, tuple[str, str]] = {}
+        for name, part in listed[sizes.duplicated(keep=False)].itertuples(index=False):
+            with open(Path(data_dir) / name, "rb") as handle:
+                content = hashlib.file_digest(handle, "sha256").hexdigest()
+            other, other_part = seen.setdefault(content, (name, part))
+            if other_part != part:
+                raise DataLeakageError(
+                    f"{name} ({part}) and {other} ({other_part}) have the same content; "
+                    "drop one of the two subjects from the tables"
+                )
 
 
 def check_training_cases(cohort: pd.DataFrame, cases: np.ndarray, where: str) -> None:

@@ -145,7 +145,7 @@ def task_metrics(table: pd.DataFrame) -> Metrics:
     dx3 = table["DX"].map(classes).to_numpy()
     p3 = table[[f"p_{name}" for name in DX]].to_numpy()
     ends = (table["DX"] != "MCI").to_numpy()
-    known = table[table["CDRSB"].notna()]
+    known, aged = table[table["CDRSB"].notna()], table[table["AGE"].notna()]
     return {
         "dx3": _classification(dx3, p3 / p3.sum(axis=1, keepdims=True)),
         "dx2": _classification(
@@ -154,7 +154,7 @@ def task_metrics(table: pd.DataFrame) -> Metrics:
         "sex": _classification(
             (table["PTGENDER"] == "Male").to_numpy().astype(int), _two(table["p_Male"].to_numpy())
         ),
-        "age": _regression(table["AGE"].to_numpy(), table["AGE_pred"].to_numpy()),
+        "age": _regression(aged["AGE"].to_numpy(), aged["AGE_pred"].to_numpy()),
         "cdrsb": _regression(known["CDRSB"].to_numpy(), known["CDRSB_pred"].to_numpy()),
     }
 
@@ -344,6 +344,6 @@ def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.nda
         "dx3": ("balanced_accuracy", predicted == dx, dx),
         "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
         "sex": ("balanced_accuracy", male == sex, sex),
-        "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().to_numpy(), None),
+        "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().dropna().to_numpy(), None),
         "cdrsb": ("mae", cdrsb, None),
     }

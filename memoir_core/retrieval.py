@@ -176,7 +176,7 @@ def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> 
     same = pick(code, queries) == pick(code, others)
     cdrsb = np.exp(-abs(pick(table["CDRSB"], queries) - pick(table["CDRSB"], others)) / 2)
     age = np.exp(-abs(pick(table["AGE"], queries) - pick(table["AGE"], others)) / 10)
-    return 0.6 * same + 0.2 * np.nan_to_num(cdrsb) + 0.2 * age
+    return 0.6 * same + 0.2 * np.nan_to_num(cdrsb) + 0.2 * np.nan_to_num(age)
 
 
 # --- the cross-encoder ------------------------------------------------------------------

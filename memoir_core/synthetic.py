@@ -530,7 +530,7 @@ def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path
             old.unlink()
         marker.unlink(missing_ok=True)
         write_json(progress, wanted)
-    latents = write_tables(directory, profile)
+    latents = write_tables(directory, profile.subjects, profile.fa_fraction)
     jobs = [
         (str(directory / latent[f"{kind}_path"]), kind, latent)
         for latent in latents.to_dict("records")
@@ -547,9 +547,16 @@ def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path
     return directory
 
 
-def write_tables(directory: Path, profile: Profile) -> pd.DataFrame:
-    """Write ADNIMERGE.csv and images.csv only (seconds at any size); return the latents."""
-    adnimerge, images, latents = make_tables(profile.subjects, profile.fa_fraction)
+def write_tables(
+    directory: Path, subjects: int, fa_fraction: float, drift: float = SCORE_DRIFT
+) -> pd.DataFrame:
+    """Write ADNIMERGE.csv and images.csv only (seconds at any size); see `make_tables`.
+
+    Returns
+    -------
+    latents : what the volumes would be rendered from.
+    """
+    adnimerge, images, latents = make_tables(subjects, fa_fraction, drift)
     for name, table in (("ADNIMERGE.csv", adnimerge), ("images.csv", images)):
         with atomic_path(Path(directory) / name) as temporary:
             table.to_csv(temporary, index=False)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1  # raise it when the transforms change, so that caches are made anew
 GRID = (91, 109, 91)  # 2 mm MNI, the published input
 GRID_MM = 2.0
+MNI_CENTRE = np.array([0.0, -18.0, 18.0])  # mm, of that grid
 
 
 class VolumeError(ValueError):
@@ -52,6 +54,76 @@ class Volumes:
         return self.t1.shape[1:]
 
 
+@cache
+def _loader() -> Callable:
+    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
+
+    return Compose(
+        [
+            LoadImage(image_only=True, dtype=np.float32),
+            EnsureChannelFirst(channel_dim="no_channel"),
+            Orientation(axcodes="RAS", labels=None),
+        ]
+    )
+
+
+def read_volume(path: str) -> Any:
+    """Read one NIfTI file, turn it to RAS, and check that it can be used.
+
+    Returns
+    -------
+    (1, X, Y, Z) MONAI MetaTensor in the file's own voxel size.
+
+    Raises
+    ------
+    VolumeError
+        Unreadable or truncated; not 3D; NaN or constant values; or a header that does not
+        place the volume on MNI space.
+    """
+    import torch
+
+    try:
+        volume = _loader()(path)
+    except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
+        cause = error.__cause__ or error  # MONAI wraps what went wrong
+        raise VolumeError(
+            f"{path} cannot be read as NIfTI ({type(cause).__name__}: {cause}); "
+            "download or convert it again"
+        ) from error
+    if volume.ndim != 4:
+        raise VolumeError(f"{path} has shape {tuple(volume.shape[1:])}; one 3D volume expected")
+    if not torch.isfinite(volume).all():
+        raise VolumeError(f"{path} holds NaN or infinite values; convert it again")
+    if volume.max() == volume.min():
+        raise VolumeError(f"{path} has the same value in every voxel; convert it again")
+    _check_grid(path, np.asarray(volume.affine, float), tuple(volume.shape[1:]))
+    return volume
+
+
+def _check_grid(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Compare what an RAS header says with the MNI grid: size, direction and place."""
+    mend = "register it to the 2 mm MNI grid (91x109x91), or convert it again from DICOM"
+    columns = affine[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    extent = spacing * shape
+    wanted = np.array(GRID) * GRID_MM
+    if not (0.6 * wanted < extent).all() or not (extent < 1.7 * wanted).all():
+        found = " x ".join(f"{mm:.0f}" for mm in extent)
+        raise VolumeError(
+            f"{path} covers {found} mm ({'x'.join(map(str, shape))} voxels), the MNI grid "
+            f"{' x '.join(f'{mm:.0f}' for mm in wanted)} mm; {mend}"
+        )
+    if (np.diag(columns) / spacing < 0.95).any():
+        raise VolumeError(f"{path} is rotated against the MNI axes; {mend}")
+    centre = affine @ [*((np.array(shape) - 1) / 2), 1]
+    off = np.abs(centre[:3] - MNI_CENTRE)
+    if (off > 40).any():
+        raise VolumeError(
+            f"{path} has its centre at {np.round(centre[:3]).astype(int).tolist()} mm, the MNI "
+            f"grid at {MNI_CENTRE.astype(int).tolist()}; {mend}"
+        )
+
+
 def preprocess(profile: Profile) -> Callable[[str], np.ndarray]:
     """Make the function that turns one file into one volume.
 
@@ -64,23 +136,12 @@ def preprocess(profile: Profile) -> Callable[[str], np.ndarray]:
     function : path -> (X, Y, Z) float32.
     """
     from monai.transforms import (
-        Compose,
-        EnsureChannelFirst,
-        LoadImage,
         NormalizeIntensity,
-        Orientation,
         ResizeWithPadOrCrop,
         ScaleIntensityRangePercentiles,
         Spacing,
     )
 
-    load = Compose(
-        [
-            LoadImage(image_only=True, dtype=np.float32),
-            EnsureChannelFirst(channel_dim="no_channel"),
-            Orientation(axcodes="RAS", labels=None),
-        ]
-    )
     respace = Spacing(pixdim=(GRID_MM,) * 3, mode="bilinear")
     fit = ResizeWithPadOrCrop(GRID)
     clip = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
@@ -89,19 +150,7 @@ def preprocess(profile: Profile) -> Callable[[str], np.ndarray]:
     def one(path: str) -> np.ndarray:
         import torch
 
-        try:
-            volume = load(path)
-        except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
-            raise VolumeError(
-                f"{path} cannot be read as NIfTI ({type(error).__name__}: {error}); "
-                "download or convert it again"
-            ) from error
-        if volume.ndim != 4:
-            raise VolumeError(f"{path} has shape {tuple(volume.shape[1:])}; one 3D volume expected")
-        if not torch.isfinite(volume).all():
-            raise VolumeError(f"{path} holds NaN or infinite values; convert it again")
-        if volume.max() == volume.min():
-            raise VolumeError(f"{path} has the same value in every voxel; convert it again")
+        volume = read_volume(path)
         spacing = torch.as_tensor(volume.affine)[:3, :3].norm(dim=0)
         if not torch.allclose(spacing, torch.full_like(spacing, GRID_MM), atol=1e-3):
             volume = respace(volume)

@@ -69,5 +69,6 @@ def records(tmp_path_factory):
     from memoir_core import cohort, synthetic
 
     folder = tmp_path_factory.mktemp("records")
-    synthetic.write_tables(folder, config.PROFILES["paper"])
+    paper = config.PROFILES["paper"]
+    synthetic.write_tables(folder, paper.subjects, paper.fa_fraction)
     return cohort.build_cohort(folder, seed=0, check_images=False)

@@ -1,6 +1,5 @@
 """Synthetic volumes, the volume cache, and what may stand in git."""
 
-import dataclasses
 import re
 import subprocess
 import threading
@@ -16,8 +15,7 @@ from memoir_core import artefacts, config, synthetic, volumes
 def test_a_volume_depends_on_the_subject_only(tiny):
     first = tiny.run.data_dir / tiny.cohort["t1_path"][5]
     again = tiny.run.data_dir.parent / "again"
-    profile = dataclasses.replace(tiny.run.profile, subjects=24)
-    latents = synthetic.write_tables(again, profile)
+    latents = synthetic.write_tables(again, 24, tiny.run.profile.fa_fraction)
     row = latents[(latents["t1_path"] == str(first.relative_to(tiny.run.data_dir)))].iloc[0]
     fresh = synthetic.render_t1(row.to_dict())
     stored = nib.load(first)

@@ -1,0 +1,162 @@
+"""Every problem of a download is listed at once, and other folder layouts are understood."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from memoir_core import check, cohort, synthetic, volumes
+from memoir_core.cohort import CohortError, DataLeakageError
+
+
+@pytest.fixture
+def download(tiny, tmp_path):
+    """A download of its own to break."""
+    folder = tmp_path / "adni data ä"
+    shutil.copytree(tiny.run.data_dir, folder)
+    return folder
+
+
+def edit(folder, row, **values):
+    path = folder / "ADNIMERGE.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column, value in values.items():
+        table.loc[row, column] = value
+    table.to_csv(path, index=False)
+    return table
+
+
+def volume(path, change=None, affine=None):
+    image = nib.load(path)
+    data = np.asarray(image.dataobj, np.float32)
+    nib.save(nib.Nifti1Image(data if change is None else change(data), affine), path)
+
+
+def test_a_good_download_passes(download, tmp_path, capsys):
+    assert check.main([str(download), "--csv", str(tmp_path / "p.csv"), "--workers", "2"]) == 0
+    assert "No problem found" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 0
+
+
+def test_all_problems_are_listed_not_only_the_first(download, tmp_path, capsys):
+    table = pd.read_csv(download / "ADNIMERGE.csv", dtype=str)
+    first, second = table.index[~table.duplicated(keep=False)][:2]
+    edit(download, first, DX="SMC", MMSE="44")
+    edit(download, second, EXAMDATE="soon", ADAS13="x")
+    images = pd.read_csv(download / "images.csv", dtype=str).dropna(subset=["t1_path"])
+    files = [download / name for name in images["t1_path"][:6]]
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:3000])
+    good = nib.load(files[2]).affine
+    volume(files[2], lambda v: v * np.nan, good)
+    volume(files[3], affine=np.eye(4))
+    shifted = good.copy()
+    shifted[:3, 3] += 90
+    volume(files[4], affine=shifted)
+    volume(files[5], lambda v: v * 0 + 7, good)
+    assert check.main([str(download), "--csv", str(tmp_path / "p.csv"), "--workers", "2"]) == 1
+    found = pd.read_csv(tmp_path / "p.csv", dtype=str).fillna("")
+    assert list(found) == check.COLUMNS
+    lines = found[found["line"] != ""]
+    assert {*zip(lines["line"], lines["column"], strict=True)} == {
+        (str(first + 2), "DX"),
+        (str(first + 2), "MMSE"),
+        (str(second + 2), "ADAS13"),
+        (str(second + 2), "EXAMDATE"),
+    }
+    whats = dict(zip(found["file"], found["what"], strict=True))
+    for file, word in zip(
+        files, ("missing", "cannot be read", "NaN", "covers", "centre", "same value"), strict=True
+    ):
+        assert word in whats[str(file)]
+    assert (found["mend"] != "").all()
+    assert f"{len(found)} problems" in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_be_read_does_not_hide_the_other(download):
+    (download / "ADNIMERGE.csv").write_text("RID,PTID\n1,2\n")
+    images = pd.read_csv(download / "images.csv", dtype=str)
+    (download / images["t1_path"].dropna().iloc[0]).unlink()
+    found = check.check_download(download, images=False)
+    assert "lacks the column" in found[0].what and "missing" in found[1].what
+
+
+def test_a_copied_image_on_both_sides_is_leakage(download):
+    table, _ = cohort.build_cohort(download, seed=0)
+    train = table[table["split"] == "train"].iloc[0]
+    test = table[table["split"] == "test"].iloc[0]
+    shutil.copyfile(download / train["t1_path"], download / test["t1_path"])
+    with pytest.raises(DataLeakageError, match="same content"):
+        cohort.build_cohort(download, seed=0)
+    assert "same content" in check.check_download(download, workers=1)[0].what
+
+
+@pytest.mark.parametrize("layout", ["caps", "bids"])
+def test_a_tree_without_a_manifest_is_read(download, layout):
+    plain, _ = cohort.build_cohort(download, seed=0)
+    images = pd.read_csv(download / "images.csv", dtype=str)
+    for row in images.itertuples():
+        month = 0 if row.VISCODE == "bl" else int(row.VISCODE[1:])
+        subject = "sub-ADNI" + row.PTID.replace("_", "")
+        base = download / ("subjects" if layout == "caps" else "") / subject / f"ses-M{month:03d}"
+        names = {
+            "t1_path": f"{'t1_linear' if layout == 'caps' else 'anat'}/{subject}_T1w.nii.gz",
+            "fa_path": f"dwi/space-MNI/{subject}_FA.nii.gz",
+        }
+        for column, name in names.items():
+            if isinstance(getattr(row, column), str):
+                (base / name).parent.mkdir(parents=True, exist_ok=True)
+                (download / getattr(row, column)).rename(base / name)
+    (download / "images.csv").unlink()
+    tree, _ = cohort.build_cohort(download, seed=0)
+    same = ["PTID", "VISCODE", "DX", "split"]
+    pd.testing.assert_frame_equal(tree[same], plain[same])
+    assert (tree["fa_path"].notna() == plain["fa_path"].notna()).all()
+
+
+def test_a_folder_without_images_names_the_patterns(download, tmp_path):
+    (download / "images.csv").rename(tmp_path / "images.csv")
+    for path in [*download.rglob("*.nii.gz")]:
+        path.unlink()
+    with pytest.raises(CohortError, match="t1_linear"):
+        cohort.build_cohort(download, seed=0)
+
+
+@pytest.mark.parametrize("write", ["{}", "I{}", "{}.0"])
+def test_images_may_be_named_by_image_id(download, write):
+    plain, _ = cohort.build_cohort(download, seed=0)
+    images = cohort.read_images(download / "images.csv")
+    visits = cohort.read_adnimerge(download / "ADNIMERGE.csv")
+    table = pd.read_csv(download / "ADNIMERGE.csv", dtype=str, keep_default_na=False)
+    same = table.groupby(["PTID", "VISCODE"]).ngroup()  # duplicates are of one image
+    table["IMAGEUID"] = [str(1000 + number) for number in same]
+    table.to_csv(download / "ADNIMERGE.csv", index=False)
+    visits["IMAGEUID"] = [write.format(1000 + same[row - 2]) for row in visits["row"]]
+    keyed = images.merge(visits[["PTID", "VISCODE", "IMAGEUID"]], on=["PTID", "VISCODE"])
+    keyed[["IMAGEUID", "t1_path", "fa_path"]].to_csv(download / "images.csv", index=False)
+    again, _ = cohort.build_cohort(download, seed=0)
+    pd.testing.assert_series_equal(again["t1_path"], plain["t1_path"])
+
+
+def test_a_rotated_volume_is_named(tmp_path, tiny):
+    source = tiny.run.data_dir / tiny.cohort["t1_path"][0]
+    image = nib.load(source)
+    turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    path = tmp_path / "turned.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine), path)
+    with pytest.raises(volumes.VolumeError, match="rotated"):
+        volumes.read_volume(str(path))
+
+
+def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
+    """Without drift between diagnosis and scores, the scores nearly define the diagnosis."""
+    from memoir_core.evaluation import baselines
+
+    accuracy = {}
+    for drift in (0.0, synthetic.SCORE_DRIFT):
+        synthetic.write_tables(tmp_path, 600, 0.4, drift)
+        table, _ = cohort.build_cohort(tmp_path, seed=0, check_images=False)
+        accuracy[drift] = baselines(table)["dx3 logistic"]["balanced_accuracy"]
+    assert accuracy[0.0] > 0.85 > 0.78 > accuracy[synthetic.SCORE_DRIFT]
