@@ -10,6 +10,7 @@ import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -77,10 +78,12 @@ def _check_volumes(data_dir: Path, listed: pd.DataFrame, workers: int) -> list[P
     from tqdm import tqdm
 
     paths = [str(path) for path in _files(data_dir, listed) if path.exists()]
+    bar = partial(tqdm, total=len(paths), desc="reading volumes", unit="file", mininterval=2)
+    if workers == 1 or len(paths) < 100:  # a process takes longer to start than to read these
+        return [problem for problem in bar(map(_volume_problem, paths)) if problem is not None]
     with ProcessPoolExecutor(workers or None, get_context("spawn")) as pool:
         found = pool.map(_volume_problem, paths, chunksize=8)
-        bar = tqdm(found, total=len(paths), desc="reading volumes", unit="file", mininterval=2)
-        return [problem for problem in bar if problem is not None]
+        return [problem for problem in bar(found) if problem is not None]
 
 
 def _volume_problem(path: str) -> Problem | None:
