@@ -5,7 +5,9 @@ Most need no network: a leak in the records shows in a logistic regression as we
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from . import synthetic
+from .cohort import build_cohort
 from .config import SCORES
 from .evaluation import bootstrap_ci, encode_all, predict_from
 from .training import MemoirDataset
@@ -92,6 +96,26 @@ def visit_split(visits: pd.DataFrame, by_subject: bool, seed: int, repeats: int 
 def spread(values: np.ndarray) -> dict[str, float]:
     """Mean, smallest and largest of repeated splits, in the form of an interval."""
     return {"value": values.mean(), "low": values.min(), "high": values.max()}
+
+
+def drift_curve(drifts: Sequence[float], subjects: int, samples: int, seed: int) -> pd.DataFrame:
+    """How well the scores alone tell the classes apart, by the synthetic cohort's mechanism.
+
+    Writes synthetic tables (no images) per drift, the standard deviation between the severity
+    that was diagnosed and the one at which the scores were taken, and fits a logistic
+    regression. At 0, scores and diagnosis are of the same moment.
+
+    Returns
+    -------
+    Columns drift, value, low, high.
+    """
+    rows = []
+    for drift in drifts:
+        with tempfile.TemporaryDirectory() as folder:
+            synthetic.write_tables(Path(folder), subjects, 0.4, drift)
+            cohort, _ = build_cohort(Path(folder), seed, check_images=False)
+        rows.append({"drift": drift, **score_regression(cohort, RECORD, samples, seed)})
+    return pd.DataFrame(rows)
 
 
 def network_without(

@@ -186,6 +186,77 @@ def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
     return figure
 
 
+def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
+    """Walk through axial slices of several volumes, side by side, with a slider.
+
+    The slices are embedded, and the browser changes them itself: it works in a notebook
+    and on a published page, where no kernel runs.
+
+    Parameters
+    ----------
+    volumes : name -> (X, Y, Z) array, all of one shape.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    import base64
+    import html
+    import io
+
+    from IPython.display import HTML
+    from PIL import Image
+
+    stack = np.stack([np.asarray(v, np.float32) for v in volumes.values()])
+    low, high = min(0.0, float(stack.min())), float(np.percentile(stack, 99.7))
+    grey = (255 * np.clip((stack - low) / (high - low), 0, 1)).astype(np.uint8)
+    grey = np.concatenate(np.rot90(grey, axes=(1, 2)), axis=1)  # (Y, names * X, Z)
+    frames = []
+    for z in range(grey.shape[2]):
+        picture = Image.fromarray(grey[:, :, z]).resize((660, 660 * len(grey) // grey.shape[1]))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=80)
+        frames.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    middle = len(frames) // 2
+    key = f"viewer{abs(hash((title, len(frames), frames[middle][:400]))) % 10**8}"
+    labels = "".join(f"<span>{html.escape(name)}</span>" for name in volumes)
+    return HTML(
+        f"""<figure id="{key}" style="max-width:660px;margin:0">
+<figcaption style="display:flex;justify-content:space-around">{labels}</figcaption>
+<img src="{frames[middle]}" alt="axial slices of {html.escape(", ".join(volumes))}" width="660">
+<label>slice <input type="range" min="0" max="{len(frames) - 1}" value="{middle}"
+ style="width:60%"> <output>{middle}</output></label><br><small>{html.escape(title)}</small>
+<script>(() => {{ const f = {frames}, box = document.getElementById("{key}");
+box.querySelector("input").addEventListener("input", e => {{
+box.querySelector("img").src = f[e.target.value];
+box.querySelector("output").value = e.target.value; }}); }})();</script></figure>"""
+    )
+
+
+def browse(volumes: np.ndarray, cohort: pd.DataFrame) -> Any:
+    """Choose a case and a slice with ipywidgets, in a live notebook.
+
+    Parameters
+    ----------
+    volumes : (n, X, Y, Z); row i is case i.
+    """
+    import ipywidgets
+
+    def show(case: int, z: int) -> None:
+        _, ax = plt.subplots(figsize=(3.4, 3.8))
+        ax.imshow(np.rot90(volumes[case][:, :, z].astype(np.float32)))
+        record = cohort.iloc[case]
+        ax.set(xticks=[], yticks=[], title=f"case {case}: {record['DX']}, {record['AGE']:.0f} y")
+        plt.show()
+
+    depth = volumes.shape[3]
+    return ipywidgets.interactive(
+        show,
+        case=ipywidgets.BoundedIntText(0, 0, len(volumes) - 1),
+        z=ipywidgets.IntSlider(depth // 2, 0, depth - 1, description="slice"),
+    )
+
+
 def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title: str) -> Figure:
     """Show a middle axial slice of many volumes; flagged ones get a red frame."""
     columns = 8
@@ -511,5 +582,18 @@ def protocol_gap(answers: pd.DataFrame, title: str) -> Figure:
                 palette="colorblind", errorbar=None, ax=ax)  # fmt: skip
     ax.set(xlabel="true diagnosis", ylim=(0, 1))
     ax.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def drift_curve(table: pd.DataFrame, title: str) -> Figure:
+    """Draw accuracy of the scores against the drift between diagnosis and scores."""
+    figure, ax = plt.subplots(figsize=(5.6, 2.9))
+    ax.fill_between(table["drift"], table["low"], table["high"], color="#0072B2", alpha=0.2)
+    ax.plot(table["drift"], table["value"], marker="o", color="#0072B2")
+    ax.axhline(1 / 3, color="#B00000", ls="--", lw=1, label="chance")
+    ax.set(xlabel="drift of severity between diagnosis and scores (SD)",
+           ylabel="balanced accuracy", ylim=(0.3, 1.02))  # fmt: skip
+    ax.legend(fontsize=8)
     figure.suptitle(title, size=9, color="#555555")
     return figure

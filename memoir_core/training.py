@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -330,6 +331,8 @@ def _fit(
         raise ValueError(f"epochs={epochs} must be at least 1")
     profile = run.profile
     precision = choose_precision(run.device, model, criterion, loss, data["train"])
+    # Another trainer in this process may have left its precision behind, as a shared state.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=run.device == "cpu",
         mixed_precision=precision,
