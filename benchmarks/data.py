@@ -1,0 +1,60 @@
+"""Time the tables, the rendering and the volume cache: `python benchmarks/data.py`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from memoir_core import config, synthetic
+from memoir_core.artefacts import peak_memory_gib
+from memoir_core.cohort import build_cohort, counts
+from memoir_core.volumes import build_volumes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--subjects", type=int, default=300)
+    parser.add_argument("--profile", default="quick", help="grid of the cache")
+    options = parser.parse_args()
+    profile = dataclasses.replace(config.PROFILES[options.profile], subjects=options.subjects)
+    rows = []
+
+    def timed(what, job):
+        started = time.perf_counter()
+        result = job()
+        rows.append({"what": what, "seconds": round(time.perf_counter() - started, 1)})
+        return result
+
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["MEMOIR_CACHE"] = scratch
+        paper = config.PROFILES["paper"]
+        folder = Path(scratch) / "paper"
+
+        def published_table():
+            synthetic.write_tables(folder, paper.subjects, paper.fa_fraction)
+            return build_cohort(folder, seed=0, check_images=False)
+
+        cohort, _ = timed("published cohort table, 2,363 subjects, no images", published_table)
+        print(counts(cohort).to_string(), "\n")
+        latents = synthetic.make_tables(4, 1.0)[2].to_dict("records")
+        synthetic.render_t1(latents[0])  # set-up of the templates
+        synthetic.render_fa(latents[0])
+        timed("one T1 volume, one core", lambda: synthetic.render_t1(latents[1]))
+        timed("one FA volume, one core", lambda: synthetic.render_fa(latents[1]))
+        data = Path(scratch) / "download"
+        n = options.subjects
+        timed(f"render {n} subjects", lambda: synthetic.ensure_download(data, profile))
+        table, _ = timed("tables, filters, split", lambda: build_cohort(data, seed=0))
+        timed(f"cache {n} subjects", lambda: build_volumes(table, data, profile))
+    print(pd.DataFrame(rows).to_string(index=False))
+    print(f"{os.cpu_count()} cores, {peak_memory_gib():.1f} GiB in this process")
+
+
+if __name__ == "__main__":
+    main()
