@@ -71,4 +71,6 @@ def _text(value: Any) -> str:
         return "not measured"
     if isinstance(value, int):
         return f"{value:,}"
+    if value >= 100 and float(value).is_integer():  # a count that pandas made a float
+        return f"{int(value):,}"
     return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"

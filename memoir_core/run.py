@@ -241,12 +241,16 @@ def execute(chapter: Chapter, parameters: dict, executed: Path, verbose: bool) -
 
 
 def tidy(notebook: Path) -> None:
-    """Keep only the last state of each progress bar in an executed notebook."""
+    """Make an executed notebook fit to be published.
+
+    Of each progress bar only the last state is kept, and paths begin at the project.
+    """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         joined: list[dict] = []
         for output in cell.get("outputs", ()):
-            text = "".join(output.get("text", ""))
+            # A warning may quote where a library lies: no path of this machine is published.
+            text = "".join(output.get("text", "")).replace(f"{config.ROOT}/", "")
             same = joined and joined[-1].get("name") == output.get("name") == "stderr"
             if same:  # a bar comes in many pieces
                 joined[-1]["text"] += text

@@ -737,9 +737,10 @@ def train_lora(
         target_modules=rf".*layers\.({upper})\..*_proj",
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():  # peft asks for a name that transformers 5 renames
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        model = get_peft_model(loaded.model, shape)
+    # peft asks for names that transformers 5 renames; nothing here depends on them.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    warnings.filterwarnings("ignore", message=".*is_activation_checkpointing")
+    model = get_peft_model(loaded.model, shape)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=lr)
