@@ -43,10 +43,10 @@ def main() -> None:
         cohort, _ = timed("published cohort table, 2,363 subjects, no images", published_table)
         print(counts(cohort).to_string(), "\n")
         latents = synthetic.make_tables(4, 1.0)[2].to_dict("records")
-        synthetic.render_t1(latents[0])  # set-up of the templates
-        synthetic.render_fa(latents[0])
-        timed("one T1 volume, one core", lambda: synthetic.render_t1(latents[1]))
-        timed("one FA volume, one core", lambda: synthetic.render_fa(latents[1]))
+        synthetic.render_t1(latents[:1])  # set-up of the templates
+        synthetic.render_fa(latents[:1])
+        timed("one T1 volume, one core", lambda: synthetic.render_t1(latents[1:2]))
+        timed("one FA volume, one core", lambda: synthetic.render_fa(latents[1:2]))
         data = Path(scratch) / "download"
         n = options.subjects
         timed(f"render {n} subjects", lambda: synthetic.ensure_download(data, profile))

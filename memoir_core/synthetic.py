@@ -17,7 +17,8 @@ import gzip
 import json
 import os
 import zlib
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -388,68 +389,108 @@ def _tract(name: str) -> np.ndarray:
     return np.exp(-0.5 * (distance / (radius * 0.75)) ** 2).astype(np.float32)
 
 
-def _warp(latent: dict, channels: Any, scale: float) -> Any:
-    """Deform template channels with the subject's anatomy.
-
-    Parameters
-    ----------
-    latent : severity, AGE and female of the subject.
-    channels : (C, 91, 109, 91) tensor.
-    scale : 1 for T1; less for FA, whose registration removes part of the deformation.
-
-    Returns
-    -------
-    (C, 91, 109, 91) tensor.
-    """
-    import torch
-    import torch.nn.functional as F
-
+def _anatomy(latent: dict) -> dict[str, np.ndarray]:
+    """Draw what makes one subject's anatomy: region amplitudes, smooth noise, head position."""
     rng = generator(latent["PTID"], ANATOMY)
     shown = latent["severity"] + T1_NOISE * rng.standard_normal()
     brain_age = latent["AGE"] + 6 * rng.standard_normal()
-    velocity = torch.zeros(3, 46, 55, 46)
-    for name, effect in REGIONS.items():
-        amplitude = (
-            effect["age"] * (brain_age - 73) / 10
-            + effect["severity"] * (shown - 0.7)
-            + effect["noise"] * rng.standard_normal()
-        )
-        velocity += amplitude * _templates()["modes"][name]
-    for coarse, size in (((12, 14, 12), 0.3), ((6, 7, 6), 0.35)):
-        noise = torch.from_numpy(rng.standard_normal((1, 3, *coarse), dtype=np.float32))
-        up = F.interpolate(noise, (46, 55, 46), mode="trilinear", align_corners=True)[0]
-        velocity += 1.15 * size * up / 0.65  # interpolation shrinks the spread to about 0.65
-    # Points of the subject take their value from the template at exp(-v)(point): where v
-    # spreads out, a region is larger in the subject than in the template.
-    u = -scale * velocity / 16
-    identity = torch.stack(
-        torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in u.shape[1:]), indexing="ij")
-    )
-    for _ in range(4):
-        u = u + _sample(u, identity + u)
-    fine = F.interpolate(u[None], SHAPE, mode="trilinear", align_corners=True)[0] * 2
-    grid = torch.stack(
-        torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in SHAPE), indexing="ij")
-    )
+    amplitudes = [
+        effect["age"] * (brain_age - 73) / 10
+        + effect["severity"] * (shown - 0.7)
+        + effect["noise"] * rng.standard_normal()
+        for effect in REGIONS.values()
+    ]
+    coarse = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
+    coarser = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
     angles = np.deg2rad(0.8) * rng.standard_normal(3)
     scales = 1 + 0.012 * rng.standard_normal(3)
     sex = SEX_EFFECT * (-1 if latent["female"] else 1) + SEX_NOISE * rng.standard_normal()
     scales[1] *= 1 + 0.1 * sex
-    matrix = torch.from_numpy((_rotation(angles) * scales).astype(np.float32))
-    middle = torch.tensor(SHAPE).reshape(3, 1, 1, 1) / 2 - 0.5
-    moved = torch.einsum("ab,bxyz->axyz", matrix, grid + fine - middle) + middle
-    return _sample(channels, moved)
+    return {
+        "amplitudes": np.array(amplitudes, np.float32),
+        "coarse": coarse,
+        "coarser": coarser,
+        "matrix": (_rotation(angles) * scales).astype(np.float32),
+    }
 
 
-def _sample(volume: Any, at: Any) -> Any:
-    """Trilinear values of `volume` (C, X, Y, Z) at voxel positions `at` (3, x, y, z)."""
+def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> Any:
+    """Deform template channels with each subject's anatomy.
+
+    Parameters
+    ----------
+    latents : n dicts with PTID, severity, AGE and female.
+    kind : 't1' or 'fa', whose channels are deformed.
+    scale : 1 for T1; less for FA, whose registration removes part of the deformation.
+
+    Returns
+    -------
+    (C, n, 91, 109, 91) tensor on `device`.
+    """
     import torch
     import torch.nn.functional as F
 
-    size = torch.tensor(volume.shape[1:]).reshape(3, 1, 1, 1)
+    shared = _templates_on(device)
+    drawn = [_anatomy(latent) for latent in latents]
+    subject = {name: _tensor([d[name] for d in drawn], device) for name in drawn[0]}
+    velocity = torch.einsum("nr,rcxyz->ncxyz", subject["amplitudes"], shared["modes"])
+    for name, size in (("coarse", 0.3), ("coarser", 0.35)):
+        up = F.interpolate(subject[name], (46, 55, 46), mode="trilinear", align_corners=True)
+        velocity = velocity + 1.15 * size * up / 0.65  # interpolation shrinks the spread
+    # Points of the subject take their value from the template at exp(-v)(point): where v
+    # spreads out, a region is larger in the subject than in the template.
+    u = -scale * velocity / 16
+    identity = _positions(u.shape[2:], device)
+    for _ in range(4):
+        u = u + _sample(u, identity + u)
+    fine = F.interpolate(u, SHAPE, mode="trilinear", align_corners=True) * 2
+    middle = torch.tensor(SHAPE, device=device).reshape(3, 1, 1, 1) / 2 - 0.5
+    at = _positions(SHAPE, device) + fine - middle
+    moved = torch.einsum("nab,nbxyz->naxyz", subject["matrix"], at) + middle
+    channels = shared[f"{kind}_channels"]
+    warped = _sample(channels[None].expand(len(latents), *channels.shape), moved)
+    return warped.transpose(0, 1)
+
+
+@cache
+def _templates_on(device: str) -> dict[str, Any]:
+    """Put the templates on a device, the region modes as one (R, 3, 46, 55, 46) tensor."""
+    import torch
+
+    shared = _templates()
+    modes = torch.stack([shared["modes"][name] for name in REGIONS])
+    channels = {f"{kind}_channels": shared[f"{kind}_channels"] for kind in ("t1", "fa")}
+    return {name: value.to(device) for name, value in {"modes": modes, **channels}.items()}
+
+
+def _tensor(values: Sequence, device: str) -> Any:
+    import torch
+
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
+
+
+def _column(values: Sequence, device: str) -> Any:
+    """One number per subject, (n, 1, 1, 1), to be multiplied with volumes."""
+    return _tensor(values, device).reshape(-1, 1, 1, 1)
+
+
+def _positions(shape: Sequence[int], device: str) -> Any:
+    """Voxel positions of a grid: (3, x, y, z)."""
+    import torch
+
+    axes = (torch.arange(n, dtype=torch.float32, device=device) for n in shape)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _sample(volumes: Any, at: Any) -> Any:
+    """Trilinear values of `volumes` (n, C, X, Y, Z) at voxel positions `at` (n, 3, x, y, z)."""
+    import torch
+    import torch.nn.functional as F
+
+    size = torch.tensor(volumes.shape[2:], device=at.device).reshape(3, 1, 1, 1)
     unit = 2 * at / (size - 1) - 1
-    grid = unit.flip(0).permute(1, 2, 3, 0)[None]  # grid_sample wants z, y, x last
-    return F.grid_sample(volume[None], grid, align_corners=True, padding_mode="border")[0]
+    grid = unit.flip(1).permute(0, 2, 3, 4, 1)  # grid_sample wants z, y, x last
+    return F.grid_sample(volumes, grid, align_corners=True, padding_mode="border")
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -460,50 +501,85 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return rx @ ry @ rz
 
 
-def _smooth_field(rng: np.random.Generator, size: float) -> np.ndarray:
-    """A smooth random field over the volume with standard deviation `size`."""
-    import torch
+def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
+    """Render T1-weighted volumes of n subjects at once.
+
+    Random numbers are drawn per subject on the CPU, so that a subject's volume does not
+    depend on the batch it is in; between devices it differs by rounding only.
+
+    Returns
+    -------
+    (n, 91, 109, 91) float32, white matter near 1000.
+    """
     import torch.nn.functional as F
 
-    noise = torch.from_numpy(rng.standard_normal((1, 1, 5, 6, 5), dtype=np.float32))
-    return size * F.interpolate(noise, SHAPE, mode="trilinear", align_corners=True)[0, 0].numpy()
-
-
-def render_t1(latent: dict) -> np.ndarray:
-    """Render a T1-weighted volume, (91, 109, 91) float32, white matter near 1000."""
-    rng = generator(latent["PTID"], T1_STREAM)
-    t1, brain, pial, hippocampus, near = _warp(latent, _templates()["t1_channels"], 1.0).numpy()
-    older = (latent["AGE"] - 73) / 10
-    severe = latent["severity"] - 0.7
-    t1 = t1 * (1 - pial * np.clip(0.25 + 0.08 * older + 0.06 * severe, 0, 0.8))
+    t1, brain, pial, hippocampus, near = _warp(latents, "t1", 1.0, device)
+    draws = []
+    for latent in latents:
+        rng = generator(latent["PTID"], T1_STREAM)
+        dark, gamma = rng.standard_normal(2)
+        field = rng.standard_normal((1, 5, 6, 5), dtype=np.float32)
+        gain = rng.standard_normal()
+        noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
+        draws.append((dark, gamma, field, gain, noise))
+    darks, gammas, fields, gains, noises = zip(*draws, strict=True)
+    older = _column([(latent["AGE"] - 73) / 10 for latent in latents], device)
+    severe = _column([latent["severity"] - 0.7 for latent in latents], device)
+    t1 = t1 * (1 - pial * (0.25 + 0.08 * older + 0.06 * severe).clamp(0, 0.8))
     t1 = t1 - 0.05 * severe * 0.5 * hippocampus * t1
-    t1 = t1 - near * np.clip(0.10 + 0.12 * older + 0.05 * rng.standard_normal(), 0, 0.5)
-    t1 = np.clip(t1, 0, 1.6) ** np.exp(0.10 * rng.standard_normal())
-    t1 = t1 * np.exp(_smooth_field(rng, 0.10) + 0.08 * rng.standard_normal())
-    noise = 0.03 * rng.standard_normal((2, *SHAPE), dtype=np.float32)
-    t1 = np.sqrt((t1 + noise[0]) ** 2 + noise[1] ** 2)  # Rician, as in magnitude images
-    return (1000 * t1 * np.clip(brain * 2 - 0.5, 0, 1)).astype(np.float32)
+    t1 = t1 - near * (0.10 + 0.12 * older + 0.05 * _column(darks, device)).clamp(0, 0.5)
+    t1 = t1.clamp(0, 1.6) ** (0.10 * _column(gammas, device)).exp()
+    bias = F.interpolate(_tensor(fields, device), SHAPE, mode="trilinear", align_corners=True)
+    t1 = t1 * (0.10 * bias[:, 0] + 0.08 * _column(gains, device)).exp()
+    real, imaginary = 0.03 * _tensor(noises, device).transpose(0, 1)
+    t1 = ((t1 + real) ** 2 + imaginary**2).sqrt()  # Rician, as in magnitude images
+    return (1000 * t1 * (brain * 2 - 0.5).clamp(0, 1)).cpu().numpy()
 
 
-def render_fa(latent: dict) -> np.ndarray:
-    """Render a fractional-anisotropy map, (91, 109, 91) float32 in 0..1."""
-    rng = generator(latent["PTID"], FA_STREAM)
-    shown = latent["severity"] + FA_NOISE * rng.standard_normal()
-    older = (latent["AGE"] + 8 * rng.standard_normal() - 73) / 10
-    wm, core, brain, *tubes = _warp(latent, _templates()["fa_channels"], 0.5).numpy()
+def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
+    """Render fractional-anisotropy maps of n subjects at once; see `render_t1`.
+
+    Returns
+    -------
+    (n, 91, 109, 91) float32 in 0..1.
+    """
+    import torch
+
+    wm, core, brain, *tubes = _warp(latents, "fa", 0.5, device)
+    draws = []
+    for latent in latents:
+        rng = generator(latent["PTID"], FA_STREAM)
+        shown, ageing = rng.standard_normal(2)
+        own = rng.standard_normal(len(TRACTS))
+        noise = rng.standard_normal(SHAPE, dtype=np.float32)
+        draws.append(
+            (
+                latent["severity"] + FA_NOISE * shown,
+                (latent["AGE"] + 8 * ageing - 73) / 10,
+                0.04 * own,
+                noise,
+            )
+        )
+    severities, ages, own_parts, noises = zip(*draws, strict=True)
+    severe, older = _column(severities, device), _column(ages, device)
     fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
-    for (name, (_, _, height, loss)), tube in zip(TRACTS.items(), tubes, strict=True):
-        ageing = 0.06 * older if name == "genu" else 0.01 * older
-        own = 0.04 * rng.standard_normal()
-        fa = np.maximum(fa, (0.2 + height) * tube * (1 - loss * shown - ageing + own) * brain)
-    fa = fa + 0.025 * rng.standard_normal(SHAPE, dtype=np.float32)
-    return (np.clip(fa, 0, 1) * (brain > 0.5)).astype(np.float32)
+    for tract, tube in enumerate(tubes):
+        name = list(TRACTS)[tract]
+        _, _, height, loss = TRACTS[name]
+        older_loss = (0.06 if name == "genu" else 0.01) * older
+        individual = _column([values[tract] for values in own_parts], device)
+        strength = 1 - loss * severe - older_loss + individual
+        fa = torch.maximum(fa, (0.2 + height) * tube * strength * brain)
+    fa = fa + 0.025 * _tensor(noises, device)
+    return (fa.clamp(0, 1) * (brain > 0.5)).cpu().numpy()
 
 
 # --- files ------------------------------------------------------------------------------
 
 
-def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path:
+def ensure_download(
+    directory: Path, profile: Profile, workers: int = 0, device: str = "cpu"
+) -> Path:
     """Write the synthetic download of a profile once; later calls return at once.
 
     A call that was killed goes on with the files that are missing. The marker file is
@@ -514,6 +590,7 @@ def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path
     directory : folder to write.
     profile : gives the number of subjects and the share with FA.
     workers : processes that render; 0 takes one per core.
+    device : 'cuda' renders in batches on the GPU, while threads compress and write.
     """
     from tqdm import tqdm
 
@@ -538,10 +615,18 @@ def ensure_download(directory: Path, profile: Profile, workers: int = 0) -> Path
         if latent[f"{kind}_path"] and not (directory / latent[f"{kind}_path"]).exists()
     ]
     workers = workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        done = pool.map(_render_file, jobs, chunksize=4)
-        for _ in tqdm(done, total=len(jobs), desc="rendering volumes", mininterval=5):
-            pass
+    bar = tqdm(total=len(jobs), desc="rendering volumes", mininterval=5)
+    if device.startswith("cuda"):
+        for batch in _batches(jobs):
+            volumes = _render(batch, device)
+            with ThreadPoolExecutor(workers) as threads:
+                list(threads.map(_write, batch, volumes))
+            bar.update(len(batch))
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+            for _ in pool.map(_render_file, jobs, chunksize=4):
+                bar.update()
+    bar.close()
     write_json(marker, wanted)
     progress.unlink()
     return directory
@@ -569,14 +654,30 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # the processes share the cores among themselves
 
 
-def _render_file(job: tuple[str, str, dict]) -> None:
+Job = tuple[str, str, dict]  # path, kind, latent
+
+
+def _batches(jobs: list[Job], size: int = 32) -> Iterator[list[Job]]:
+    """Cut jobs into batches of one kind."""
+    for kind in ("t1", "fa"):
+        same = [job for job in jobs if job[1] == kind]
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _render(batch: Sequence[Job], device: str) -> np.ndarray:
+    render = render_t1 if batch[0][1] == "t1" else render_fa
+    return render([latent for _, _, latent in batch], device)
+
+
+def _render_file(job: Job) -> None:
+    _write(job, _render([job], "cpu")[0])
+
+
+def _write(job: Job, data: np.ndarray) -> None:
     import nibabel as nib
 
-    path, kind, latent = job
-    if kind == "t1":
-        data, scale = render_t1(latent), 1.0
-    else:
-        data, scale = render_fa(latent), 1e-4
+    path, kind, _ = job
+    scale = 1.0 if kind == "t1" else 1e-4
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_xyzt_units("mm")
