@@ -5,12 +5,14 @@ Metrics are scikit-learn's. Every headline comes with a 95 % stratified bootstra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -28,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .config import DX, MODALITIES, SCORES, SUBSETS
+from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
 
 if TYPE_CHECKING:
     from .model import Memoir
@@ -333,7 +335,6 @@ def ablate(
 
 def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.ndarray | None]]:
     """Per task: metric name, hit or absolute error of each subject, and its true class."""
-    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
     dx = table["DX"].to_numpy()
     ends = dx != "MCI"
     two = np.where(table["p2_Dementia"] > 0.5, "Dementia", "CN")
@@ -341,9 +342,166 @@ def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.nda
     male = np.where(table["p_Male"] > 0.5, "Male", "Female")
     cdrsb = (table["CDRSB"] - table["CDRSB_pred"]).abs().dropna().to_numpy()
     return {
-        "dx3": ("balanced_accuracy", predicted == dx, dx),
+        "dx3": ("balanced_accuracy", hits(table), dx),
         "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
         "sex": ("balanced_accuracy", male == sex, sex),
         "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().dropna().to_numpy(), None),
         "cdrsb": ("mae", cdrsb, None),
     }
+
+
+def predict_subsets(
+    model: Memoir,
+    embeddings: Tensor,
+    present: Tensor,
+    cohort: pd.DataFrame,
+    cases: np.ndarray,
+    scaler: Scaler,
+) -> dict[str, pd.DataFrame]:
+    """Predict from each of the seven subsets: 't1+fa+clinical' -> table of `predict_from`."""
+    return {
+        "+".join(subset): predict_from(model, embeddings, present, cohort, cases, scaler, subset)
+        for subset in SUBSETS
+    }
+
+
+def subset_differences(
+    predictions: dict[str, pd.DataFrame], samples: int, seed: int
+) -> pd.DataFrame:
+    """Compare each subset with all modalities on the same subjects, three-class diagnosis.
+
+    Returns
+    -------
+    One row per smaller subset: n, difference in balanced accuracy (subset minus all) with a
+    95 % interval from paired redraws of subjects within each class, and `p`, an exact McNemar
+    test of whether the two err equally often.
+    """
+    rng = np.random.default_rng([seed, 4])
+    (_, whole), *others = predictions.items()
+    rows = []
+    for name, table in others:
+        both = (
+            whole[["case", "DX"]]
+            .assign(all=hits(whole))
+            .merge(table[["case"]].assign(subset=hits(table)), on="case")
+        )
+        right = both[["subset", "all"]].to_numpy(float)
+        groups = [np.flatnonzero(both["DX"] == dx) for dx in DX]
+        groups = [group for group in groups if len(group)]
+        draws = np.zeros((samples, 2))
+        for group in groups:
+            picks = group[rng.integers(0, len(group), (samples, len(group)))]
+            draws += right[picks].mean(axis=1) / len(groups)
+        value = np.mean([right[group].mean(axis=0) for group in groups], axis=0)
+        only_all = int((right[:, 1] > right[:, 0]).sum())
+        only_subset = int((right[:, 0] > right[:, 1]).sum())
+        unequal = only_all + only_subset
+        rows.append(
+            {
+                "subset": name,
+                "n": len(both),
+                **_interval(float(value[0] - value[1]), list(draws[:, 0] - draws[:, 1])),
+                "p": binomtest(only_all, unequal).pvalue if unequal else 1.0,
+            }
+        )
+    return pd.DataFrame(rows).rename(columns={"value": "difference"})
+
+
+def hits(table: pd.DataFrame) -> np.ndarray:
+    """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
+    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
+    return predicted == table["DX"].to_numpy()
+
+
+def subgroups(table: pd.DataFrame, cohort: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
+    """Three-class balanced accuracy by sex, age band, APOE4 and whether there is an FA volume.
+
+    Parameters
+    ----------
+    table : predictions of `predict_from` for some cases of `cohort`.
+
+    Returns
+    -------
+    One row per group: group, value, low, high, n. Classes that a group lacks do not count.
+    """
+    record = cohort.loc[table["case"]].reset_index(drop=True)
+    groups = {
+        "women": record["PTGENDER"] == "Female",
+        "men": record["PTGENDER"] == "Male",
+        "under 70": record["AGE"] < 70,
+        "70 to 79": record["AGE"].between(70, 80, inclusive="left"),
+        "80 or older": record["AGE"] >= 80,
+        "no APOE e4": record["APOE4"] == 0,
+        "APOE e4": record["APOE4"] > 0,
+        "with FA": record["fa_path"].notna(),
+        "without FA": record["fa_path"].isna(),
+    }
+    right, dx = hits(table), table["DX"].to_numpy()
+    rows = []
+    for name, chosen in groups.items():
+        mask = chosen.to_numpy()
+        if mask.any():
+            found = bootstrap_ci(right[mask], dx[mask], samples, seed)
+            rows.append({"group": name, **found, "n": int(mask.sum())})
+    return pd.DataFrame(rows)
+
+
+# --- where does T1 matter? --------------------------------------------------------------
+
+
+class T1Only(torch.nn.Module):
+    """A trained model as a function of the T1 volume alone: (B, 1, X, Y, Z) -> (B, 3)."""
+
+    def __init__(self, model: Memoir) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, volume: Tensor) -> Tensor:
+        n = len(volume)
+        embeddings = torch.zeros(n, len(MODALITIES), EMBEDDING_DIM, device=volume.device)
+        embeddings[:, 0] = self.model.t1(volume).float()
+        present = torch.zeros(n, len(MODALITIES), dtype=torch.bool, device=volume.device)
+        present[:, 0] = True
+        return self.model.fuse(embeddings, present)["dx3"].softmax(dim=1)
+
+
+def occlusion_maps(
+    model: Memoir, volumes: dict[str, np.ndarray], mask_mm: float, voxel_mm: float
+) -> dict[str, np.ndarray]:
+    """How much the probability of each class's own diagnosis falls when a region is hidden.
+
+    MONAI's OcclusionSensitivity, averaged over the subjects of a class.
+
+    Parameters
+    ----------
+    volumes : class -> (n, X, Y, Z) T1 volumes of subjects of that class.
+    mask_mm : size of the hidden cube.
+
+    Returns
+    -------
+    class -> (X, Y, Z) fall of probability; positive where hiding hurts.
+    """
+    from monai.visualize import OcclusionSensitivity
+
+    device = next(model.parameters()).device
+    size = max(4, round(mask_mm / voxel_mm))
+    sensitivity = OcclusionSensitivity(
+        T1Only(model).eval(),
+        mask_size=size,
+        n_batch=16,
+        overlap=0.3,
+        activate=False,  # MONAI's activation is a sigmoid; these are probabilities already
+        verbose=False,
+    )
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)  # MONAI's slices
+    maps = {}
+    for name, group in volumes.items():
+        falls = []
+        for volume in group:
+            x = torch.from_numpy(np.asarray(volume, np.float32))[None, None].to(device)
+            with torch.no_grad():
+                whole = T1Only(model)(x)[0, DX.index(name)]
+                occluded, _ = sensitivity(x)  # (1, 3, X, Y, Z) probabilities
+            falls.append((whole - occluded[0, DX.index(name)]).cpu().numpy())
+        maps[name] = np.mean(falls, axis=0)
+    return maps

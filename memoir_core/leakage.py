@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from . import synthetic
 from .cohort import build_cohort
 from .config import SCORES
-from .evaluation import bootstrap_ci, encode_all, predict_from
+from .evaluation import bootstrap_ci, encode_all, hits, predict_from
 from .training import MemoirDataset
 
 RECORD = [*SCORES, "APOE4"]
@@ -130,10 +130,7 @@ def network_without(
     """Three-class balanced accuracy of the trained network with some scores hidden in the test."""
     data = MemoirDataset(cohort, volumes, scaler, "test", hide)
     table = predict_from(model, *encode_all(model, data), cohort, data.rows, scaler)
-    names = np.array(["CN", "MCI", "Dementia"])
-    predicted = names[table[["p_CN", "p_MCI", "p_Dementia"]].to_numpy().argmax(axis=1)]
-    truth = table["DX"].to_numpy()
-    return bootstrap_ci(predicted == truth, truth, samples, seed)
+    return bootstrap_ci(hits(table), table["DX"].to_numpy(), samples, seed)
 
 
 def checkpoint_choice(history: pd.DataFrame, chosen_by: str = "composite") -> pd.DataFrame:

@@ -597,3 +597,70 @@ def drift_curve(table: pd.DataFrame, title: str) -> Figure:
     ax.legend(fontsize=8)
     figure.suptitle(title, size=9, color="#555555")
     return figure
+
+
+def interval_bars(
+    table: pd.DataFrame, label: str, value: str, axis: str, title: str, zero: float | None = None
+) -> Figure:
+    """Draw one dot with its interval per row.
+
+    Parameters
+    ----------
+    table : columns `label`, `value`, low, high and n.
+    zero : where to draw a reference line.
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 0.34 * len(table) + 1.0))
+    y = np.arange(len(table))
+    error = np.abs(table[["low", "high"]].to_numpy(float).T - table[value].to_numpy(float))
+    ax.errorbar(table[value], y, xerr=error, fmt="o", color="#0072B2", capsize=2, lw=1)
+    if zero is not None:
+        ax.axvline(zero, color="#888888", ls="--", lw=1)
+    names = [f"{name} (n = {n})" for name, n in zip(table[label], table["n"], strict=True)]
+    ax.set(yticks=y, yticklabels=names, xlabel=axis)
+    ax.invert_yaxis()
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw z_fused on two principal components, coloured by five properties of the subject."""
+    from sklearn.decomposition import PCA
+
+    points = PCA(2, random_state=0).fit_transform(z_fused)
+    figure, axes = plt.subplots(2, 3, figsize=(7.2, 4.8), sharex=True, sharey=True)
+    fa = np.where(cohort["fa_path"].notna(), "with FA", "without FA")
+    categories = {
+        "diagnosis": (cohort["DX"].to_numpy(), DX_COLOURS),
+        "sex": (cohort["PTGENDER"].to_numpy(), {"Female": "#CC79A7", "Male": "#56B4E9"}),
+        "FA volume": (fa, {"with FA": "#009E73", "without FA": "#BBBBBB"}),
+    }
+    for ax, (name, (values, colours)) in zip(axes[0], categories.items(), strict=True):
+        for value, colour in colours.items():
+            ax.scatter(*points[values == value].T, s=6, color=colour, label=value, linewidths=0)
+        ax.set_title(name, size=9)
+        ax.legend(fontsize=6, markerscale=1.5)
+    for ax, name in zip(axes[1], ("CDRSB", "AGE"), strict=False):
+        shown = ax.scatter(*points.T, s=6, c=cohort[name], cmap="viridis", linewidths=0)
+        figure.colorbar(shown, ax=ax, shrink=0.8)
+        ax.set_title(name, size=9)
+    axes[1, 2].axis("off")
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
+    """Lay each class's occlusion map over the mean volume: axial, coronal, sagittal."""
+    figure, axes = plt.subplots(len(maps), 3, figsize=(6.4, 2.1 * len(maps)), squeeze=False)
+    top = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
+    x, y, z = (int(n * f) for n, f in zip(background.shape, (0.35, 0.45, 0.42), strict=True))
+    for row, (name, values) in zip(axes, maps.items(), strict=True):
+        cuts: tuple[Any, ...] = (np.s_[:, :, z], np.s_[:, y, :], np.s_[x, :, :])
+        for ax, cut in zip(row, cuts, strict=True):
+            ax.imshow(np.rot90(background[cut].astype(np.float32)))
+            shown = ax.imshow(np.rot90(values[cut]), cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        row[0].set_ylabel(name, size=9)
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
+    figure.suptitle(title, size=9, color="#555555")
+    return figure

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -366,6 +367,7 @@ def _fit(
             accelerator.scaler.load_state_dict(state["scaler"])
         history = state["history"]
         print(f"{stage}: resumed after epoch {state['epoch']}")
+    board = _tensorboard(folder) if accelerator.is_main_process else None
     for epoch in range(len(history) + 1, epochs + 1):
         # All randomness of an epoch follows from (seed, epoch): a resumed run draws the same.
         set_seed(run.seed * 100_003 + epoch)
@@ -385,6 +387,10 @@ def _fit(
             criterion.to(accelerator.device)
         row["seconds"] = round(time.time() - started, 2)
         history.append(row)
+        if board is not None:
+            for name, value in row.items():
+                board.add_scalar(f"{stage}/{name}", value, epoch)
+            board.flush()
         if accelerator.is_main_process:
             if best_by and all(row[best_by] > earlier[best_by] for earlier in history[:-1]):
                 save_weights(model, folder / "best.safetensors")
@@ -407,6 +413,19 @@ def _fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return pd.DataFrame(history)
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A TensorBoard writer where MEMOIR_TENSORBOARD=1 asks for one, else None."""
+    if os.environ.get("MEMOIR_TENSORBOARD", "") != "1":
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "MEMOIR_TENSORBOARD=1 needs the package: run `pip install tensorboard`"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def choose_precision(

@@ -7,6 +7,7 @@ killed in each chapter, so comparing the two proves resuming and determinism at 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,27 @@ def test_executed_notebooks_have_figures_and_no_error(finished):
         outputs = [o for cell in cells for o in cell.get("outputs", ())]
         assert not [o for o in outputs if o["output_type"] == "error"], chapter.name
         assert any("image/png" in o.get("data", {}) for o in outputs), chapter.name
+
+
+def test_two_processes_train_one_model(finished):
+    """`accelerate launch` as the book documents it, on the data of the finished run."""
+    folder = finished.with_name("two-processes")
+    folder.mkdir()
+    for name in ("run.json", "cohort.parquet", "volumes.json"):
+        shutil.copyfile(finished / name, folder / name)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    train = ["-m", "memoir_core.training", "stage1", "--profile", "smoke", "--epochs", "1"]
+    done = subprocess.run(
+        [*launch, *train, "--run", folder.name, "--device", "cpu"],
+        env=os.environ | {"MEMOIR_RUNS": str(folder.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = pd.read_csv(folder / "stage1" / "history.csv")
+    assert len(history) == 1 and history["train_loss"].between(0.1, 10).all()
+    assert (folder / "stage1" / "model.safetensors").exists()
 
 
 # --- the published site -----------------------------------------------------------------

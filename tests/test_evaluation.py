@@ -104,3 +104,55 @@ def test_baselines_on_the_synthetic_cohort_show_the_published_pattern(records):
     assert found["dx3 constant"]["balanced_accuracy"] == pytest.approx(1 / 3)
     assert found["dx3 logistic"]["balanced_accuracy"] == pytest.approx(0.70, abs=0.04)
     assert found["dx2 logistic"]["balanced_accuracy"] == pytest.approx(0.94, abs=0.03)
+
+
+def test_paired_differences_are_narrower_than_their_parts():
+    whole, weak = predictions(300, skill=2.0), predictions(300, skill=2.0)
+    swapped = weak.index[:20]  # a subset that errs on 20 more subjects
+    weak.loc[swapped, [f"p_{name}" for name in DX]] = 0.0
+    truth = weak.loc[swapped, "DX"]
+    wrong = truth.map({"CN": "MCI", "MCI": "Dementia", "Dementia": "CN"})
+    for row, name in wrong.items():
+        weak.loc[row, f"p_{name}"] = 1.0
+    found = evaluation.subset_differences({"all": whole, "weak": weak}, 300, 0).iloc[0]
+    both = (evaluation.hits(weak).mean(), evaluation.hits(whole).mean())
+    assert found["difference"] == pytest.approx(both[0] - both[1], abs=0.01)
+    assert found["low"] < found["difference"] < found["high"] < 0
+    single = evaluation.bootstrap_ci(evaluation.hits(whole), None, 300, 0)
+    assert found["high"] - found["low"] < single["high"] - single["low"]
+    assert found["p"] < 0.001
+    same = evaluation.subset_differences({"all": whole, "same": whole}, 50, 0).iloc[0]
+    assert same["difference"] == 0 and same["p"] == 1.0
+
+
+def test_subgroups_cover_everybody(records):
+    cohort, _ = records
+    table = predictions(300).assign(case=np.arange(300))
+    table["DX"] = cohort["DX"].to_numpy()[:300]
+    found = evaluation.subgroups(table, cohort, 20, 0).set_index("group")
+    assert found.loc[["women", "men"], "n"].sum() == 300
+    assert found.loc[["under 70", "70 to 79", "80 or older"], "n"].sum() == 300
+    assert found.loc[["with FA", "without FA"], "n"].sum() == 300
+    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+
+
+def test_occlusion_finds_the_only_region_that_counts():
+    class Corner(torch.nn.Module):
+        """Diagnoses Dementia from the mean of one corner, and nothing else."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def t1(self, volume):
+            return volume[:, :, :6, :6, :6].mean(dim=(1, 2, 3, 4))[:, None].expand(-1, 512)
+
+        def fuse(self, embeddings, present):
+            assert present[:, 0].all() and not present[:, 1:].any()
+            score = embeddings[:, 0, 0] * self.weight
+            return {"dx3": torch.stack([score * 0, score * 0, 4 * score], dim=1)}
+
+    volumes = {"Dementia": np.ones((2, 18, 18, 18), np.float16)}
+    found = evaluation.occlusion_maps(Corner(), volumes, mask_mm=24, voxel_mm=4.0)["Dementia"]
+    assert found.shape == (18, 18, 18)
+    assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()
