@@ -97,4 +97,4 @@ def test_table(no_hub, tmp_path, monkeypatch, capsys):
     assert weights.main([]) == 0
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert table["medgemma-1.5-4b"].split()[1:3] == ["stand-in", "google/medgemma-1.5-4b-it"]
-    assert table["cross-encoder"].split()[1] == "missing"
+    assert table["cross-encoder"].split()[1] == "none"
