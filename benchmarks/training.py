@@ -80,7 +80,7 @@ def train(model: nn.Module, loader, steps: int, prepare, autocast: torch.dtype |
 def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.DataFrame:
     cohort, volumes = random_cohort(batch * (steps + 1), shape, 0.394)
     data = training.MemoirDataset(cohort, volumes, training.Scaler.fit(cohort), "train")
-    angle, size = np.deg2rad(4), 0.02 * np.array(shape)
+    angle, size = np.deg2rad(4), 0.04 * np.array(shape)
     usual_data = CacheDataset(
         [data[i] for i in range(len(data))],
         Compose(

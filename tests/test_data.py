@@ -108,7 +108,7 @@ def test_augmentation_is_small_and_follows_its_generator(tiny):
     other = volumes.augment(batch, torch.Generator().manual_seed(2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     for a, b in zip(batch, first, strict=True):
-        assert np.corrcoef(a.flatten(), b.flatten())[0, 1] > 0.6
+        assert np.corrcoef(a.flatten(), b.flatten())[0, 1] > 0.4
 
 
 def test_a_download_is_made_once(tiny):
