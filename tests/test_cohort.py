@@ -65,14 +65,43 @@ def test_the_split_has_exact_sizes_for_any_counts(counts, seed):
         assert (own == "test").sum() == n - int(0.8 * n + 1e-9)
 
 
-def test_quirks_of_the_file_are_understood(tmp_path):
-    header = "\ufeff" + ", ".join(f'"{name}"' for name in GOOD) + "\n"
-    row = '2,"011_S_0002",M48,9/8/2005,74.3,Male,NA,MCI to Dementia,-4,10.67,NaN,28,\n'
+def test_a_file_with_bom_quotes_blanks_and_further_columns_is_read(tmp_path):
+    header = "\ufeff" + ", ".join(f'"{name} "' for name in GOOD) + ', "Ventricles"\n'
+    row = ", ".join(f'"{value}"' for value in GOOD.values()) + ", 39605\n"
     table = cohort.read_adnimerge(write(tmp_path, text=header + row))
-    first = table.iloc[0]
-    assert (first["VISCODE"], first["DX"]) == ("m48", "Dementia")
-    assert first["EXAMDATE"] == pd.Timestamp("2005-09-08")
-    assert first[["APOE4", "CDRSB", "ADAS13", "MOCA"]].isna().all()
+    assert table.loc[0, ["PTID", "DX", "MMSE"]].tolist() == ["011_S_0002", "CN", 28]
+    assert "Ventricles" not in table
+
+
+@pytest.mark.parametrize("missing", ["", "-4", "-1", "NA", "NaN", "N/A"])
+def test_every_spelling_of_missing_is_missing(tmp_path, missing):
+    changed = dict.fromkeys(("APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA", "DX"), missing)
+    first = cohort.read_adnimerge(write(tmp_path, changed)).iloc[0]
+    assert first[list(changed)].isna().all() and first["MMSE"] == 28
+
+
+@pytest.mark.parametrize(
+    ("column", "written", "read"),
+    [
+        ("VISCODE", "M48", "m48"),
+        ("VISCODE", "m048", "m48"),
+        ("VISCODE", "m06", "m06"),
+        ("VISCODE", "m6", "m06"),
+        ("VISCODE", "M00", "bl"),
+        ("VISCODE", "sc", "bl"),
+        ("EXAMDATE", "9/8/2005", pd.Timestamp("2005-09-08")),
+        ("EXAMDATE", "09/08/05", pd.Timestamp("2005-09-08")),
+        ("EXAMDATE", "2005-09-08", pd.Timestamp("2005-09-08")),
+        ("DX", "NL", "CN"),
+        ("DX", "AD", "Dementia"),
+        ("DX", "MCI to Dementia", "Dementia"),
+        ("DX", "NL to MCI", "MCI"),
+        ("DX", "MCI to NL", "CN"),
+        ("PTID", "sub-ADNI011S0002", "011_S_0002"),
+    ],
+)
+def test_every_spelling_is_understood(tmp_path, column, written, read):
+    assert cohort.read_adnimerge(write(tmp_path, {column: written}))[column].item() == read
 
 
 @pytest.mark.parametrize(
