@@ -63,8 +63,9 @@ def train(model: nn.Module, loader, steps: int, prepare, autocast: torch.dtype |
     started = time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
-        batch = prepare(next(batches), noise)
+        batch = next(batches)
         waited += time.perf_counter() - asked
+        batch = prepare(batch, noise)
         keep = masking_gate(batch["present"], noise)
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             loss = multitask_loss(model(batch, keep), batch)["total"]
