@@ -1,5 +1,7 @@
 """Both stages on 24 subjects: artefacts, resuming, errors, and several processes."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,14 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(trained, monkeypatch):
     with pytest.raises(training.TrainingError, match="lower the learning rate"):
         training.train_stage2(trained.run, trained.cohort, trained.volumes, epochs=1, folder="nan")
     assert not trained.run.path("nan", "last.safetensors").exists()
+
+
+def test_tensorboard_is_asked_for_by_a_variable(tmp_path, monkeypatch):
+    assert training._tensorboard(tmp_path) is None
+    monkeypatch.setenv("MEMOIR_TENSORBOARD", "1")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if not installed
+    with pytest.raises(training.TrainingError, match="pip install tensorboard"):
+        training._tensorboard(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
