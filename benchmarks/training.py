@@ -43,7 +43,8 @@ def random_cohort(n: int, shape: tuple[int, ...], fa: float) -> tuple[pd.DataFra
     rng.shuffle(has_fa)
     rows = np.where(has_fa, np.cumsum(has_fa) - 1, -1)
     t1 = rng.normal(size=(n, *shape)).astype(np.float16)
-    return cohort, Volumes(t1, rng.normal(size=(has_fa.sum(), *shape)).astype(np.float16), rows)
+    fa_volumes = rng.normal(size=(has_fa.sum(), *shape)).astype(np.float16)
+    return cohort, Volumes(t1, fa_volumes, rows, pd.DataFrame())
 
 
 class Everything(Memoir):

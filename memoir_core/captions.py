@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-FIELDS = ("AGE", "PTGENDER", "APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13", "CDRSB", "DX")
+# VENTRICLES and FORNIX_FA come from the images, see `add_image_fields`.
+FIELDS = (
+    *("AGE", "PTGENDER", "APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"),
+    *("VENTRICLES", "FORNIX_FA", "CDRSB", "DX"),
+)
+IMAGE_FIELDS = {"VENTRICLES", "FORNIX_FA"}
 BLIND = frozenset({"DX", "CDRSB"})  # the query's own answer, kept from the query text
 
 SCORE_NAMES = {"MMSE": "MMSE", "MOCA": "MoCA", "ADAS11": "ADAS-11", "ADAS13": "ADAS-13"}
@@ -48,6 +53,9 @@ BANDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
             "severe impairment",
         ),
     ),
+    # Percentiles among train subjects, age taken out; the words name size, not disease.
+    "VENTRICLES": ((25, 75, 90), ("small", "of usual size", "large", "very large")),
+    "FORNIX_FA": ((10, 25, 75), ("very low", "low", "usual", "high")),
 }
 _APOE = ("no APOE e4 allele", "one APOE e4 allele", "two APOE e4 alleles")
 _SEX = {"Female": "woman", "Male": "man"}
@@ -67,6 +75,12 @@ _SCORES = (
     "Testing gave {items}.",
     "Scores at this visit: {items}.",
 )
+_IMAGES = (
+    "{items}.",
+    "Imaging: {items}.",
+    "The scans show {items}.",
+    "On imaging, {items}.",
+)
 _CLOSINGS = (
     "{cdr}. Diagnosis: {dx}.",
     "{cdr}; diagnosed as {dx}.",
@@ -81,19 +95,56 @@ def band(field: str, value: float) -> str:
     return words[int(np.searchsorted(limits, value, side="right"))]
 
 
-def caption(
-    record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(), image_summary: str = ""
-) -> str:
-    """Describe one subject in two to four sentences.
+def add_image_fields(cohort: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
+    """Add to each record what a caption says of the images, as percentiles for the age.
+
+    A line over age is fitted to the train subjects' measures; a subject's percentile is the
+    share of train subjects, whatever their diagnosis, that lie further below that line. So
+    neither field knows anything of a diagnosis or of a test subject.
+
+    Parameters
+    ----------
+    cohort : rows of cohort.parquet.
+    measures : `Volumes.measures`, one row per case: ventricle_share, fornix_fa.
+
+    Returns
+    -------
+    a copy with VENTRICLES and FORNIX_FA, 0 to 100, NaN where there is no image or no age.
+
+    Raises
+    ------
+    ValueError
+        Not one row per case.
+    """
+    if len(measures) != len(cohort):
+        raise ValueError(f"{len(measures)} measures for {len(cohort)} cases; run chapter 02 again")
+    cohort = cohort.copy()
+    train = (cohort["split"] != "test").to_numpy()
+    age = cohort["AGE"].to_numpy(float)
+    for field, column in (("VENTRICLES", "ventricle_share"), ("FORNIX_FA", "fornix_fa")):
+        value = measures[column].to_numpy(float)
+        known = np.isfinite(value) & np.isfinite(age)
+        percent = np.full(len(value), np.nan)
+        if (known & train).sum() >= 3:  # fewer draw no line
+            slope, level = np.polyfit(age[known & train], value[known & train], 1)
+            above = value - (slope * age + level)
+            order = np.sort(above[known & train])
+            below = np.searchsorted(order, above[known]) / len(order)
+            percent[known] = np.round(100 * below)
+        cohort[field] = percent
+    return cohort
+
+
+def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset()) -> str:
+    """Describe one subject in two to five sentences.
 
     Parameters
     ----------
     record : a row of cohort.parquet: `case` and the columns in `FIELDS`; NaN or None
-        where a value is missing.
+        where a value is missing. The two image fields may be left out, see
+        `add_image_fields`.
     withhold : fields that the text must not reveal. They are left out, which is not
         the same as missing: a missing value is said to be missing.
-    image_summary : a sentence measured on the subject's images, put before severity
-        and diagnosis; '' for none.
 
     Returns
     -------
@@ -109,9 +160,10 @@ def caption(
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
     case = int(record["case"])
     style = hashlib.sha256(f"case {case}".encode()).digest()
-    shown = {name: _value(record, name) for name in FIELDS if name not in withhold}
-    parts = [_opening(shown, style[0], case), _scores(shown, style[1]), image_summary.strip()]
-    parts.append(_closing(shown, style[2], case))
+    hidden = {*withhold, *(IMAGE_FIELDS - set(record))}
+    shown = {name: _value(record, name) for name in FIELDS if name not in hidden}
+    parts = [_opening(shown, style[0], case), _scores(shown, style[1])]
+    parts += [_images(shown, style[3]), _closing(shown, style[2], case)]
     return _articles(" ".join(part for part in parts if part))
 
 
@@ -158,6 +210,23 @@ def _scores(shown: dict, style: int) -> str:
     return _SCORES[style % len(_SCORES)].format(items=", ".join(items)) if items else ""
 
 
+def _images(shown: dict, style: int) -> str:
+    items = []
+    for name, words in (("VENTRICLES", "ventricles"), ("FORNIX_FA", "fornix FA")):
+        if name not in shown:
+            continue
+        value = shown[name]
+        if value is None:
+            items.append(f"{words} not available")
+        else:
+            items.append(f"{words} {band(name, value)} for the age (percentile {value:.0f})")
+    return _sentence(_IMAGES[style % len(_IMAGES)].format(items=", ".join(items))) if items else ""
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _closing(shown: dict, style: int, case: int) -> str:
     cdr = dx = ""
     if "CDRSB" in shown:
@@ -182,7 +251,12 @@ def _articles(text: str) -> str:
 
 
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:
-    """Make the rows of captions.jsonl: case, split, caption, caption_blind."""
+    """Make the rows of captions.jsonl: case, split, caption, caption_blind.
+
+    Parameters
+    ----------
+    cohort : with the columns of `add_image_fields`, if the captions shall speak of images.
+    """
     return [
         {
             "case": int(record["case"]),

@@ -50,9 +50,26 @@ def test_the_cache_holds_normalised_volumes_in_the_order_of_the_cohort(tiny):
     assert sorted(tiny.volumes.fa_row[has_fa]) == list(range(has_fa.sum()))
     volume = np.asarray(tiny.volumes.t1[0], np.float32)
     assert abs(volume[volume != 0].mean()) < 0.3 and 0.5 < volume[volume != 0].std() < 1.5
-    one = volumes.preprocess(tiny.run.profile)
-    direct = one(str(tiny.run.data_dir / tiny.cohort["t1_path"][3]))
+    one = volumes.preprocess(tiny.run.profile, "t1")
+    direct, _ = one(str(tiny.run.data_dir / tiny.cohort["t1_path"][3]))
     assert np.allclose(direct, tiny.volumes.t1[3], atol=1e-2)
+
+
+at = np.zeros((4, 4))
+at[:3, 3] = (-90, -126, -72)  # the corner of the MNI grid, in RAS
+
+
+def test_the_measures_of_an_image_follow_its_anatomy(tiny):
+    assert tiny.volumes.measures["ventricle_share"].between(0.005, 0.4).all()
+    has_fa = tiny.cohort["fa_path"].notna().to_numpy()
+    assert (tiny.volumes.measures["fornix_fa"].notna() == has_fa).all()
+    latent = {"PTID": "000_S_0001", "AGE": 73.0, "female": True}
+    stages = [latent | {"severity": s} for s in (0.0, 4.0)]
+    for render, kind, sign in ((synthetic.render_t1, "t1", 1), (synthetic.render_fa, "fa", -1)):
+        mild, severe = (
+            volumes.measure(v[::-1], np.diag([2.0, 2, 2, 1]) + at, kind) for v in render(stages)
+        )
+        assert sign * (severe - mild) > 0
 
 
 def test_two_processes_may_build_the_same_cache(tiny):
@@ -98,7 +115,7 @@ def test_a_bad_image_is_named(tiny, tmp_path, damage):
         data = {"shape": data[0], "nan": data * np.nan, "constant": data * 0 + 3}[damage]
         nib.save(nib.Nifti1Image(data, image.affine), path)
     with pytest.raises(volumes.VolumeError, match=r"bad\.nii\.gz"):
-        volumes.preprocess(tiny.run.profile)(str(path))
+        volumes.preprocess(tiny.run.profile, "t1")(str(path))
 
 
 def test_augmentation_is_small_and_follows_its_generator(tiny):

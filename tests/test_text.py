@@ -26,6 +26,8 @@ def table():
             "ADAS13": 8.0 + 9 * (np.arange(n) % 3),
             "MMSE": 29.0 - 3 * (np.arange(n) % 3),
             "MOCA": [np.nan if i % 5 == 0 else 26.0 - 4 * (i % 3) for i in range(n)],
+            "VENTRICLES": np.linspace(0, 100, n).round(),
+            "FORNIX_FA": [np.nan if i % 2 else float(4 * i) for i in range(n)],
             "split": ["test" if i % 4 == 0 else "train" for i in range(n)],
         }
     )
@@ -42,6 +44,63 @@ def test_a_withheld_field_leaves_no_trace(table):
     words = texts.pop().lower()
     for hint in ("cdr", "diagnos", "dementia", "mild cognitive", "normal", "impair", "(cn)"):
         assert hint not in words
+
+
+VALUES = {
+    "AGE": (55.0, 81.0, np.nan),
+    "PTGENDER": ("Female", "Male", None),
+    "APOE4": (0.0, 1.0, 2.0, np.nan),
+    "MMSE": (30.0, 26.0, 22.0, 8.0, np.nan),
+    "MOCA": (29.0, 20.0, 12.0, 5.0, np.nan),
+    "ADAS11": (3.0, 12.0, 20.0, 40.0, np.nan),
+    "ADAS13": (3.0, 15.0, 30.0, 60.0, np.nan),
+    "VENTRICLES": (3.0, 50.0, 80.0, 99.0, np.nan),
+    "FORNIX_FA": (3.0, 20.0, 50.0, 90.0, np.nan),
+    "CDRSB": (0.0, 1.0, 5.0, 10.0, 18.0, np.nan),
+    "DX": ("CN", "MCI", "Dementia", None),
+}
+
+
+@pytest.mark.parametrize("field", captions.FIELDS)
+def test_any_field_can_be_withheld_from_every_wording(table, field):
+    shown, hidden = set(), set()
+    for case in range(40):  # a case number chooses the wording
+        for value in VALUES[field]:
+            record = table.iloc[1].to_dict() | {"case": case, field: value}
+            shown.add((case, captions.caption(record)))
+            hidden.add((case, captions.caption(record, withhold={field})))
+    assert len(hidden) == 40  # one text per case: nothing of the value is left to find
+    assert len(shown) == 40 * len(VALUES[field])  # and without withholding it can be told
+
+
+def test_image_fields_know_age_and_train_subjects_only(table):
+    rng = np.random.default_rng(0)
+    age = table["AGE"].to_numpy()
+    measures = pd.DataFrame(
+        {
+            "ventricle_share": 0.001 * age + rng.normal(0, 0.01, len(age)),
+            "fornix_fa": np.where(np.arange(len(age)) % 2, np.nan, rng.random(len(age))),
+        }
+    )
+    made = captions.add_image_fields(table, measures)
+    train = made["split"] != "test"
+    assert abs(np.corrcoef(made["VENTRICLES"][train], age[train])[0, 1]) < 0.3
+    assert made["VENTRICLES"].between(0, 100).all()
+    assert (made["FORNIX_FA"].isna() == measures["fornix_fa"].isna()).all()
+    relabelled = captions.add_image_fields(table.assign(DX="CN"), measures)
+    changed = measures.assign(ventricle_share=measures["ventricle_share"] + 9.0 * ~train)
+    other = captions.add_image_fields(table, changed)
+    assert relabelled["VENTRICLES"].equals(made["VENTRICLES"])
+    assert other["VENTRICLES"][train].equals(made["VENTRICLES"][train])
+    with pytest.raises(ValueError, match="3 measures for 24 cases"):
+        captions.add_image_fields(table, measures.head(3))
+
+
+def test_the_published_corpus_has_26889_sentences(records):
+    rows = captions.caption_rows(records[0])
+    corpus = text.build_corpus(rows, 25000, seed=0)
+    assert (corpus.synthetic, corpus.captions, len(corpus.train)) == (25000, 1889, 26889)
+    assert len(set(corpus.train[:25000])) == 25000
 
 
 def test_missing_is_said_and_never_invented(table):
