@@ -31,12 +31,8 @@ def one(name: str) -> dict:
     results = {n: read_json(folder / "results" / f"{config.get_chapter(n).name}.json")
                for n in ("04", "05", "06")}  # fmt: skip
     table = pd.read_csv(folder / "ablation.csv").set_index(["subset", "task"])
-    figures = {
-        f"{task} {subset}": {
-            k: float(table.loc[(subset, task), k]) for k in ("value", "low", "high")
-        }
-        for subset, task in ROWS
-    }
+    found = table[["value", "low", "high"]].T.to_dict()
+    figures = {f"{task} {subset}": found[subset, task] for subset, task in ROWS}
     gain = results["06"]["results"]["stage1_gain_dx3"]
     return {
         "run": name,

@@ -24,6 +24,12 @@ FIELDS = (
 )
 IMAGE_FIELDS = {"VENTRICLES", "FORNIX_FA"}
 BLIND = frozenset({"DX", "CDRSB"})  # the query's own answer, kept from the query text
+# What a query of fewer modalities does not know. Age and sex are known of everybody.
+FIELDS_OF = {
+    "t1": {"VENTRICLES"},
+    "fa": {"FORNIX_FA"},
+    "clinical": {"APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"},
+}
 
 SCORE_NAMES = {"MMSE": "MMSE", "MOCA": "MoCA", "ADAS11": "ADAS-11", "ADAS13": "ADAS-13"}
 DX_NAMES = {

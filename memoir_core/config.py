@@ -50,6 +50,7 @@ class Profile:
     align_epochs: int
     top_k: int = 50
     rerank_k: int = 5
+    subset_top_k: int = 10  # candidates of a query that has fewer modalities
     rerank_pairs: int = 2000  # that a stand-in cross-encoder learns from
     # LLM comparison and intervals
     llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
@@ -116,6 +117,7 @@ PROFILES = {
         synthetic_sentences=25000,
         mlm_epochs=3,
         align_epochs=30,
+        subset_top_k=50,
         rerank_pairs=40000,
         llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
         questions=150,
@@ -175,7 +177,7 @@ CHAPTERS = (
     Chapter(
         "07_captions_text",
         "Captions and text encoder",
-        ("cohort.parquet", "stage2/embeddings.npz"),
+        ("cohort.parquet", "volumes.json", "stage2/embeddings.npz"),
         ("captions.jsonl", "embeddings.npz", "text_encoder/projection.safetensors"),
     ),
     Chapter(
@@ -184,16 +186,18 @@ CHAPTERS = (
         (
             "cohort.parquet",
             "volumes.json",
+            "stage2/best.safetensors",
+            "stage2/embeddings.npz",
             "embeddings.npz",
             "captions.jsonl",
             "text_encoder/projection.safetensors",
         ),
-        ("index.faiss", "retrieval.jsonl"),
+        ("index.faiss", "retrieval.jsonl", "retrieval_subsets.jsonl"),
     ),
     Chapter(
         "09_llm_comparison",
         "LLM comparison",
-        ("cohort.parquet", "retrieval.jsonl", "captions.jsonl"),
+        ("cohort.parquet", "retrieval.jsonl", "retrieval_subsets.jsonl", "captions.jsonl"),
         ("llm_scores.csv",),
     ),
     Chapter(

@@ -75,17 +75,6 @@ def restrict(present: Tensor, subset: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def embed(
-    model: Memoir, data: MemoirDataset, subset: Sequence[str] = MODALITIES, batch_size: int = 16
-) -> np.ndarray:
-    """Compute z_fused (n, 512) of every subject from the chosen modalities.
-
-    Rows that have none of them are NaN.
-    """
-    return fuse_all(model, *encode_all(model, data, batch_size), subset)["z_fused"].numpy()
-
-
-@torch.no_grad()
 def fuse_all(
     model: Memoir, embeddings: Tensor, present: Tensor, subset: Sequence[str] = MODALITIES
 ) -> dict[str, Tensor]:

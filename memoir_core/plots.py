@@ -6,6 +6,7 @@ Figures have an opaque white background, so that they read on light and dark pag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -200,23 +201,15 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
     -------
     IPython.display.HTML
     """
-    import base64
     import html
-    import io
 
     from IPython.display import HTML
-    from PIL import Image
 
     stack = np.stack([np.asarray(v, np.float32) for v in volumes.values()])
     low, high = min(0.0, float(stack.min())), float(np.percentile(stack, 99.7))
     grey = (255 * np.clip((stack - low) / (high - low), 0, 1)).astype(np.uint8)
     grey = np.concatenate(np.rot90(grey, axes=(1, 2)), axis=1)  # (Y, names * X, Z)
-    frames = []
-    for z in range(grey.shape[2]):
-        picture = Image.fromarray(grey[:, :, z]).resize((660, 660 * len(grey) // grey.shape[1]))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=80)
-        frames.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    frames = [_data_url(grey[:, :, z], 660) for z in range(grey.shape[2])]
     middle = len(frames) // 2
     key = f"viewer{abs(hash((title, len(frames), frames[middle][:400]))) % 10**8}"
     labels = "".join(f"<span>{html.escape(name)}</span>" for name in volumes)
@@ -231,6 +224,19 @@ box.querySelector("input").addEventListener("input", e => {{
 box.querySelector("img").src = f[e.target.value];
 box.querySelector("output").value = e.target.value; }}); }})();</script></figure>"""
     )
+
+
+def _data_url(grey: np.ndarray, width: int) -> str:
+    """Encode an 8-bit picture (rows, columns) as a JPEG that a page can hold."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def browse(volumes: np.ndarray, cohort: pd.DataFrame) -> Any:
@@ -457,20 +463,140 @@ def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def neighbours(row: dict, cohort: pd.DataFrame, volumes: np.ndarray, title: str) -> Figure:
-    """Show the query's volume beside those of its reranked cases; frames show the diagnosis."""
-    cases = [row["case"], *row["reranked"]]
-    figure, axes = plt.subplots(2, 3, figsize=(6.6, 5.0))
-    for ax, case in zip(axes.flat, cases, strict=False):
-        volume = volumes[case]
-        record = cohort.iloc[case]
-        ax.imshow(np.rot90(volume[:, :, int(volume.shape[2] * 0.48)].astype(np.float32)))
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(visible=True, color=DX_COLOURS[record["DX"]], linewidth=3)
-        kind = "query" if case == row["case"] else f"case {case}"
-        ax.set_title(f"{kind}: {record['DX']}, {record['AGE']:.0f} y", size=9)
-    for ax in axes.flat[len(cases) :]:
-        ax.axis("off")
+def case_explorer(
+    rows: list[dict], cohort: pd.DataFrame, volumes: np.ndarray, captions: list[dict], title: str
+) -> Any:
+    """Choose a query and a protocol; see its slice beside those of its five cases.
+
+    Slices, captions and scores of the given rows are embedded, and the browser changes them
+    itself: it works in a notebook and on a published page, where no kernel runs.
+
+    Parameters
+    ----------
+    rows : rows of retrieval.jsonl to choose among; a page holds about eight with ease.
+    volumes : (n, X, Y, Z) T1; row i is case i.
+    captions : rows of captions.jsonl.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    import html
+    import json
+
+    from IPython.display import HTML
+
+    texts = {row["case"]: row for row in captions}
+    shown = sorted({case for row in rows for case in (row["case"], *row["reranked"])})
+    slices, cards = {}, {}
+    for case in shown:
+        volume = np.asarray(volumes[case], np.float32)
+        middle = np.rot90(volume[:, :, int(volume.shape[2] * 0.48)])
+        low, high = min(0.0, float(middle.min())), float(np.percentile(middle, 99.7))
+        grey = (255 * np.clip((middle - low) / (high - low), 0, 1)).astype(np.uint8)
+        slices[case] = _data_url(grey, 150)
+        dx = cohort["DX"].iloc[case]
+        cards[case] = {"dx": dx, "colour": DX_COLOURS[dx]}
+        cards[case] |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
+    queries = [
+        {"case": r["case"], "protocol": r["protocol"]}
+        | {"found": r["reranked"], "scores": r["rerank_scores"]}
+        for r in rows
+    ]
+    stored = {"slices": slices, "cards": cards, "queries": queries}
+    # '</' would end the script; the browser sets captions as text, never as HTML.
+    data = json.dumps(stored).replace("</", "<\\/")
+    key = f"explorer{abs(hash(data)) % 10**8}"
+    options = "".join(
+        f'<option value="{i}">case {q["case"]}, {html.escape(q["protocol"])}</option>'
+        for i, q in enumerate(queries)
+    )
+    return HTML(
+        f"""<section id="{key}" style="max-width:720px"><label>query
+<select>{options}</select></label> <small>{html.escape(title)}</small><div></div>
+<script>(() => {{ const d = {data}, box = document.getElementById("{key}");
+const out = box.querySelector("div"), pick = box.querySelector("select");
+const card = (c, head, words) => {{ const f = document.createElement("figure");
+f.style.cssText = "display:flex;gap:.7em;margin:.4em 0;align-items:flex-start";
+const i = new Image(110); i.src = d.slices[c]; i.alt = "axial T1 slice of case " + c;
+i.style.border = "3px solid " + d.cards[c].colour; i.style.flex = "none";
+const t = document.createElement("figcaption"), b = document.createElement("strong");
+b.textContent = head + ", " + d.cards[c].dx; t.append(b, document.createElement("br"), words);
+f.append(i, t); out.append(f); }};
+const show = () => {{ const q = d.queries[pick.value]; out.replaceChildren();
+const own = d.cards[q.case];
+card(q.case, "query, case " + q.case, q.protocol == "blind" ? own.blind : own.caption);
+q.found.forEach((c, n) => card(c, `${{n + 1}}. case ${{c}} (score ${{q.scores[n].toFixed(2)}})`,
+d.cards[c].caption)); }};
+pick.addEventListener("change", show); show(); }})();</script></section>"""
+    )
+
+
+def browse_cases(
+    rows: list[dict], cohort: pd.DataFrame, volumes: np.ndarray, captions: list[dict]
+) -> Any:
+    """Choose any query with ipywidgets, in a live notebook; see `case_explorer`."""
+    import ipywidgets
+    from IPython.display import display
+
+    by_query = {(row["case"], row["protocol"]): row for row in rows}
+
+    def show(case: int, protocol: str) -> None:
+        row = by_query[case, protocol]
+        display(case_explorer([row], cohort, volumes, captions, ""))
+
+    return ipywidgets.interactive(
+        show,
+        case=sorted({row["case"] for row in rows}),
+        protocol=list(dict.fromkeys(row["protocol"] for row in rows)),
+    )
+
+
+def subset_retrieval(table: pd.DataFrame, title: str) -> Figure:
+    """Draw precision@5 and nDCG@5 of every modality subset, before and after reranking.
+
+    Parameters
+    ----------
+    table : `retrieval.retrieve_subsets`.
+    """
+    metrics = ("precision@5", "ndcg@5")
+    names = list(dict.fromkeys(table["subset"]))
+    n = table.drop_duplicates("subset").set_index("subset")["n"]
+    styles = {"z_fused": ("#56B4E9", "s"), "reranked, blind": ("#0072B2", "o")}
+    styles["reranked, own_caption"] = ("#D55E00", "D")
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.36 * len(names) + 1.5), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        for method, (colour, marker) in styles.items():
+            part = table[table["method"] == method]
+            y = [names.index(name) for name in part["subset"]]
+            ax.scatter(part[metric], y, color=colour, marker=marker, s=30, label=method)
+        ax.set(xlabel=metric, xlim=(0, 1), yticks=range(len(names)))
+        ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+    axes[0].set_yticklabels([f"{name} (n = {n[name]})" for name in names])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, fontsize=8,
+                  loc="outside lower center")  # fmt: skip
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def image_fields(cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw the percentiles that captions say of the images, per diagnosis."""
+    import seaborn as sns
+
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.9), sharey=True)
+    for ax, (field, name) in zip(
+        axes, (("VENTRICLES", "ventricles"), ("FORNIX_FA", "fornix FA")), strict=True
+    ):
+        sns.boxplot(
+            cohort, x="DX", y=field, hue="DX", order=list(DX_COLOURS), palette=DX_COLOURS,
+            ax=ax, width=0.55, showfliers=False, linewidth=1,
+        )  # fmt: skip
+        sns.stripplot(
+            cohort, x="DX", y=field, order=list(DX_COLOURS), ax=ax, size=2, color="#333333"
+        )
+        ax.set(xlabel="", title=f"{name} (n = {cohort[field].notna().sum()})")
+    axes[0].set_ylabel("percentile for the age")
     figure.suptitle(title, size=9, color="#555555")
     return figure
 
@@ -490,12 +616,19 @@ def retrieval_bars(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def llm_bars(scores: pd.DataFrame, metric: str, chance: float | None, title: str) -> Figure:
+def llm_bars(
+    scores: pd.DataFrame,
+    metric: str,
+    chance: float | None,
+    title: str,
+    protocols: Sequence[str] = ("blind", "own_caption"),
+) -> Figure:
     """Draw one metric of every language model and protocol with intervals, published in grey."""
     import seaborn as sns
 
-    rows = scores[scores["metric"] == metric]
-    llms, protocols = list(dict.fromkeys(rows["llm"])), list(dict.fromkeys(rows["protocol"]))
+    rows = scores[(scores["metric"] == metric) & scores["protocol"].isin(protocols)]
+    llms = list(dict.fromkeys(rows["llm"]))
+    protocols = [name for name in protocols if name in set(rows["protocol"])]
     colours = sns.color_palette("colorblind", len(protocols))
     figure, ax = plt.subplots(figsize=(6.8, 0.62 * len(llms) + 1.4))
     height = 0.8 / len(protocols)
@@ -514,6 +647,24 @@ def llm_bars(scores: pd.DataFrame, metric: str, chance: float | None, title: str
     ax.set(yticks=range(len(llms)), yticklabels=llms, xlabel=metric, xlim=(0, 1))
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    figure.suptitle(title, size=9, color="#555555")
+    return figure
+
+
+def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
+    """Draw how many diagnoses went wrong in which way, per model.
+
+    Parameters
+    ----------
+    failures : rows of `vqa.failures`, with a column `llm`.
+    """
+    counts = pd.crosstab(failures["llm"], failures["kind_of_error"])
+    counts = counts.loc[list(dict.fromkeys(failures["llm"]))]
+    figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(counts) + 1.3))
+    counts.plot.barh(stacked=True, ax=ax, width=0.7, legend=False)
+    ax.invert_yaxis()
+    ax.set(xlabel="wrong diagnoses", ylabel="")
+    figure.legend(*ax.get_legend_handles_labels(), ncols=3, fontsize=8, loc="outside lower center")
     figure.suptitle(title, size=9, color="#555555")
     return figure
 

@@ -7,10 +7,10 @@ Published: project page, section 7. IndexFlatIP over the unit vectors of the tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
@@ -24,9 +24,15 @@ from sklearn.preprocessing import StandardScaler
 
 from . import weights
 from .artefacts import atomic_path, read_json, write_json
+from .captions import BLIND, FIELDS_OF, caption
 from .cohort import check_training_cases
-from .config import EMBEDDING_DIM, SCORES
+from .config import EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
+from .evaluation import fuse_all
 from .precision import checked_half_type, half_type
+from .text import unit_rows
+
+if TYPE_CHECKING:
+    from .model import Memoir
 
 PROTOCOLS = ("blind", "own_caption")
 MAX_TOKENS = 192  # a pair of captions; the longest pair has fewer
@@ -425,6 +431,93 @@ def retrieve(
     return rows
 
 
+def subset_vectors(
+    model: Memoir, embeddings: Path, cases: np.ndarray, subset: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fuse the frozen embeddings of some modalities into query vectors.
+
+    Parameters
+    ----------
+    embeddings : stage2/embeddings.npz of chapter 5.
+    subset : one or more of 't1', 'fa', 'clinical'.
+
+    Returns
+    -------
+    cases (m,) that have any of these modalities, and their unit vectors (m, 512).
+    """
+    with np.load(embeddings, allow_pickle=False) as stored:
+        z, present = (torch.from_numpy(stored[k][cases]) for k in ("z", "present"))
+    z_fused = fuse_all(model, z, present, subset)["z_fused"].numpy()
+    some = np.isfinite(z_fused).all(axis=1)
+    return cases[some], unit_rows(z_fused[some])
+
+
+def subset_text(record: Mapping[Any, Any], subset: Sequence[str], protocol: str) -> str:
+    """The query's caption, cut to what the chosen modalities show.
+
+    Age and sex stay. 'own_caption' adds diagnosis and CDR-SB to it, 'blind' does not.
+    """
+    absent = [FIELDS_OF[name] for name in MODALITIES if name not in subset]
+    hidden = set().union(*absent) | (BLIND if protocol == "blind" else frozenset())
+    return caption(record, withhold=hidden)
+
+
+def retrieve_subsets(
+    index: Index,
+    reranker: Reranker,
+    model: Memoir,
+    embeddings: Path,
+    cohort: pd.DataFrame,
+    cases: np.ndarray,
+    captions: list[dict],
+    *,
+    top_k: int,
+    rerank_k: int,
+) -> list[dict]:
+    """Retrieve and rerank with every subset of modalities, both protocols.
+
+    Parameters
+    ----------
+    cohort : with the image fields of `captions.add_image_fields`.
+    cases : queries; a subset with FA is asked of those that have FA (for others it would
+        repeat a smaller subset).
+
+    Returns
+    -------
+    Rows of retrieval_subsets.jsonl: case, subset, protocol, query (its text), retrieved
+    (top_k cases), reranked (rerank_k cases).
+    """
+    from tqdm import tqdm
+
+    texts = {row["case"]: row["caption"] for row in captions}
+    records = {row["case"]: row for row in cohort.to_dict("records")}
+    has_fa = cohort["fa_path"].notna().to_numpy()
+    rows = []
+    for subset in tqdm(SUBSETS, desc="subsets", mininterval=5):
+        asked = cases[has_fa[cases]] if "fa" in subset else cases
+        asked, vectors = subset_vectors(model, embeddings, asked, subset)
+        if not len(asked):
+            continue
+        found, _ = index.search(vectors, top_k)
+        for protocol in PROTOCOLS:
+            queries = [subset_text(records[case], subset, protocol) for case in asked.tolist()]
+            pairs = [
+                (query, texts[int(other)])
+                for query, others in zip(queries, found, strict=True)
+                for other in others
+            ]
+            order = np.argsort(-reranker.score(pairs).reshape(found.shape), kind="stable")
+            best = np.take_along_axis(found, order, axis=1)[:, :rerank_k]
+            rows += [
+                {"case": case, "subset": "+".join(subset), "protocol": protocol, "query": query}
+                | {"retrieved": others, "reranked": kept}
+                for case, query, others, kept in zip(
+                    asked.tolist(), queries, found.tolist(), best.tolist(), strict=True
+                )
+            ]
+    return rows
+
+
 def ask(
     index: Index,
     reranker: Reranker,
@@ -526,4 +619,28 @@ def retrieval_table(rows: list[dict], cohort: pd.DataFrame, seed: int) -> pd.Dat
             {"method": name, **ranking_metrics(lists, cohort), "n": len(lists)}
             for name, lists in methods.items()
         ]
+    )
+
+
+def subset_table(rows: list[dict], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Compare retrieval with every subset of modalities, before and after reranking.
+
+    Parameters
+    ----------
+    rows : `retrieve_subsets`.
+
+    Returns
+    -------
+    One row per subset and method ('z_fused', 'reranked, blind', 'reranked, own_caption'): the
+    columns of `ranking_metrics`, and n.
+    """
+    lists: dict[tuple[str, str], dict[int, list[int]]] = {}
+    for row in rows:
+        before = lists.setdefault((row["subset"], "z_fused"), {})
+        before[row["case"]] = row["retrieved"][: len(row["reranked"])]
+        after = lists.setdefault((row["subset"], f"reranked, {row['protocol']}"), {})
+        after[row["case"]] = row["reranked"]
+    return pd.DataFrame(
+        {"subset": subset, "method": method} | ranking_metrics(chosen, cohort) | {"n": len(chosen)}
+        for (subset, method), chosen in lists.items()
     )

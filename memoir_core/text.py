@@ -68,7 +68,7 @@ def read_fused(path: Path, cohort: pd.DataFrame) -> np.ndarray:
     ValueError
         The file's cases are not the cohort's, or the vectors have another size.
     """
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         case, z_fused = stored["case"], stored["z_fused"]
     if not np.array_equal(case, cohort["case"].to_numpy()):
         raise ValueError(f"{path.name} holds other cases than cohort.parquet; run chapter 05 again")

@@ -184,9 +184,9 @@ def preprocess(profile: Profile, kind: str) -> Callable[[str], tuple[np.ndarray,
         spacing = torch.as_tensor(volume.affine)[:3, :3].norm(dim=0)
         if not torch.allclose(spacing, torch.full_like(spacing, GRID_MM), atol=1e-3):
             volume = respace(volume)
-        volume = fit(volume)
-        number = measure(np.asarray(volume)[0], np.asarray(volume.affine, float), kind)
-        volume = torch.as_tensor(np.asarray(volume))
+        fitted: Any = fit(volume)
+        number = measure(np.asarray(fitted)[0], np.asarray(fitted.affine, float), kind)
+        volume = torch.as_tensor(np.asarray(fitted))
         inside = volume[0] > 0.05 * volume.max()
         if not inside.any():
             raise VolumeError(f"{path} has no voxel above 5 % of its maximum; convert it again")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -24,10 +25,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub import InferenceClient
 from tqdm import tqdm
 
 from . import config, weights
@@ -36,6 +39,10 @@ from .captions import BANDS, SCORE_NAMES, band
 
 NOTE = "not for clinical use"
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
+PROTOCOLS = ("blind", "own_caption")
+# Each changes the blind protocol's context in one way: none at all; that of another query;
+# the same cases with blind captions and no answers.
+CONTROLS = ("no context", "shuffled context", "label-masked")
 BATCH = 8  # fixed, so that a resumed run repeats the same arithmetic
 
 
@@ -50,6 +57,8 @@ class Backbone:
     tuned on instructions expect; a base model gets the plain prompt.
     `quantisation` is 'nf4' or 'none'.
     `published` names the model's row in published.json, '' where it has none.
+    `endpoint` is the URL of an OpenAI-compatible server that answers instead; `weights`
+    is then the model's name on that server.
     """
 
     name: str
@@ -61,6 +70,7 @@ class Backbone:
     lora: bool = False
     adapter: str = ""
     published: str = ""
+    endpoint: str = ""
 
     @property
     def licence(self) -> str:
@@ -138,9 +148,53 @@ def choose_backbones(names: Sequence[str]) -> tuple[list[Backbone], list[str]]:
     return chosen, notes
 
 
+def served_backbone(url: str, model: str, allow_remote: bool = False) -> Backbone:
+    """Name a model that an OpenAI-compatible server answers for (vLLM, llama.cpp, Ollama).
+
+    Parameters
+    ----------
+    url : such as 'http://127.0.0.1:8080/v1'.
+    model : the model's name on that server.
+    allow_remote : captions leave this machine only with this flag.
+
+    Raises
+    ------
+    ValueError
+        The URL is not http(s), or names another machine without `allow_remote`.
+    """
+    host = urlparse(url).hostname
+    if urlparse(url).scheme not in ("http", "https") or not host:
+        raise ValueError(f"endpoint={url!r} is no URL; write it as http://127.0.0.1:8080/v1")
+    if not _is_loopback(host):
+        if not allow_remote:
+            raise ValueError(
+                f"endpoint={url!r} is another machine, and prompts hold subjects' records. ADNI's "
+                "data use agreement forbids passing them on; serve the model on 127.0.0.1, or set "
+                "allow_remote if your agreement covers that machine"
+            )
+        warnings.warn(
+            f"captions are sent to {host}: ADNI's data use agreement applies to it", stacklevel=2
+        )
+    return Backbone(f"served-{_file_name(model)}", model, f"{model}, served", endpoint=url)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: where it leads may change between check and use
+        return False
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A backbone in memory: `model` and `tokenizer` of transformers, and what they cost."""
+    """A backbone in memory: `model` and `tokenizer` of transformers, and what they cost.
+
+    For a served backbone, `model` is the client and `tokenizer` is None.
+    """
 
     backbone: Backbone
     model: Any
@@ -177,6 +231,9 @@ def load_backbone(
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
+    if backbone.endpoint:
+        client = InferenceClient(base_url=backbone.endpoint, timeout=300)
+        return Loaded(backbone, client, None, device, backbone.endpoint, 0.0, float("nan"))
     if backbone.lora and not backbone.adapter:
         raise ValueError(f"{backbone.name} has no adapter yet; train_lora() makes one")
     disable_progress_bar()  # bars of a second
@@ -337,14 +394,14 @@ def build_prompt(
     kind : key of `QUESTIONS`.
     case, caption : the query and its blind caption.
     context : (case, caption, answer) of each retrieved train case, best first. Its
-        answer comes from the train record; it shows a base model the format.
+        answer comes from the train record; it shows a base model the format. '' for none.
     """
     blocks = [
         "Answer the question about each case in a few words, as in the cases before it.\n"
         f"Question: {QUESTIONS[kind].text}"
     ]
     blocks += [
-        f"Case {other}: {as_data(text)}\nAnswer: {as_data(answer)}"
+        f"Case {other}: {as_data(text)}" + (f"\nAnswer: {as_data(answer)}" if answer else "")
         for other, text, answer in reversed(context)  # the nearest case stands last
     ]
     blocks.append(f"Case {case}: {as_data(caption)}\nAnswer:")
@@ -364,8 +421,8 @@ def as_chat(loaded: Loaded, prompt: str) -> str:
 class Item:
     """One question of the plan, with its prompt before any chat template.
 
-    `protocol` is 'blind', 'own_caption' or 'no context'; `context` the retrieved
-    cases as (case, caption, answer).
+    `protocol` is one of `PROTOCOLS` or `CONTROLS`, or 'blind, t1' and the like for a query
+    of fewer modalities; `context` the retrieved cases as (case, caption, answer).
     """
 
     case: int
@@ -386,7 +443,7 @@ def plan_questions(
     retrieval: list[dict],
     questions: int,
     seed: int,
-    protocols: Sequence[str] = ("blind", "own_caption", "no context"),
+    protocols: Sequence[str] = (*PROTOCOLS, *CONTROLS),
 ) -> list[Item]:
     """Choose the questions; every protocol and every model gets the same ones.
 
@@ -402,8 +459,7 @@ def plan_questions(
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
     answers = reference_answers(cohort)
-    test = sorted({case for case, _ in hits})
-    order = [test[i] for i in np.random.default_rng(seed).permutation(len(test))]
+    order = _shuffled(hits, seed)
     each = max(1, questions // 15)
     wanted: list[tuple[str, int]] = []
     for kind in QUESTIONS:
@@ -412,7 +468,7 @@ def plan_questions(
         if count < 1 or len(able) < count:
             raise ValueError(
                 f"questions={questions} asks for {count} questions on {kind}, but {len(able)} of "
-                f"{len(test)} test cases can be asked; choose 6 to {len(test)} questions"
+                f"{len(order)} test cases can be asked; choose 6 to {len(order)} questions"
             )
         wanted += [(kind, case) for case in able[:count]]
     plan = []
@@ -420,28 +476,75 @@ def plan_questions(
         for kind, case in wanted:
             if kind != "diagnosis" and protocol != protocols[0]:
                 continue
-            retrieved = [] if protocol == "no context" else hits.get((case, protocol))
-            if retrieved is None:
+            found = hits.get((_asked_as(case, protocol, order), _ranked_by(protocol)))
+            if found is None:
                 raise ValueError(
                     f"retrieval.jsonl has no row for case {case}, protocol {protocol!r}; run "
                     "chapter 08 again"
                 )
-            context = tuple((c, texts[c]["caption"], answers[kind].get(c, "")) for c in retrieved)
-            plan.append(
-                Item(
-                    case=case,
-                    kind=kind,
-                    protocol=protocol,
-                    reference=answers[kind][case],
-                    caption=texts[case]["caption_blind"],
-                    context=tuple(c for c in context if c[2]),
-                )
-            )
+            context = _context(found, protocol, texts, answers[kind])
+            blind = texts[case]["caption_blind"]
+            plan.append(Item(case, kind, protocol, answers[kind][case], blind, context))
+    return plan
+
+
+def _shuffled(hits: dict, seed: int) -> list[int]:
+    test = sorted({case for case, *_ in hits})
+    return [test[i] for i in np.random.default_rng(seed).permutation(len(test))]
+
+
+def _ranked_by(protocol: str) -> str:
+    """Which ranking a protocol's cases come from: the controls change the blind one."""
+    return "own_caption" if protocol == "own_caption" else "blind"
+
+
+def _asked_as(case: int, protocol: str, order: list[int]) -> int:
+    """Whose neighbours a question gets: the next query's where contexts are shuffled."""
+    if protocol != "shuffled context":
+        return case
+    return order[(order.index(case) + 1) % len(order)]
+
+
+def _context(
+    found: Sequence[int], protocol: str, texts: dict[int, dict], answers: dict[int, str]
+) -> tuple[tuple[int, str, str], ...]:
+    if protocol == "no context":
+        return ()
+    if protocol == "label-masked":
+        return tuple((case, texts[case]["caption_blind"], "") for case in found)
+    return tuple((c, texts[c]["caption"], answers[c]) for c in found if c in answers)
+
+
+def plan_subsets(
+    cohort: pd.DataFrame, captions: list[dict], rows: list[dict], count: int, seed: int
+) -> list[Item]:
+    """Ask for the diagnosis where the query has fewer modalities, blind.
+
+    Both the retrieved cases and the query's text come from the subset alone.
+
+    Parameters
+    ----------
+    rows : rows of retrieval_subsets.jsonl.
+    count : questions per subset, fewer where fewer test cases have it.
+    """
+    texts = {row["case"]: row for row in captions}
+    answers = reference_answers(cohort)["diagnosis"]
+    blind = {(r["case"], r["subset"]): r for r in rows if r["protocol"] == "blind"}
+    order = _shuffled(blind, seed)
+    plan = []
+    for subset in dict.fromkeys(subset for _, subset in blind):
+        for case in [case for case in order if (case, subset) in blind][:count]:
+            row = blind[case, subset]
+            context = _context(row["reranked"], "blind", texts, answers)
+            protocol = f"blind, {subset}"
+            plan.append(Item(case, "diagnosis", protocol, answers[case], row["query"], context))
     return plan
 
 
 def cut_context(loaded: Loaded, item: Item, reserve: int = MAX_NEW_TOKENS) -> Item:
     """Drop whole captions, the farthest first, until the prompt fits the model's window."""
+    if loaded.tokenizer is None:  # a server knows its own window, and says when it is too small
+        return item
     sizes = loaded.model.config.get_text_config()
     window = int(sizes.max_position_embeddings) - reserve
     while item.context and _length(loaded, as_chat(loaded, item.prompt)) > window:
@@ -485,9 +588,12 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
 
     Returns
     -------
-    One dict per prompt: `answer` (first line), `tokens` (generated), and
-    `log_likelihood` {option: sum of log-probabilities of its tokens}.
+    One dict per prompt: `answer` (first line), `tokens` (generated), `prompt_tokens`, and
+    `log_likelihood` {option: sum of log-probabilities of its tokens}; {} from a server,
+    because the common interface does not give the likelihood of a text.
     """
+    if loaded.tokenizer is None:
+        return [_served_answer(loaded, prompt) for prompt in prompts]
     tokenizer, model = loaded.tokenizer, loaded.model
     chat = loaded.backbone.chat
     texts = [as_chat(loaded, prompt) for prompt in prompts]
@@ -535,7 +641,32 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
         text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
         line = next((part.strip() for part in text.splitlines() if part.strip()), "")
         rows.append({"answer": line, "tokens": length, "log_likelihood": score})
-    return rows
+    lengths = mask.sum(1).tolist()
+    return [row | {"prompt_tokens": n} for row, n in zip(rows, lengths, strict=True)]
+
+
+def _served_answer(loaded: Loaded, prompt: str) -> dict:
+    try:
+        reply = loaded.model.chat_completion(
+            [{"role": "user", "content": prompt}],
+            model=loaded.backbone.weights,
+            max_tokens=MAX_NEW_TOKENS,
+            temperature=0.0,
+        )
+    except Exception as error:  # the client raises many kinds, all of them mean the server
+        raise RuntimeError(
+            f"{loaded.backbone.endpoint} does not answer for {loaded.backbone.weights!r} "
+            f"({type(error).__name__}: {error}); is the server up, and is that its model's name?"
+        ) from error
+    text = reply.choices[0].message.content or ""
+    line = next((part.strip() for part in text.splitlines() if part.strip()), "")
+    usage = reply.usage
+    return {
+        "answer": line,
+        "tokens": usage.completion_tokens if usage else 0,
+        "prompt_tokens": usage.prompt_tokens if usage else 0,
+        "log_likelihood": {},
+    }
 
 
 def _option_ids(tokenizer, prompt: str, option: str, chat: bool) -> torch.Tensor:
@@ -590,7 +721,7 @@ def answer_questions(
             made = answer_batch(loaded, [item.prompt for item in group], options)
             new = [_row(item, answer, identity) for item, answer in zip(group, made, strict=True)]
             tokens += sum(answer["tokens"] for answer in made)
-            prompt_tokens += sum(_length(loaded, item.prompt) for item in group)
+            prompt_tokens += sum(answer["prompt_tokens"] for answer in made)
             _append(path, new)
             rows += new
             bar.update(len(group))
@@ -602,7 +733,7 @@ def answer_questions(
         "generated_tokens": tokens,
         "prompt_tokens": prompt_tokens,
         "tokens_per_second": round((tokens + prompt_tokens) / seconds, 1) if fresh else None,
-        "memory_mib": round(loaded.memory_mib),
+        "memory_mib": round(loaded.memory_mib) if loaded.memory_mib == loaded.memory_mib else None,
         "load_seconds": round(loaded.load_seconds, 1),
         "captions_cut": sum(
             len(a.context) - len(b.context) for a, b in zip(plan, cut, strict=True)
@@ -653,6 +784,12 @@ def _row(item: Item, made: dict, identity: str) -> dict:
         "model": identity,
         "note": NOTE,
     }
+
+
+def cite(row: dict) -> str:
+    """An answer as it may be shown: with the cases that it was given, and the warning."""
+    used = ", ".join(str(case) for case in row["cases_used"]) or "none"
+    return f"{row['answer'] or '(no answer)'} [cases {used}; {NOTE}]"
 
 
 def _sha(text: str) -> str:
@@ -819,8 +956,32 @@ def majority_control(plan: Sequence[Item]) -> pd.DataFrame:
             "parsed": majority_answer([answer for _, _, answer in item.context]),
         }
         for item in plan
-        if item.kind == "diagnosis" and item.context
+        if item.kind == "diagnosis" and all(answer for _, _, answer in item.context)
+        if item.context
     )
+
+
+def failures(answers: pd.DataFrame, plan: Sequence[Item]) -> pd.DataFrame:
+    """Sort the wrong diagnoses of one model by how they went wrong.
+
+    Returns
+    -------
+    Rows of `answers` whose diagnosis is wrong, with the retrieved `majority` and `kind_of_error`:
+    'unparsed', 'followed the majority' or 'left the majority' (which was right in the columns'
+    `majority == reference`), 'no majority' where no labels were shown.
+    """
+    votes = majority_control(plan).set_index(["case", "protocol"])["parsed"]
+    wrong = answers[(answers["kind"] == "diagnosis") & (answers["parsed"] != answers["reference"])]
+    vote = [votes.get((row.case, row.protocol), "") for row in wrong.itertuples()]
+    kinds = []
+    for parsed, voted in zip(wrong["parsed"], vote, strict=True):
+        if parsed == "unparsed":
+            kinds.append("unparsed")
+        elif not voted:
+            kinds.append("no majority")
+        else:
+            kinds.append("followed the majority" if parsed == voted else "left the majority")
+    return wrong.assign(majority=vote, kind_of_error=kinds)
 
 
 def interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float, float]:
@@ -896,11 +1057,14 @@ def score_answers(
         metrics = {"diagnosis_accuracy": asked.parsed == asked.reference}
         if "constrained" in part:
             closed = part[(part.parsed != "") & (part.kind != "diagnosis")]
+            if (asked.constrained != "").any():  # a served model gives no likelihoods
+                metrics |= {
+                    "diagnosis_accuracy_constrained": asked.constrained == asked.reference,
+                    "other_accuracy_constrained": closed.constrained == closed.reference,
+                }
             metrics |= {
-                "diagnosis_accuracy_constrained": asked.constrained == asked.reference,
                 "diagnosis_unparsed": asked.parsed == "unparsed",
                 "other_accuracy": closed.parsed == closed.reference,
-                "other_accuracy_constrained": closed.constrained == closed.reference,
                 "sbert_cosine": part.sbert_cosine,
                 "bertscore": part.bertscore,
                 "faithfulness": part.faithfulness.dropna(),

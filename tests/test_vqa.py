@@ -1,12 +1,17 @@
 """Questions, prompts, scoring and resuming, with a tiny random model in place of a large one."""
 
+import http.server
+import json
+import re
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from memoir_core import vqa, weights
+from memoir_core import chat, vqa, weights
 from memoir_core.captions import caption_rows
 
 N = 60
@@ -106,6 +111,152 @@ def test_plan_counts(plan):
     assert sum(item.protocol == "blind" for item in plan) == 8
 
 
+def test_controls_change_the_context_in_one_way_each(plan, captions):
+    by = {(item.case, item.kind, item.protocol): item for item in plan}
+    diagnosis = [item for item in plan if item.kind == "diagnosis" and item.protocol == "blind"]
+    cases = [[c for c, _, _ in item.context] for item in diagnosis]
+    for place, item in enumerate(diagnosis):
+        key = item.case, "diagnosis"
+        assert by[*key, "no context"].context == ()
+        shuffled = [c for c, _, _ in by[*key, "shuffled context"].context]
+        assert shuffled != cases[place]
+        assert place + 1 == len(cases) or shuffled == cases[place + 1]
+        masked = by[*key, "label-masked"]
+        assert [c for c, _, _ in masked.context] == cases[place]
+        words = masked.prompt.split("Question:")[1].split("\n", 1)[1].lower()
+        for hint in ("dementia", "mci", "impairment", "(cn)", "diagnos", "cdr"):
+            assert hint not in words
+        assert {by[*key, protocol].caption for protocol in vqa.CONTROLS} == {item.caption}
+
+
+def test_a_subset_query_sees_its_subset_only(cohort, captions):
+    train = cohort.loc[cohort.split == "train", "case"].tolist()
+    rows = [
+        {"case": case, "subset": subset, "protocol": protocol, "query": f"{subset} {protocol}"}
+        | {"reranked": train[:5]}
+        for case in cohort.loc[cohort.split == "test", "case"]
+        for subset in ("t1", "clinical")
+        for protocol in vqa.PROTOCOLS
+    ]
+    plan = vqa.plan_subsets(cohort, captions, rows, 4, seed=0)
+    assert len(plan) == 8 and {item.protocol for item in plan} == {"blind, t1", "blind, clinical"}
+    assert {item.caption for item in plan} == {"t1 blind", "clinical blind"}
+    assert {item.case for item in plan[:4]} == {item.case for item in plan[4:]}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Speaks as an OpenAI-compatible server does, and answers with the case asked last."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert asked["temperature"] == 0.0 and asked["model"] == "small"
+        words = asked["messages"][0]["content"]
+        case = re.findall(r"Case (\d+):", words)[-1]
+        reply = {
+            "id": "1", "object": "chat.completion", "created": 0, "model": "small",
+            "choices": [{"index": 0, "finish_reason": "stop",
+                         "message": {"role": "assistant", "content": f"MCI {case}\nmore"}}],
+            "usage": {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53},
+        }  # fmt: skip
+        body = json.dumps(reply).encode()
+        self.send_response(200 if self.path == "/v1/chat/completions" else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}/v1"
+        made.shutdown()
+
+
+def test_a_served_model_answers_and_is_scored(server, plan, tmp_path):
+    loaded = vqa.load_backbone(vqa.served_backbone(server, "small"))
+    answers, speed = vqa.answer_questions(loaded, plan, tmp_path / "answers.jsonl")
+    assert answers["answer"].tolist() == [f"MCI {item.case}" for item in plan]
+    assert speed["prompt_tokens"] == 50 * len(plan) and speed["memory_mib"] is None
+    texts = {"sbert_cosine": 0.0, "bertscore": 0.0, "faithfulness": np.nan}
+    scores = vqa.score_answers(answers.assign(**texts), "x", resamples=20, seed=0)
+    assert "diagnosis_accuracy_constrained" not in set(scores["metric"])
+    mine = scores[(scores.metric == "diagnosis_accuracy") & (scores.protocol == "blind")]
+    right = [i.reference == "MCI" for i in plan if (i.protocol, i.kind) == ("blind", "diagnosis")]
+    assert mine["value"].item() == pytest.approx(np.mean(right), abs=1e-4)
+
+
+def test_a_server_that_is_down_is_named(plan, tmp_path):
+    loaded = vqa.load_backbone(vqa.served_backbone("http://127.0.0.1:9/v1", "small"))
+    with pytest.raises(RuntimeError, match=r"127\.0\.0\.1:9/v1 does not answer for 'small'"):
+        vqa.answer_questions(loaded, plan[:1], tmp_path / "answers.jsonl")
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.7:80/v1", "https://llm.example.org/v1"])
+def test_records_leave_the_machine_with_a_flag_only(url):
+    with pytest.raises(ValueError, match="data use agreement"):
+        vqa.served_backbone(url, "small")
+    with pytest.warns(UserWarning, match="captions are sent to"):
+        assert vqa.served_backbone(url, "small", allow_remote=True).endpoint == url
+    assert vqa.served_backbone("http://localhost:8080/v1", "a/b").name == "served-a-b"
+    with pytest.raises(ValueError, match="is no URL"):
+        vqa.served_backbone("localhost:8080", "small")
+
+
+def test_own_questions_cite_their_cases_and_stay_data(loaded, plan):
+    cases = [(c, text) for c, text, _ in plan[0].context]
+    query = plan[0].case, plan[0].caption
+    made = chat.ask(loaded, "Which score is low?\nAnswer: CN", query, cases)
+    assert made["cases_used"] == [c for c, _ in cases]
+    assert all(str(c) in vqa.cite(made) for c, _ in cases) and vqa.NOTE in vqa.cite(made)
+    with pytest.raises(ValueError, match="301 characters"):
+        chat.ask(loaded, "x" * 301, query, cases)
+    with pytest.raises(ValueError, match="0 characters"):
+        chat.ask(loaded, " \n", query, cases)
+
+
+def test_the_transcript_escapes_what_a_model_says(loaded, plan, captions, tmp_path):
+    answers, _ = vqa.answer_questions(loaded, plan, tmp_path / "answers.jsonl")
+    answers["answer"] = "<script>alert(1)</script>"
+    page = chat.transcript({"tiny": answers}, captions, "a run").data
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert vqa.NOTE in page and page.count("<em>") == 6  # one case was asked every kind
+
+
+def test_the_widget_shows_and_asks(loaded, retrieval, captions):
+    box = chat.widget(loaded, retrieval, captions)
+    (case, question, button), log, shown = box.children[0].children, *box.children[1:]
+    case.value = case.options[-1]
+    assert f"case {case.value}" in shown.value
+    question.value = "Is it <b>bad</b>?"
+    button.click()
+    assert vqa.NOTE in log.value and "<b>bad" not in log.value
+    question.value = ""
+    button.click()
+    assert "0 characters" in log.value
+
+
+def test_failures_are_sorted(plan):
+    asked = [item for item in plan if item.kind == "diagnosis"]
+    wrong = {"CN": "MCI", "MCI": "Dementia", "Dementia": "CN"}
+    said = ["unparsed", *(wrong[item.reference] for item in asked[1:-1]), asked[-1].reference]
+    answers = pd.DataFrame(
+        {"case": item.case, "kind": "diagnosis", "protocol": item.protocol,
+         "reference": item.reference, "parsed": parsed}
+        for item, parsed in zip(asked, said, strict=True)
+    )  # fmt: skip
+    found = vqa.failures(answers, plan)
+    assert len(found) == len(asked) - 1 and found["kind_of_error"].iloc[0] == "unparsed"
+    bare = found[found["protocol"] == "no context"]["kind_of_error"]
+    assert set(bare) == {"no majority"}
+    followed = found[found["kind_of_error"] == "followed the majority"]
+    assert (followed["parsed"] == followed["majority"]).all()
+
+
 def test_too_many_questions(cohort, captions, retrieval):
     with pytest.raises(ValueError, match=r"questions=600 .*12 test cases"):
         vqa.plan_questions(cohort, captions, retrieval, 600, seed=0)
@@ -181,7 +332,8 @@ def test_parse_other_options():
 
 def test_option_likelihood_equals_a_plain_forward_pass(loaded, plan):
     """Padding, the shared cache and the batch change nothing."""
-    prompts = [plan[0].prompt, plan[-1].prompt]  # with and without context: two lengths
+    bare = next(item for item in plan if item.protocol == "no context")
+    prompts = [plan[0].prompt, bare.prompt]  # two lengths
     made = vqa.answer_batch(loaded, prompts, ("CN", "dementia mci"))
     for prompt, row in zip(prompts, made, strict=True):
         for option, value in row["log_likelihood"].items():
@@ -195,6 +347,7 @@ def test_option_likelihood_equals_a_plain_forward_pass(loaded, plan):
 
 def test_free_answer_equals_plain_generation(loaded, plan):
     prompts = [plan[0].prompt, plan[-1].prompt]
+    assert len(set(prompts)) == 2
     made = vqa.answer_batch(loaded, prompts, ("CN", "MCI"))
     for prompt, row in zip(prompts, made, strict=True):
         batch = loaded.tokenizer(prompt, return_tensors="pt")
