@@ -27,6 +27,7 @@ import torch
 
 from memoir_core import config, weights
 from memoir_core.artefacts import write_json
+from memoir_core.precision import half_type
 from memoir_core.retrieval import MAX_TOKENS, Reranker
 from memoir_core.text import unit_rows
 
@@ -118,7 +119,7 @@ def compare_batches(device: str, repeats: int) -> list[dict]:
         model = CrossEncoder(
             str(weights.find("minilm").path), num_labels=1, max_length=MAX_TOKENS, device=device
         )
-    reranker = Reranker(model, "MiniLM with a new head: speed only", published=False)
+    reranker = Reranker(model, "MiniLM with a new head: speed only", False, half_type(device))
     pairs = [(query, answer)] * 512
     reranker.score(pairs[:64])
     times: dict[int, list[float]] = {8: [], 32: [], 128: []}

@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+# What to autocast to after a check. fp16 would need a gradient scaler, which only Accelerate and
+# the Trainer bring along: loops without one stay in fp32 on CUDA.
+HALF = {"bf16": torch.bfloat16}
 SCALE = 1024  # small gradients would vanish in fp16: scale up, as a GradScaler does
 
 
@@ -51,6 +54,34 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
         print(f"{name} is not used: its gradients differ from those of fp32 in {worst}")
         return "no"
     return name
+
+
+def checked_output_type(device: str, compute: Callable[[], Tensor]) -> torch.dtype | None:
+    """Compare what a trained model computes in half precision with fp32, on one batch.
+
+    Parameters
+    ----------
+    compute : gives the model's output for one fixed batch; called twice, without gradients.
+
+    Returns
+    -------
+    the 16-bit type, or None where the hardware has no fast one, and, with a message, where the
+    outputs differ by more than 5 % of their largest value.
+    """
+    dtype = half_type(device)
+    if dtype is None:
+        return None
+    kind = torch.device(device).type
+    with torch.no_grad():
+        with torch.autocast(kind, enabled=False):
+            exact = compute().float()
+        with torch.autocast(kind, dtype):
+            half = compute().float()
+    off = float((half - exact).abs().max() / exact.abs().max().clamp(min=1e-12))
+    if off <= 0.05:  # False for NaN as well
+        return dtype
+    print(f"{dtype} is not used: outputs differ from those of fp32 by {off:.0%}")
+    return None
 
 
 def _gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from .captions import BLIND, FIELDS_OF, caption
 from .cohort import check_training_cases
 from .config import EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
 from .evaluation import fuse_all
-from .precision import checked_half_type, half_type
+from .precision import checked_half_type, checked_output_type
 from .text import unit_rows
 
 if TYPE_CHECKING:
@@ -190,17 +190,17 @@ def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> 
 
 @dataclass(frozen=True)
 class Reranker:
-    """A cross-encoder and one sentence on what it is."""
+    """A cross-encoder, one sentence on what it is, and the 16-bit type it may use, if any."""
 
     model: Any
     description: str
     published: bool
+    half: torch.dtype | None = None
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> np.ndarray:
-        """Score pairs of texts: (n,) logits, in half precision where the hardware has it."""
-        device = str(self.model.device)
-        dtype = half_type(device)
-        with torch.autocast(device.split(":")[0], dtype, enabled=dtype is not None):
+        """Score pairs of texts: (n,) logits."""
+        kind = self.model.device.type
+        with torch.autocast(kind, self.half, enabled=self.half is not None):
             return self.model.predict(
                 list(pairs), batch_size=batch_size, show_progress_bar=False
             ).astype(np.float32)
@@ -235,18 +235,14 @@ def get_reranker(
     top_k : pairs are drawn from a case's `top_k` neighbours, the pairs it will meet.
     path : folder of a cross-encoder of your own.
     """
-    from sentence_transformers import CrossEncoder
-
+    table = training_pairs(index, captions, cohort, z_fused, pairs, top_k, seed)
     try:
         found = weights.find("cross-encoder", path)
     except FileNotFoundError:
         if path:
             raise
     else:
-        with weights.quiet():
-            model = CrossEncoder(str(found.path), max_length=MAX_TOKENS, device=device)
-        return Reranker(model, found.describe(), published=not path)
-    table = training_pairs(index, captions, cohort, z_fused, pairs, top_k, seed)
+        return _load_reranker(found.path, found.describe(), not path, table, device)
     identity = hashlib.sha256((table.to_csv(index=False) + str(seed)).encode()).hexdigest()
     mark = folder / "made_from.txt"
     if not mark.exists() or mark.read_text(encoding="utf-8") != identity:
@@ -254,14 +250,26 @@ def get_reranker(
         _train_reranker(folder, table, seed, device)
         with atomic_path(mark) as temporary:  # last: it says that the model is whole
             temporary.write_text(identity, encoding="utf-8")
+    description = (
+        f"stand-in for {PUBLISHED_RERANKER} (not the published model): all-MiniLM-L6-v2 trained "
+        f"here on {len(table):,} pairs of train captions"
+    )
+    return _load_reranker(folder, description, False, table, device)
+
+
+def _load_reranker(
+    folder: Path, description: str, published: bool, pairs: pd.DataFrame, device: str
+) -> Reranker:
+    """Load a cross-encoder, and compare its half precision with fp32 on a few pairs."""
+    from sentence_transformers import CrossEncoder
+
     with weights.quiet():
         model = CrossEncoder(str(folder), max_length=MAX_TOKENS, device=device)
-    return Reranker(
-        model,
-        f"stand-in for {PUBLISHED_RERANKER} (not the published model): all-MiniLM-L6-v2 trained "
-        f"here on {len(table):,} pairs of train captions",
-        published=False,
+    few = list(pairs[["query", "answer"]].head(16).itertuples(index=False, name=None))
+    half = checked_output_type(
+        device, lambda: model.predict(few, show_progress_bar=False, convert_to_tensor=True)
     )
+    return Reranker(model, description, published, half)
 
 
 def training_pairs(

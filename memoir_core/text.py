@@ -40,13 +40,12 @@ from .artefacts import write_json
 from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
 from .losses import info_nce
-from .precision import checked_half_type
+from .precision import HALF, checked_half_type
 
 TEXT_DIM = 384
 MAX_LENGTH = 96  # tokens; the longest caption has fewer
 MASKED = 0.15
 KS = (1, 5, 10)
-HALF = {"bf16": torch.bfloat16}  # fp16 would need a gradient scaler for little gain here
 
 
 # ---------------------------------------------------------------- embeddings of stage 2

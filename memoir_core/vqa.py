@@ -36,6 +36,7 @@ from tqdm import tqdm
 from . import config, weights
 from .artefacts import Run, atomic_path
 from .captions import BANDS, SCORE_NAMES, band
+from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
@@ -864,7 +865,7 @@ def train_lora(
     mark = folder / "made_from.txt"
     if mark.exists() and mark.read_text(encoding="utf-8") == made_from:
         return adapted, []
-    loaded = load_backbone(replace(backbone, lora=False, adapter=""), device)
+    loaded = load_backbone(replace(backbone, lora=False, adapter=""), device, torch.float32)
     torch.manual_seed(seed)
     layers = loaded.model.config.num_hidden_layers
     upper = "|".join(str(layer) for layer in range(layers // 2, layers))
@@ -878,13 +879,18 @@ def train_lora(
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
     warnings.filterwarnings("ignore", message=".*is_activation_checkpointing")
     model = get_peft_model(loaded.model, shape)
-    model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
+    precision = checked_half_type(
+        device, model.eval(), lambda: _answer_loss(model, loaded, steps[0])
+    )
+    half = HALF.get(precision)
+    model.train()
     optimiser = torch.optim.AdamW(trained, lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=len(steps) + 1)
     losses = []
     for part in tqdm(steps, desc="LoRA", unit="step", mininterval=5):
-        loss = _answer_loss(model, loaded, part)
+        with torch.autocast(torch.device(device).type, half, enabled=half is not None):
+            loss = _answer_loss(model, loaded, part)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()

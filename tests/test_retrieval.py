@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from memoir_core import retrieval, text
 from memoir_core.captions import caption_rows
@@ -130,7 +131,7 @@ def test_ranking_metrics_of_a_perfect_and_a_wrong_list(table, train):
 class Words:
     """Counts shared words: a scorer whose right answers can be worked out."""
 
-    device = "cpu"
+    device = torch.device("cpu")
 
     def predict(self, pairs, **_):
         return np.array([len(set(a.split()) & set(b.split())) for a, b in pairs], float)
