@@ -25,6 +25,8 @@ ANATOMY = [
     "Next experiments",
 ]
 LOGIC_LINES = 15
+EXERCISE_LINES = 20  # a self-check is a list of cases; a solution checks and shows itself, too
+TAGS = {"parameters", "exercise", "self-check", "solution", "hide-cell"}
 
 pytestmark = pytest.mark.parametrize("chapter", config.CHAPTERS, ids=lambda c: c.name)
 
@@ -102,8 +104,10 @@ def test_cells_are_short(chapter):
         tokens = tokenize.generate_tokens(StringIO(cell.source + "\n").readline)
         skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER)
         lines = {token.start[0] for token in tokens if token.type not in skipped}
-        if "parameters" not in cell.metadata.get("tags", ()):
-            assert len(lines) <= LOGIC_LINES, f"{len(lines)} lines: {cell.source[:60]!r}"
+        tags = set(cell.metadata.get("tags", ()))
+        limit = EXERCISE_LINES if tags & {"self-check", "solution"} else LOGIC_LINES
+        if "parameters" not in tags:
+            assert len(lines) <= limit, f"{len(lines)} lines: {cell.source[:60]!r}"
         assert max(map(len, cell.source.splitlines()), default=0) <= 88, cell.source[:60]
 
 
@@ -120,3 +124,4 @@ def test_metadata_is_clean(chapter):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in notebook.cells:
         assert set(cell.metadata) <= {"tags"}
+        assert set(cell.metadata.get("tags", ())) <= TAGS
