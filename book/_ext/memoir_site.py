@@ -40,7 +40,9 @@ def find_repository() -> tuple[str, str] | None:
     name = os.environ.get("GITHUB_REPOSITORY", "")
     branch = os.environ.get("GITHUB_REF_NAME", "")
     if not name:
-        found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", _git("remote", "get-url", "origin"))
+        found = re.search(
+            r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", _git("remote", "get-url", "origin")
+        )
         name = found[1] if found else ""
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
     return (name, branch or "main") if name else None
@@ -48,7 +50,9 @@ def find_repository() -> tuple[str, str] | None:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:  # a downloaded archive on a machine without git
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -105,8 +109,7 @@ def colab_copy(notebook: dict[str, Any], name: str, repository: tuple[str, str])
     code = {"cell_type": "code", "id": "colab-setup", "metadata": {"tags": ["colab"]}}
     setup = [
         note | {"source": COLAB_NOTE.splitlines(keepends=True)},
-        code
-        | {"execution_count": None, "outputs": [], "source": source.splitlines(keepends=True)},
+        code | {"execution_count": None, "outputs": [], "source": source.splitlines(keepends=True)},
     ]
     return notebook | {"cells": [*setup, *notebook["cells"]]}
 
@@ -126,27 +129,49 @@ def write_colab_copies(folder: Path, repository: tuple[str, str]) -> list[Path]:
 # --- Sphinx -----------------------------------------------------------------------------
 
 
-def alt_texts(notebook: dict[str, Any]) -> dict[str, str]:
-    """Read what `memoir_core.plots` says of its figures: sha256 of the PNG -> words."""
-    words = {}
+WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
+
+
+def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Read what `memoir_core.plots` says of its figures: sha256 of the PNG -> words, width."""
+    figures = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
-            png = "".join(output.get("data", {}).get("image/png", ""))
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
-            if png and alt:
-                words[hashlib.sha256(base64.b64decode(png)).hexdigest()] = alt
-    return words
+            text = "".join(output.get("data", {}).get("image/png", ""))
+            if text:
+                png = base64.b64decode(text)
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                width = int.from_bytes(png[16:20], "big")  # of the header chunk
+                figures[hashlib.sha256(png).hexdigest()] = (alt, width)
+    return figures
 
 
 def describe_images(app, doctree) -> None:
     """Carry alt texts from outputs into the page; an image without one is a warning."""
     source = Path(app.env.doc2path(app.env.docname))
-    words = alt_texts(json.loads(source.read_text())) if source.suffix == ".ipynb" else {}
+    known = read_figures(json.loads(source.read_text())) if source.suffix == ".ipynb" else {}
     for image in doctree.findall(nodes.image):
         # myst-nb names the file of an output by the hash of its content
-        image["alt"] = image.get("alt") or words.get(Path(image["uri"]).stem, "")
+        words, width = known.get(Path(image["uri"]).stem, ("", 0))
+        image["alt"] = image.get("alt") or words
+        if width > WIDE:
+            image["classes"].append("wide")
         if not image["alt"]:
             LOGGER.warning("image %s has no alt text", image["uri"], location=image)
+
+
+def mend_page(app, pagename, templatename, context, doctree) -> None:
+    """Take out what the pages do not use, and a role that assistive software trips over."""
+    # Thebe is not offered, and its constants, written twice, are an error in the console
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{script.filename} {script.attributes.get('body', '')}".lower()
+    ]
+    if "body" in context:  # its children are entries of a bibliography, not list items
+        context["body"] = context["body"].replace(
+            'role="list" class="citation-list"', 'class="citation-list"'
+        )
 
 
 def add_buttons(app, pagename, templatename, context, doctree) -> None:
@@ -218,6 +243,7 @@ def setup(app) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.add_config_value("memoir_repository", find_repository(), "html")
     app.connect("doctree-read", describe_images)
+    app.connect("html-page-context", mend_page)
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501
     app.connect("build-finished", copy_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -228,6 +254,8 @@ if __name__ == "__main__":
 
     found = find_repository()
     if len(sys.argv) != 2 or found is None:
-        sys.exit("usage: python book/_ext/memoir_site.py FOLDER, in a clone of a github.com address")
+        sys.exit(
+            "usage: python book/_ext/memoir_site.py FOLDER, in a clone of a github.com address"
+        )
     for path in write_colab_copies(Path(sys.argv[1]), found):
         print(path)
