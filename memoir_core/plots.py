@@ -26,7 +26,13 @@ PUBLISHED_COLOUR = "#999999"  # published figures are always grey
 
 
 def use_style() -> None:
-    """Set the book's matplotlib style for this kernel."""
+    """Set the book's matplotlib style for this kernel, and let figures carry their alt text."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None:
+        mpl.get_backend()  # choosing one sets a PNG formatter, which is replaced here
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _png_with_words)
     mpl.rcParams.update(
         {
             "figure.dpi": 110,
@@ -49,6 +55,43 @@ def use_style() -> None:
     )
 
 
+def _png_with_words(figure: Figure) -> tuple[str, dict[str, str]]:
+    """Turn a figure into a PNG and its alt text, as notebooks store them."""
+    from IPython.core.pylabtools import print_figure
+
+    picture = print_figure(figure, fmt="png", base64=True, bbox_inches="tight")
+    return picture, {"alt": " ".join(words_of(figure).split())}
+
+
+def describe(figure: Figure, words: str) -> Figure:
+    """Say in words what a figure shows; notebooks and pages use them as its alt text."""
+    figure.set_label(words)
+    return figure
+
+
+def words_of(figure: Figure) -> str:
+    """What `describe` said of a figure, else its titles and the names of its axes."""
+    if figure.get_label():
+        return str(figure.get_label())
+    parts = [figure.get_suptitle()]
+    for ax in figure.axes:
+        named = " against ".join(name for name in (ax.get_ylabel(), ax.get_xlabel()) if name)
+        texts = [ax.get_title(), named, *(t.get_text() for t in ax.texts[:3])]
+        parts += [text for text in texts if text]
+    return "Figure: " + "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _finish(figure: Figure, title: str, words: str) -> Figure:
+    """Set the title, which says where the numbers come from, and the words for the ear."""
+    figure.suptitle(title, size=9, color="#555555")
+    return describe(figure, f"{words} {title}.")
+
+
+def _list(values: pd.Series, form: str = ".2f") -> str:
+    """Write a series as 'CN 0.71, MCI 0.65'."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
 def pipeline(number: str) -> Figure:
     """Draw the chapters in the order in which data flow, with one highlighted.
 
@@ -58,50 +101,51 @@ def pipeline(number: str) -> Figure:
 
     Returns
     -------
-    Figure : two rows of boxes, read left to right, narrow enough for a phone.
+    Figure : three rows of boxes, read left to right, legible on a phone.
     """
     current = get_chapter(number)
-    per_row = 6
-    figure, axes = plt.subplots(figsize=(7.2, 1.9), layout="none")
-    axes.set(xlim=(0, per_row * 1.2), ylim=(0, 2), xticks=[], yticks=[])
+    per_row, step = 4, 1.3
+    figure, axes = plt.subplots(figsize=(5.2, 2.7), layout="none")
+    figure.subplots_adjust(0, 0, 1, 1)
+    axes.set(xlim=(0, per_row * step), ylim=(0, 2.7), xticks=[], yticks=[])
     axes.axis("off")
     centres = []
     for place, chapter in enumerate(CHAPTERS):
         row, column = divmod(place, per_row)
-        x, y = column * 1.2 + 0.6, 1.5 - row
+        x, y = column * step + step / 2, 2.3 - 0.92 * row
         here = chapter == current
         axes.add_patch(
             FancyBboxPatch(
-                (x - 0.46, y - 0.32),
-                0.92,
-                0.64,
+                (x - 0.53, y - 0.3),
+                1.06,
+                0.6,
                 boxstyle="round,pad=0.02,rounding_size=0.08",
                 facecolor="#0072B2" if here else "#F2F2F2",
                 edgecolor="#0072B2" if here else "#BBBBBB",
             )
         )
         title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
-        if len(title.split("\n")[-1]) > 12:  # a line wider than its box
-            title = title.replace("\nand ", ",\n")
         if "\n" not in title and " " in title:
             title = "\n".join(title.rsplit(" ", 1))
-        colour = "white" if here else "#333333"
-        axes.text(x, y + 0.18, chapter.number, ha="center", va="center", color=colour, size=8)
-        axes.text(x, y - 0.1, title, ha="center", va="center", color=colour, size=7)
+        colour = "white" if here else "#222222"
+        axes.text(x, y + 0.19, chapter.number, ha="center", va="center", color=colour, size=9)
+        axes.text(x, y - 0.09, title, ha="center", va="center", color=colour, size=9)
         centres.append((x, y))
     arrow: dict[str, Any] = {
         "arrowstyle": "-|>",
         "mutation_scale": 8,
-        "color": "#999999",
+        "color": "#777777",
         "linewidth": 1,
     }
     for (x0, y0), (x1, y1) in pairwise(centres):
         if y0 == y1:
-            axes.add_patch(FancyArrowPatch((x0 + 0.48, y0), (x1 - 0.48, y1), **arrow))
-        else:  # from the end of the first row to the start of the second, between the rows
-            axes.plot([x0, x0, x1], [y0 - 0.34, 1, 1], color="#999999", lw=1)
-            axes.add_patch(FancyArrowPatch((x1, 1), (x1, y1 + 0.34), **arrow))
-    return figure
+            axes.add_patch(FancyArrowPatch((x0 + 0.55, y0), (x1 - 0.55, y1), **arrow))
+        else:  # from the end of a row to the start of the next, between the two
+            between = (y0 + y1) / 2
+            axes.plot([x0, x0, x1], [y0 - 0.32, between, between], color="#777777", lw=1)
+            axes.add_patch(FancyArrowPatch((x1, between), (x1, y1 + 0.34), **arrow))
+    order = ", ".join(f"{c.number} {c.title}" for c in CHAPTERS)
+    return describe(figure, f"The chapters in order, {number} highlighted: {order}.")
 
 
 def cohort_flow(flow: list[dict], label: str) -> Figure:
@@ -129,7 +173,8 @@ def cohort_flow(flow: list[dict], label: str) -> Figure:
             )
             axes.text(3.2, y + 0.5, f"{lost:,} rows removed", va="center", size=8, color="#B00000")
     axes.set_title(label, size=9, color="#555555")
-    return figure
+    steps = "; ".join(f"{s['step']}: {s['rows']} rows, {s['subjects']} subjects" for s in flow)
+    return describe(figure, f"Flow chart of the cohort's filters, {label}. {steps}.")
 
 
 def score_distributions(cohort: pd.DataFrame, label: str) -> Figure:
@@ -144,8 +189,9 @@ def score_distributions(cohort: pd.DataFrame, label: str) -> Figure:
             inner="quart", cut=0, linewidth=0.8, legend=False, ax=ax,
         )  # fmt: skip
         ax.set(xlabel="", ylabel="", title=name)
-    figure.suptitle(label, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure, label, "Violins of each clinical score and the age, for CN, MCI and Dementia."
+    )
 
 
 def missingness(cohort: pd.DataFrame, label: str) -> Figure:
@@ -159,7 +205,8 @@ def missingness(cohort: pd.DataFrame, label: str) -> Figure:
                 cbar_kws={"label": "missing (%)"})  # fmt: skip
     ax.set(ylabel="", title=label)
     ax.title.set(size=9, color="#555555")
-    return figure
+    words = "; ".join(f"{dx}: {_list(row, '.0f')}" for dx, row in share.iterrows())
+    return describe(figure, f"Missing values in percent of a class, {label}. {words}.")
 
 
 def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
@@ -183,8 +230,11 @@ def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
             if row is axes[0]:
                 ax.set_title(view, size=9)
         row[0].set_ylabel(name, size=9)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Axial, coronal and sagittal middle slices, one row each: {', '.join(volumes)}.",
+    )
 
 
 def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
@@ -215,7 +265,7 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
     labels = "".join(f"<span>{html.escape(name)}</span>" for name in volumes)
     return HTML(
         f"""<figure id="{key}" style="max-width:660px;margin:0">
-<figcaption style="display:flex;justify-content:space-around">{labels}</figcaption>
+<figcaption style="display:flex;justify-content:space-around;color:inherit">{labels}</figcaption>
 <img src="{frames[middle]}" alt="axial slices of {html.escape(", ".join(volumes))}" width="660">
 <label>slice <input type="range" min="0" max="{len(frames) - 1}" value="{middle}"
  style="width:60%"> <output>{middle}</output></label><br><small>{html.escape(title)}</small>
@@ -224,6 +274,29 @@ box.querySelector("input").addEventListener("input", e => {{
 box.querySelector("img").src = f[e.target.value];
 box.querySelector("output").value = e.target.value; }}); }})();</script></figure>"""
     )
+
+
+def titled_frame(view: Any, title: str) -> Any:
+    """Show one of nilearn's interactive views, named for screen readers, as wide as the page.
+
+    Parameters
+    ----------
+    view : what `nilearn.plotting.view_img` returns; all that it needs is inside.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    import html
+    import warnings
+
+    from IPython.display import HTML
+
+    frame = view.get_iframe()
+    named = f'<iframe title="{html.escape(title)}" style="max-width:100%" '
+    with warnings.catch_warnings():  # IPython would rather see its own IFrame, which needs a file
+        warnings.filterwarnings("ignore", "Consider using IPython.display.IFrame")
+        return HTML(frame.replace("<iframe ", named, 1))
 
 
 def _data_url(grey: np.ndarray, width: int) -> str:
@@ -265,19 +338,22 @@ def browse(volumes: np.ndarray, cohort: pd.DataFrame) -> Any:
 
 def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title: str) -> Figure:
     """Show a middle axial slice of many volumes; flagged ones get a red frame."""
-    columns = 8
+    columns = 6  # a caption stays legible on a phone
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 1.05 * rows + 0.4), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 1.45 * rows + 0.4), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for ax, volume, name, bad in zip(axes.flat, volumes, names, flagged, strict=False):
         ax.imshow(np.rot90(volume[:, :, volume.shape[2] // 2].astype(np.float32)))
-        ax.set_title(name, size=6, pad=2, color="#B00000" if bad else "#333333")
+        ax.set_title(name, size=8, pad=2, color="#B00000" if bad else "#333333")
         if bad:
             ax.spines[:].set(visible=True, color="#B00000", linewidth=2)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Middle axial slices of {len(names)} volumes; {sum(flagged)} flagged, in a red frame.",
+    )
 
 
 def attention_bars(weights: pd.DataFrame, title: str) -> Figure:
@@ -292,8 +368,13 @@ def attention_bars(weights: pd.DataFrame, title: str) -> Figure:
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="attention of the pool query")
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Stacked bars: mean attention on each modality, per subset. "
+        + "; ".join(f"{name}: {_list(row)}" for name, row in weights.iterrows())
+        + ".",
+    )
 
 
 def similarity(before: np.ndarray, after: np.ndarray, names: tuple[str, str], title: str) -> Figure:
@@ -304,8 +385,11 @@ def similarity(before: np.ndarray, after: np.ndarray, names: tuple[str, str], ti
         ax.set(xlabel=names[1], title=f"{when} stage 1")
     axes[0].set_ylabel(names[0])
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Matrices of cosine similarity, {names[0]} by {names[1]}, before and after stage 1.",
+    )
 
 
 def history_curves(
@@ -326,9 +410,14 @@ def history_curves(
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel="epoch", title=name)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(fontsize=7)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+        ax.legend(fontsize=8)
+    return _finish(
+        figure,
+        title,
+        "Curves against the epoch. At the last: "
+        + _list(history[[c for columns in panels.values() for c in columns]].iloc[-1])
+        + (f"; epoch {best} was chosen." if best is not None else "."),
+    )
 
 
 def confusion_matrix(counts: np.ndarray, title: str, ax: plt.Axes | None = None) -> Figure:
@@ -345,7 +434,12 @@ def confusion_matrix(counts: np.ndarray, title: str, ax: plt.Axes | None = None)
     ax.set(xlabel="predicted", ylabel="true")
     ax.set_title(title, size=9)
     ax.spines[:].set_visible(False)
-    return ax.get_figure()  # type: ignore[return-value]
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    rows = "; ".join(
+        f"true {n}: {_list(pd.Series(r, names), 'd')}" for n, r in zip(names, counts, strict=True)
+    )
+    return describe(figure, f"Confusion matrix, {title}. Predicted, {rows}.")
 
 
 def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
@@ -366,14 +460,19 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
         curve_kwargs={"color": "#333333", "ls": "--"}, plot_chance_level=True,
     )  # fmt: skip
     axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
-    axes[0].legend(fontsize=6, loc="lower right")
+    axes[0].legend(fontsize=8, loc="lower right")
     share, predicted = calibration_curve(truth, ends["p2_Dementia"], n_bins=5, strategy="quantile")
     axes[1].plot([0, 1], [0, 1], color="#AAAAAA", ls="--", lw=1)
     axes[1].plot(predicted, share, marker="o", color="#333333")
     axes[1].set(xlabel="predicted probability of Dementia", ylabel="observed share",
                 title="calibration, CN v Dementia", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Left, ROC curves: "
+        + ", ".join(t.get_text() for t in axes[0].get_legend().get_texts())
+        + ". Right, observed share of Dementia against its predicted probability.",
+    )
 
 
 def ablation_bars(ablation: pd.DataFrame, task: str, chance: float | None, title: str) -> Figure:
@@ -391,8 +490,15 @@ def ablation_bars(ablation: pd.DataFrame, task: str, chance: float | None, title
     ax.set(yticks=y, yticklabels=rows["subset"], xlabel=f"{task} {rows['metric'][0]}")
     ax.invert_yaxis()
     ax.legend(fontsize=8, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Bars of {task} {rows['metric'][0]} per subset, this run: "
+        + _list(rows.set_index("subset")["value"])
+        + ". Published: "
+        + (_list(rows.set_index("subset")["published"].dropna()) or "none")
+        + ".",
+    )
 
 
 def text_curves(mlm: pd.DataFrame, alignment: pd.DataFrame, title: str) -> Figure:
@@ -411,8 +517,12 @@ def text_curves(mlm: pd.DataFrame, alignment: pd.DataFrame, title: str) -> Figur
         right.set_ylabel("validation recall@10", color="#B57A00")
         right.set_ylim(0, 1)
         right.spines["right"].set_visible(True)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Left, loss of masked language modelling, {mlm['loss'].iloc[0]:.2f} to "
+        f"{mlm['loss'].iloc[-1]:.2f}. Right, loss and validation recall of the alignment.",
+    )
 
 
 def embedding_map(
@@ -432,8 +542,12 @@ def embedding_map(
         ax.set(xlabel="component 1", title=name)
     axes[0].set_ylabel("component 2")
     axes[0].legend(fontsize=8)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Scatter plots on two principal components, coloured by diagnosis: left the fused "
+        "embedding, right the captions.",
+    )
 
 
 def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
@@ -459,8 +573,12 @@ def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="cosine with the query (FAISS)", ylabel="cross-encoder score")
     ax.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     truth = cohort["DX"].to_numpy()[row["case"]]
-    figure.suptitle(f"{title}, {row['protocol']}, true diagnosis {truth}", size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        f"{title}, {row['protocol']}, true diagnosis {truth}",
+        f"Scatter plot of {len(row['scores'])} candidates: cosine with the query against the "
+        f"cross-encoder's score. Kept: {', '.join(dx[kept])}.",
+    )
 
 
 def case_explorer(
@@ -521,6 +639,7 @@ f.style.cssText = "display:flex;gap:.7em;margin:.4em 0;align-items:flex-start";
 const i = new Image(110); i.src = d.slices[c]; i.alt = "axial T1 slice of case " + c;
 i.style.border = "3px solid " + d.cards[c].colour; i.style.flex = "none";
 const t = document.createElement("figcaption"), b = document.createElement("strong");
+t.style.color = "inherit";
 b.textContent = head + ", " + d.cards[c].dx; t.append(b, document.createElement("br"), words);
 f.append(i, t); out.append(f); }};
 const show = () => {{ const q = d.queries[pick.value]; out.replaceChildren();
@@ -576,8 +695,11 @@ def subset_retrieval(table: pd.DataFrame, title: str) -> Figure:
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, fontsize=8,
                   loc="outside lower center")  # fmt: skip
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Dots: precision@5 and nDCG@5 of each subset, for the embedding and after reranking.",
+    )
 
 
 def image_fields(cohort: pd.DataFrame, title: str) -> Figure:
@@ -597,8 +719,11 @@ def image_fields(cohort: pd.DataFrame, title: str) -> Figure:
         )
         ax.set(xlabel="", title=f"{name} (n = {cohort[field].notna().sum()})")
     axes[0].set_ylabel("percentile for the age")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Box plots of the percentiles of ventricles and fornix FA, for CN, MCI and Dementia.",
+    )
 
 
 def retrieval_bars(table: pd.DataFrame, title: str) -> Figure:
@@ -609,11 +734,16 @@ def retrieval_bars(table: pd.DataFrame, title: str) -> Figure:
     for ax, metric in zip(axes, metrics, strict=True):
         ax.barh(table["method"], table[metric], color=colours[: len(table)])
         for y, value in enumerate(table[metric]):
-            ax.text(value, y, f" {value:.2f}", va="center", size=7)
+            ax.text(value, y, f" {value:.2f}", va="center", size=8)
         ax.set(title=metric, xlim=(0, 1.15))
     axes[0].invert_yaxis()
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Bars per method. "
+        + "; ".join(f"{m}: {_list(table.set_index('method')[m])}" for m in metrics)
+        + ".",
+    )
 
 
 def llm_bars(
@@ -647,8 +777,16 @@ def llm_bars(
     ax.set(yticks=range(len(llms)), yticklabels=llms, xlabel=metric, xlim=(0, 1))
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Bars of {metric} per model and protocol. "
+        + "; ".join(
+            f"{name}: {_list(rows[rows['protocol'] == name].set_index('llm')['value'])}"
+            for name in protocols
+        )
+        + ".",
+    )
 
 
 def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
@@ -665,8 +803,13 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
     ax.invert_yaxis()
     ax.set(xlabel="wrong diagnoses", ylabel="")
     figure.legend(*ax.get_legend_handles_labels(), ncols=3, fontsize=8, loc="outside lower center")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Stacked bars: wrong diagnoses by kind. "
+        + "; ".join(f"{llm}: {_list(row, 'd')}" for llm, row in counts.iterrows())
+        + ".",
+    )
 
 
 def published_ladder(rows: pd.DataFrame, title: str) -> Figure:
@@ -687,8 +830,15 @@ def published_ladder(rows: pd.DataFrame, title: str) -> Figure:
     ax.set(yticks=y, yticklabels=rows["figure"], xlim=(0, 1))
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Dots of this run beside published diamonds. "
+        + "; ".join(
+            f"{r.figure}: {r.value:.2f}, published {r.published:.2f}" for r in rows.itertuples()
+        )
+        + ".",
+    )
 
 
 def leakage_bars(table: pd.DataFrame, title: str) -> Figure:
@@ -703,8 +853,16 @@ def leakage_bars(table: pd.DataFrame, title: str) -> Figure:
     ax.set(yticks=y, yticklabels=table["experiment"], xlim=(0, 1), xlabel="balanced accuracy")
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Pairs of dots, balanced accuracy. "
+        + "; ".join(
+            f"{r.experiment}: honest {r.honest:.2f}, with the leak {r.leaky:.2f}"
+            for r in table.itertuples()
+        )
+        + ".",
+    )
 
 
 def nf4(levels: list[float]) -> Figure:
@@ -720,7 +878,8 @@ def nf4(levels: list[float]) -> Figure:
     ax.scatter(levels, np.zeros(len(levels)), color="#0072B2", s=14, zorder=3, label="NF4 levels")
     ax.set(yticks=[], xlabel="weight / largest weight of its block")
     ax.legend(fontsize=8, loc="upper left")
-    return figure
+    words = f"Normal density with the 16 NF4 levels: {', '.join(f'{v:.2f}' for v in levels)}."
+    return describe(figure, words)
 
 
 def protocol_gap(answers: pd.DataFrame, title: str) -> Figure:
@@ -733,8 +892,16 @@ def protocol_gap(answers: pd.DataFrame, title: str) -> Figure:
                 palette="colorblind", errorbar=None, ax=ax)  # fmt: skip
     ax.set(xlabel="true diagnosis", ylim=(0, 1))
     ax.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Bars: accuracy per true diagnosis. "
+        + "; ".join(
+            f"{name}: {_list(part.groupby('reference')['accuracy'].mean())}"
+            for name, part in rows.groupby("protocol", sort=False)
+        )
+        + ".",
+    )
 
 
 def drift_curve(table: pd.DataFrame, title: str) -> Figure:
@@ -746,8 +913,13 @@ def drift_curve(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="drift of severity between diagnosis and scores (SD)",
            ylabel="balanced accuracy", ylim=(0.3, 1.02))  # fmt: skip
     ax.legend(fontsize=8)
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Falling curve: balanced accuracy against the drift. "
+        + ", ".join(f"{r.value:.2f} at {r.drift:g}" for r in table.itertuples())
+        + ".",
+    )
 
 
 def interval_bars(
@@ -769,8 +941,9 @@ def interval_bars(
     names = [f"{name} (n = {n})" for name, n in zip(table[label], table["n"], strict=True)]
     ax.set(yticks=y, yticklabels=names, xlabel=axis)
     ax.invert_yaxis()
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure, title, f"Dots with intervals, {axis}: {_list(table.set_index(label)[value])}."
+    )
 
 
 def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> Figure:
@@ -789,14 +962,18 @@ def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> F
         for value, colour in colours.items():
             ax.scatter(*points[values == value].T, s=6, color=colour, label=value, linewidths=0)
         ax.set_title(name, size=9)
-        ax.legend(fontsize=6, markerscale=1.5)
+        ax.legend(fontsize=8, markerscale=1.5)
     for ax, name in zip(axes[1], ("CDRSB", "AGE"), strict=False):
         shown = ax.scatter(*points.T, s=6, c=cohort[name], cmap="viridis", linewidths=0)
         figure.colorbar(shown, ax=ax, shrink=0.8)
         ax.set_title(name, size=9)
     axes[1, 2].axis("off")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        "Scatter plots of z_fused on two principal components, coloured by diagnosis, sex, "
+        "FA volume, CDR-SB and age.",
+    )
 
 
 def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
@@ -813,5 +990,8 @@ def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -
             ax.spines[:].set_visible(False)
         row[0].set_ylabel(name, size=9)
     figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    return _finish(
+        figure,
+        title,
+        f"Occlusion maps over the mean brain in three views, one row each: {', '.join(maps)}.",
+    )

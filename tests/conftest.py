@@ -1,6 +1,8 @@
 """Shared fixtures. Tests never touch the user's runs/ or cache/ unless they are end-to-end."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -72,3 +74,22 @@ def records(tmp_path_factory):
     paper = config.PROFILES["paper"]
     synthetic.write_tables(folder, paper.subjects, paper.fa_fraction)
     return cohort.build_cohort(folder, seed=0, check_images=False)
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """The run folder of the whole book, killed in every chapter on the way."""
+    import bookrun
+
+    return bookrun.run_killed_in_every_chapter()
+
+
+@pytest.fixture(scope="session")
+def site(request):
+    """The built HTML, made once from `finished`; MEMOIR_SITE names one that is already built."""
+    import bookrun
+
+    if os.environ.get("MEMOIR_SITE"):
+        return Path(os.environ["MEMOIR_SITE"])
+    request.getfixturevalue("finished")
+    return bookrun.build()

@@ -1,0 +1,261 @@
+"""What the published pages add to Jupyter Book: alt texts, launch buttons, MathJax from here.
+
+A local Sphinx extension, named in _config.yml. It reads notebooks and writes HTML only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.fileutil import copy_asset
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+LOGGER = logging.getLogger(__name__)
+COLAB_BRANCH = "colab"  # .github/workflows/publish.yml puts the copies of `colab_copy` there
+
+# The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
+MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
+
+
+# --- where the project lives ------------------------------------------------------------
+
+
+def find_repository() -> tuple[str, str] | None:
+    """Find the public address, as ('owner/name', branch); None where there is none.
+
+    In GitHub Actions the environment says it. Elsewhere it is read from `origin`, if that is
+    on github.com.
+    """
+    name = os.environ.get("GITHUB_REPOSITORY", "")
+    branch = os.environ.get("GITHUB_REF_NAME", "")
+    if not name:
+        found = re.search(
+            r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", _git("remote", "get-url", "origin")
+        )
+        name = found[1] if found else ""
+        branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+    return (name, branch or "main") if name else None
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # a downloaded archive on a machine without git
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def launch_links(notebook: str, repository: tuple[str, str]) -> dict[str, str]:
+    """Give the addresses that open a chapter, such as '01_cohort', on Binder and on Colab."""
+    name, branch = repository
+    path = f"notebooks/{notebook}.ipynb"
+    return {
+        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}",
+        "Colab": f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/{path}",
+    }
+
+
+# --- Colab ------------------------------------------------------------------------------
+
+COLAB_NOTE = """\
+> **On Google Colab**: run the next cell first. It fetches the project, installs what is
+> missing, and runs the chapters before this one with the profile `smoke`. If Colab then offers to
+> restart the session, restart, and run on from the top.
+"""
+COLAB_CELL = """\
+import importlib.util
+import os
+import sys
+
+if importlib.util.find_spec("google.colab"):
+    if not os.path.isdir("/content/book"):
+        !git clone --quiet --depth 1 --branch {branch} https://github.com/{name} /content/book
+    # Colab brings its own PyTorch, built for its GPUs: all else at the book's versions
+    !grep -v ^torch== /content/book/requirements.txt > /content/needed.txt
+    %pip install --quiet -r /content/needed.txt
+    %pip install --quiet --no-deps --editable /content/book
+    %cd /content/book/notebooks
+    sys.path.insert(0, "/content/book")
+"""
+COLAB_EARLIER = "    !{{sys.executable}} -m memoir_core.run --profile smoke --to {number}\n"
+
+
+def colab_copy(notebook: dict[str, Any], name: str, repository: tuple[str, str]) -> dict[str, Any]:
+    """Put a set-up cell before a chapter's cells; the tagged parameters cell stays as it is.
+
+    Parameters
+    ----------
+    notebook : the chapter as JSON; not changed.
+    name : its file name without suffix; the number at its start says what must run before.
+    """
+    number = int(name[:2])
+    source = COLAB_CELL.format(name=repository[0], branch=repository[1])
+    if number > 1:
+        source += COLAB_EARLIER.format(number=number - 1)
+    note = {"cell_type": "markdown", "id": "colab-note", "metadata": {}}
+    code = {"cell_type": "code", "id": "colab-setup", "metadata": {"tags": ["colab"]}}
+    setup = [
+        note | {"source": COLAB_NOTE.splitlines(keepends=True)},
+        code | {"execution_count": None, "outputs": [], "source": source.splitlines(keepends=True)},
+    ]
+    return notebook | {"cells": [*setup, *notebook["cells"]]}
+
+
+def write_colab_copies(folder: Path, repository: tuple[str, str]) -> list[Path]:
+    """Write every chapter with a set-up cell into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        copy = colab_copy(json.loads(path.read_text(encoding="utf-8")), path.stem, repository)
+        target = folder / path.name
+        target.write_text(json.dumps(copy, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.append(target)
+    return written
+
+
+# --- Sphinx -----------------------------------------------------------------------------
+
+
+WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
+
+
+def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Read what `memoir_core.plots` says of its figures: sha256 of the PNG -> words, width."""
+    figures = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            text = "".join(output.get("data", {}).get("image/png", ""))
+            if text:
+                png = base64.b64decode(text)
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                width = int.from_bytes(png[16:20], "big")  # of the header chunk
+                figures[hashlib.sha256(png).hexdigest()] = (alt, width)
+    return figures
+
+
+def describe_images(app, doctree) -> None:
+    """Carry alt texts from outputs into the page; an image without one is a warning."""
+    source = Path(app.env.doc2path(app.env.docname))
+    known = read_figures(json.loads(source.read_text())) if source.suffix == ".ipynb" else {}
+    for image in doctree.findall(nodes.image):
+        # myst-nb names the file of an output by the hash of its content
+        words, width = known.get(Path(image["uri"]).stem, ("", 0))
+        image["alt"] = image.get("alt") or words
+        if width > WIDE:
+            image["classes"].append("wide")
+        if not image["alt"]:
+            LOGGER.warning("image %s has no alt text", image["uri"], location=image)
+
+
+def mend_page(app, pagename, templatename, context, doctree) -> None:
+    """Take out what the pages do not use, and a role that assistive software trips over."""
+    # Thebe is not offered, and its constants, written twice, are an error in the console
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{script.filename} {script.attributes.get('body', '')}".lower()
+    ]
+    if "body" in context:  # its children are entries of a bibliography, not list items
+        context["body"] = context["body"].replace(
+            'role="list" class="citation-list"', 'class="citation-list"'
+        )
+
+
+def add_buttons(app, pagename, templatename, context, doctree) -> None:
+    """Offer the chapter itself to download, and to open elsewhere where that is possible."""
+    buttons = context.get("header_buttons", [])
+    for group in buttons:
+        if group.get("label") == "download-buttons":
+            for button in group["buttons"]:  # the theme names them by suffix only
+                button["text"] = {".pdf": "print or .pdf"}.get(button["text"], button["text"])
+    name = pagename.rpartition("/")[2]
+    if not (NOTEBOOKS / f"{name}.ipynb").exists() or not pagename.startswith("book/chapters/"):
+        return
+    for group in buttons:
+        if group.get("label") == "download-buttons":
+            for button in group["buttons"]:
+                if button["label"] == "download-source-button":
+                    button["text"] = ".ipynb, as run here"
+                    button["tooltip"] = "The executed notebook, with outputs"
+            group["buttons"].insert(
+                0,
+                {
+                    "type": "link",
+                    "url": context["pathto"](f"notebooks/{name}.ipynb", 1),
+                    "text": ".ipynb, to run",
+                    "tooltip": "The notebook without outputs",
+                    "icon": "fas fa-code",
+                    "label": "download-notebook-button",
+                },
+            )
+    if app.config.memoir_repository:
+        links = launch_links(name, app.config.memoir_repository)
+        buttons.append(
+            {
+                "type": "group",
+                "tooltip": "Run this chapter elsewhere",
+                "icon": "fas fa-rocket",
+                "label": "launch-buttons",
+                "buttons": [
+                    {
+                        "type": "link",
+                        "url": url,
+                        "text": where,
+                        "tooltip": f"Open on {where}",
+                        "icon": "fas fa-arrow-up-right-from-square",
+                        "label": f"launch-{where.lower()}-button",
+                    }
+                    for where, url in links.items()
+                ],
+            }
+        )
+
+
+def copy_files(app, error) -> None:
+    """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
+    if error or app.builder.format != "html":
+        return
+    for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
+        copy_asset(str(path), str(Path(app.outdir) / "notebooks"))
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("sphinx-mathjax-offline is not installed: see requirements.txt")
+    source = Path(package.origin).parent / "static" / "mathjax"
+    for part in MATHJAX:
+        target = Path(app.outdir) / "_static" / "mathjax" / part
+        copy_asset(str(source / part), str(target if (source / part).is_dir() else target.parent))
+
+
+def setup(app) -> dict[str, Any]:
+    app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.add_config_value("memoir_repository", find_repository(), "html")
+    app.connect("doctree-read", describe_images)
+    app.connect("html-page-context", mend_page)
+    app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501
+    app.connect("build-finished", copy_files)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    import sys
+
+    found = find_repository()
+    if len(sys.argv) != 2 or found is None:
+        sys.exit(
+            "usage: python book/_ext/memoir_site.py FOLDER, in a clone of a github.com address"
+        )
+    for path in write_colab_copies(Path(sys.argv[1]), found):
+        print(path)

@@ -1,0 +1,243 @@
+"""The built site in a real browser: reachable, readable, usable, at desk and phone width.
+
+`make endtoend` runs it on the site that it has built; `make browser` on the one built last.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from memoir_core import config
+
+pytestmark = pytest.mark.endtoend
+
+WIDTHS = (1280, 390)
+PAGE_MB, SITE_MB = 4, 60
+TOC = yaml.safe_load((config.ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"], *(entry["file"] for part in TOC["parts"] for entry in part["chapters"])]
+# What a keyboard or a screen reader stumbles over even where axe calls it moderate only
+ALSO = {"heading-order"}
+
+# Elements whose own box leaves the screen and that no scrolling parent holds back
+WIDE = """() => [...document.querySelectorAll('main *')].filter(e => {
+  if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+  for (let p = e.parentElement; p; p = p.parentElement)
+    if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
+  return true; }).slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
+OVERFLOW = "() => document.scrollingElement.scrollWidth - innerWidth"
+IMAGES = """async () => { const found = [...document.images];
+  for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
+  return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
+
+
+def find_browser():
+    """The path of a Chromium; MEMOIR_CHROMIUM names one that is not on the PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    given = os.environ.get("MEMOIR_CHROMIUM")
+    return given or next((found for name in names if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    path = find_browser()
+    if path is None:
+        message = "NO BROWSER: the site was not looked at. Install one: apt-get install chromium"
+        warnings.warn(message, stacklevel=1)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Serve the site from this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class Visitor:
+    """A page that may load from this machine only, and that remembers what went wrong."""
+
+    def __init__(self, browser, address, width=WIDTHS[0]):
+        self.context = browser.new_context(viewport={"width": width, "height": 900})
+        self.context.route("**/*", self._only_local)
+        self.context.set_default_timeout(60_000)  # a busy machine is slow, not wrong
+        self.page = self.context.new_page()
+        self.address, self.problems = address, []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
+        self.page.on("response", self._response)
+
+    def _only_local(self, route):
+        parts = urlsplit(route.request.url)
+        if parts.scheme in ("data", "blob", "file") or parts.hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            self.problems.append(f"a request to another host: {route.request.url}")
+            route.abort()
+
+    def _console(self, message):
+        if message.type == "error":
+            self.problems.append(f"console: {message.text}")
+
+    def _response(self, response):
+        if response.status >= 400:
+            self.problems.append(f"{response.status}: {response.url}")
+
+    def open(self, name):
+        self.page.goto(f"{self.address}/{name}.html", wait_until="load")
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def one_visitor(browser, address):
+    """One window for all tests: what the pages share is then loaded once."""
+    return Visitor(browser, address)
+
+
+@pytest.fixture
+def visitor(one_visitor):
+    one_visitor.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    one_visitor.problems.clear()
+    return one_visitor
+
+
+def set_theme(page, theme):
+    page.evaluate(
+        """theme => { document.documentElement.dataset.mode = theme;
+        document.documentElement.dataset.theme = theme; }""",
+        theme,
+    )
+
+
+def axe_problems(page, theme, rules=None):
+    """What axe-core finds serious in a theme; `rules` limits it to some of its rules."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    set_theme(page, theme)
+    options = {"resultTypes": ["violations"], "preload": False}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": rules}
+    found = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{theme} theme, {v['id']} ({v['impact']}): {v['help']}\n"
+        + "\n".join(
+            f"    {node['target']} {node['html'][:150]}\n      "
+            + "; ".join(m["message"][:160] for m in [*node["any"], *node["all"], *node["none"]][:2])
+            for node in v["nodes"][:4]
+        )
+        for v in found
+        if v["impact"] in ("serious", "critical") or v["id"] in ALSO
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
+    page = visitor.open(name)
+    problems = axe_problems(page, "light")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        if page.evaluate(OVERFLOW) > 0:
+            problems.append(f"{width} px: wider than the screen: {page.evaluate(WIDE)}")
+    images = page.evaluate(IMAGES)
+    problems += [f"a missing image: {image}" for image in images if not image["width"]]
+    problems += [f"no meaning in alt: {i}" for i in images if len(i["alt"].split()) < 3]
+    problems += axe_problems(page, "dark", ["color-contrast"])  # all that a theme changes
+    problems += visitor.problems
+    assert not problems, f"{name}:\n" + "\n".join(problems)
+
+
+def test_every_page_is_reached_with_next_from_the_front_page(visitor):
+    page = visitor.open("index")
+    page.wait_for_url(f"**/{PAGES[0]}.html")
+    for name in PAGES[1:]:
+        page.click("a.right-next")
+        page.wait_for_url(f"**/{name}.html")
+    assert page.locator("a.right-next").count() == 0, "there is a page after the last"
+
+
+def test_the_slider_moves_the_slice(visitor):
+    page = visitor.open("book/chapters/02_visualisation")
+    viewer = page.locator("figure:has(input[type=range])").first
+    before = viewer.locator("img").get_attribute("src")
+    viewer.locator("input").focus()
+    page.keyboard.press("ArrowRight")
+    assert viewer.locator("img").get_attribute("src") != before
+    shown = viewer.locator("output").inner_text()
+    assert shown == viewer.locator("input").input_value()
+
+
+def test_the_explorer_shows_the_chosen_query(visitor):
+    page = visitor.open("book/chapters/08_retrieval")
+    explorer = page.locator("section[id^=explorer]")
+    cards = explorer.locator("figcaption")
+    assert cards.count() == 1 + config.PROFILES["smoke"].rerank_k
+    before = cards.all_inner_texts()
+    explorer.locator("select").select_option(index=1)
+    assert cards.all_inner_texts() != before
+    widths = explorer.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
+    assert all(widths), "a slice did not load"
+
+
+def test_formulas_are_typeset_without_the_network(visitor):
+    page = visitor.open("book/chapters/04_stage1_contrastive")
+    page.wait_for_selector("mjx-container")
+    page.wait_for_timeout(300)
+    assert not visitor.problems, visitor.problems
+
+
+def test_the_search_finds_a_term(visitor):
+    page = visitor.open("search")
+    page.goto(page.url + "?q=InfoNCE")
+    page.wait_for_selector("#search-results li a")
+    found = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
+    assert any("04_stage1_contrastive" in link for link in found), found
+    assert not visitor.problems, visitor.problems
+
+
+def test_it_can_be_opened_from_the_disk(browser, site):
+    opened = Visitor(browser, Path(site).resolve().as_uri())
+    page = opened.open(PAGES[0])
+    page.click("a.right-next")
+    page.wait_for_url(f"**/{PAGES[1]}.html")
+    assert not opened.problems, opened.problems
+    opened.context.close()
+
+
+def test_solutions_open_with_the_keyboard(visitor):
+    page = visitor.open("book/chapters/01_cohort")
+    button = page.locator(".admonition.dropdown button.toggle-button").first
+    hidden = page.locator(".admonition.dropdown").first.locator("> :nth-child(2)")
+    assert not hidden.is_visible()
+    button.focus()
+    page.keyboard.press("Enter")
+    hidden.wait_for(state="visible")
+
+
+def test_the_site_is_light(site):
+    heavy = [p.name for p in site.rglob("*.html") if p.stat().st_size > PAGE_MB * 1e6]
+    assert not heavy, f"over {PAGE_MB} MB: {heavy}"
+    total = sum(p.stat().st_size for p in site.rglob("*") if p.is_file()) / 1e6
+    assert total < SITE_MB, f"{total:.0f} MB"
