@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import glob
+import hashlib
 import json
 import os
+import platform
 import random
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from . import config
 from .config import Profile
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
+# Files that only programs write: each gets a checksum beside it, which a reader compares.
+SEALED = (".faiss", ".jsonl", ".npz", ".parquet", ".pt", ".safetensors")
 _VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 
 
@@ -31,6 +39,10 @@ class MissingArtefactError(FileNotFoundError):
 
 class RunMismatchError(ValueError):
     """A run folder was begun with other settings than the ones now given."""
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was written: its checksum differs."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +185,20 @@ def _check_settings(run: Run) -> None:
 
 def _check_inputs(run: Run, spec: config.Chapter) -> None:
     for needed in spec.reads:
-        if run.path(needed).exists():
-            continue
         maker = next(c for c in config.CHAPTERS if needed in c.writes)
-        raise MissingArtefactError(
-            f"runs/{run.name}/{needed} is missing: chapter {spec.number} needs chapter "
-            f"{maker.number} ({maker.title}) to run first:\n"
-            f"  python -m memoir_core.run --profile {run.profile.name} --seed {run.seed} "
-            f"--run {run.name} --to {maker.number}"
+        command = (
+            f"python -m memoir_core.run --profile {run.profile.name} --seed {run.seed} "
+            f"--run {run.name}"
+        )
+        if not run.path(needed).exists():
+            raise MissingArtefactError(
+                f"runs/{run.name}/{needed} is missing: chapter {spec.number} needs chapter "
+                f"{maker.number} ({maker.title}) to run first:\n"
+                f"  {command} --to {maker.number}"
+            )
+        verify(
+            run.path(needed),
+            f"make it again:\n  {command} --only {maker.number} --force",
         )
 
 
@@ -188,22 +206,123 @@ def _check_inputs(run: Run, spec: config.Chapter) -> None:
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it when the block ends without an error.
 
-    A reader therefore sees the old file or the whole new one, never half a file.
-    `durable=False` does not wait for the disk: enough for large files that only a killed
-    process, not a power cut, is likely to interrupt.
+    A reader therefore sees the old file or the whole new one, never half a file. Files of
+    the kinds in `SEALED` get a checksum, see `verify`. What killed processes of this machine
+    left half written is deleted.
+
+    Parameters
+    ----------
+    durable : False does not wait for the disk: enough for large files that only a killed
+        process, not a power cut, is likely to interrupt.
+
+    Raises
+    ------
+    OSError
+        The disk is full; the message names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     # The suffix stays last, because numpy and pandas choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{_temporary_stem(path)}{os.getpid()}{path.suffix}")
     try:
         yield temporary
         if durable:
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
+        unseal(path)
+        sealed = checksum(temporary) if path.suffix in SEALED else ""
         temporary.replace(path)
+        if sealed:
+            _seal_path(path).write_text(sealed, encoding="ascii")
+    except Exception as error:  # torch, safetensors, faiss and pyarrow each raise their own kind
+        if _disk_is_full(error, path.parent):
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left while writing ({type(error).__name__}); nothing was changed. "
+                "Free some space and run the same again",
+                str(path),
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_stem(path: Path) -> str:
+    return f".{path.stem}.{platform.node()}."  # machines may share a folder
+
+
+def _sweep(path: Path) -> None:
+    """Delete what killed processes left of `path`."""
+    stem = _temporary_stem(path)
+    for stale in path.parent.glob(f"{glob.escape(stem)}*{glob.escape(path.suffix)}"):
+        number = stale.name[len(stem) : len(stale.name) - len(path.suffix)]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            stale.unlink(missing_ok=True)
+
+
+def _disk_is_full(error: Exception, folder: Path) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in full:
+        return True
+    said = any(os.strerror(number) in str(error) for number in full)
+    return said or shutil.disk_usage(folder).free < 4096
+
+
+# --- checksums --------------------------------------------------------------------------
+
+
+def checksum(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _seal_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.blake2b")
+
+
+def seal(path: Path) -> None:
+    """Write a file's checksum beside it: `.NAME.blake2b`."""
+    _seal_path(path).write_text(checksum(path), encoding="ascii")
+
+
+def unseal(path: Path) -> None:
+    """Delete the checksum of a file that is about to change.
+
+    It goes before the file changes and comes back after: a run killed in between leaves a
+    whole file without a checksum, never one with a wrong one.
+    """
+    _seal_path(path).unlink(missing_ok=True)
+
+
+def verify(path: Path, mend: str = "delete it and run the chapter that makes it again") -> None:
+    """Compare a file with the checksum that was written with it.
+
+    A file without a checksum, which some other program put there, is taken as it is.
+
+    Raises
+    ------
+    DamagedFileError
+        The file is not what was written; the message names it and the mend.
+    """
+    stored = _seal_path(Path(path))
+    wanted = stored.read_text(encoding="ascii") if stored.exists() else ""
+    if wanted:  # empty: killed between opening and writing it
+        compare(Path(path), wanted, mend)
+
+
+_compared: set[tuple] = set()
+
+
+def compare(path: Path, wanted: str, mend: str) -> None:
+    """Compare a file with a checksum, once per process and date of the file; see `verify`."""
+    stat = path.stat()
+    key = (path, stat.st_size, stat.st_mtime_ns, wanted)
+    if key in _compared:
+        return
+    if checksum(path) != wanted:
+        raise DamagedFileError(f"{path} is damaged (its checksum differs); {mend}")
+    _compared.add(key)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -226,6 +345,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict]:
+    verify(path)
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .artefacts import Run, atomic_path
+from .artefacts import Run, atomic_path, verify
 from .config import DX, SCORES
 
 REQUIRED = ("RID", "PTID", "VISCODE", "EXAMDATE", "AGE", "PTGENDER", "APOE4", "DX", *SCORES)
@@ -561,7 +561,9 @@ def write_cohort(run: Run, cohort: pd.DataFrame) -> Path:
 
 def load_cohort(run: Run) -> pd.DataFrame:
     """Read the cohort that chapter 1 wrote; one row per subject, row number = case."""
-    cohort = pd.read_parquet(run.path("cohort.parquet"))
+    path = run.path("cohort.parquet")
+    verify(path, "run chapter 01 again")
+    cohort = pd.read_parquet(path)
     check_split(cohort)
     return cohort
 

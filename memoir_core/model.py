@@ -229,7 +229,9 @@ class Memoir(nn.Module):
         }
 
 
-def masking_gate(present: Tensor, generator: torch.Generator) -> Tensor:
+def masking_gate(
+    present: Tensor, generator: torch.Generator, drop: dict[str, float] = DROP
+) -> Tensor:
     """Decide at random which modalities a training step sees.
 
     Each modality is dropped with its published probability. Where that would leave a
@@ -239,6 +241,7 @@ def masking_gate(present: Tensor, generator: torch.Generator) -> Tensor:
     ----------
     present : (B, 3) bool.
     generator : torch.Generator on the CPU.
+    drop : probability per modality; by default the published ones.
 
     Returns
     -------
@@ -246,7 +249,7 @@ def masking_gate(present: Tensor, generator: torch.Generator) -> Tensor:
     """
     there = present.cpu()
     draw = torch.rand(there.shape, generator=generator)
-    keep = there & (draw >= torch.tensor([DROP[name] for name in MODALITIES]))
+    keep = there & (draw >= torch.tensor([drop[name] for name in MODALITIES]))
     spare = torch.where(there, torch.rand(there.shape, generator=generator), -1).argmax(dim=1)
     empty = ~keep.any(dim=1)
     keep[empty, spare[empty]] = True

@@ -36,7 +36,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.trainer_callback import PrinterCallback
 
 from . import weights
-from .artefacts import write_json
+from .artefacts import seal, verify, write_json
 from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
 from .losses import info_nce
@@ -67,6 +67,7 @@ def read_fused(path: Path, cohort: pd.DataFrame) -> np.ndarray:
     ValueError
         The file's cases are not the cohort's, or the vectors have another size.
     """
+    verify(path, "run chapter 05 again")
     with np.load(path, allow_pickle=False) as stored:
         case, z_fused = stored["case"], stored["z_fused"]
     if not np.array_equal(case, cohort["case"].to_numpy()):
@@ -447,6 +448,8 @@ def save_text_encoder(encoder: TextEncoder, folder: Path) -> None:
             k: v.detach().cpu().contiguous() for k, v in encoder.projection.state_dict().items()
         }
         save_file(state, temporary / "projection.safetensors", metadata={"source": encoder.source})
+        for file in temporary.rglob("*.safetensors"):
+            seal(file)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -461,12 +464,16 @@ def load_text_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
     ------
     FileNotFoundError
         The folder or its projection is missing.
+    DamagedFileError
+        A file of weights is not what was written.
     ValueError
         The projection does not map 384 to 512 dimensions.
     """
     path = folder / "projection.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{folder.name}/projection.safetensors is missing; run chapter 07")
+    for file in folder.rglob("*.safetensors"):
+        verify(file, f"delete {folder} and run chapter 07 again")
     state = load_file(path)
     if state["weight"].shape != (EMBEDDING_DIM, TEXT_DIM):
         raise ValueError(

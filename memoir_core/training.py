@@ -14,7 +14,8 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,14 @@ from .artefacts import (
     read_json,
     set_seed,
     start_chapter,
+    verify,
     write_json,
 )
 from .cohort import load_cohort
 from .config import DX, SCORES
 from .evaluation import encode_all, predict_from, recall_at, task_metrics
 from .losses import IGNORE, PairwiseInfoNCE, multitask_loss
-from .model import APOE_MISSING, Memoir, masking_gate
+from .model import APOE_MISSING, DROP, Memoir, masking_gate
 from .precision import checked_half_type
 from .volumes import Volumes, augment, open_volumes
 
@@ -165,10 +167,17 @@ def train_stage1(
     volumes: Volumes,
     epochs: int | None = None,
     lr: float | None = None,
+    batch_size: int | None = None,
+    drop: dict[str, float] = DROP,
 ) -> pd.DataFrame:
     """Contrastive pre-training of the three encoders.
 
     Writes stage1/model.safetensors, history.csv and scaler.json.
+
+    Parameters
+    ----------
+    epochs, lr, batch_size : None takes the profile's.
+    drop : how often the masking gate hides each modality, see `masking_gate`.
 
     Returns
     -------
@@ -203,6 +212,8 @@ def train_stage1(
         [lr or run.profile.lr_stage1],
         _datasets(cohort, volumes, scaler),
         run.profile.stage1_epochs if epochs is None else epochs,
+        batch_size or run.profile.batch_size,
+        drop,
         best_by="",
     )
     write_json(run.path("stage1", "scaler.json"), asdict(scaler))
@@ -217,6 +228,8 @@ def train_stage2(
     pretrained: bool = True,
     hide: tuple[str, ...] = (),
     folder: str = "stage2",
+    batch_size: int | None = None,
+    drop: dict[str, float] = DROP,
 ) -> pd.DataFrame:
     """Multi-task fine-tuning of everything, encoders with a smaller learning rate.
 
@@ -228,6 +241,8 @@ def train_stage2(
     pretrained : start from stage 1; False starts from random weights, for comparison.
     hide : scores that the clinical branch must not see.
     folder : where in the run folder to write.
+    batch_size : None takes the profile's.
+    drop : how often the masking gate hides each modality, see `masking_gate`.
 
     Returns
     -------
@@ -270,6 +285,8 @@ def train_stage2(
         [run.profile.lr_backbone, run.profile.lr_heads],
         data,
         run.profile.stage2_epochs if epochs is None else epochs,
+        batch_size or run.profile.batch_size,
+        drop,
         best_by="composite",
     )
     write_json(run.path(folder, "scaler.json"), asdict(scaler))
@@ -326,12 +343,17 @@ def _fit(
     rates: list[float],
     data: dict[str, MemoirDataset],
     epochs: int,
+    batch_size: int,
+    drop: dict[str, float],
     best_by: str,
 ) -> pd.DataFrame:
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs} must be at least 1")
-    profile = run.profile
-    precision = choose_precision(run.device, model, criterion, loss, data["train"])
+    if epochs < 1 or batch_size < 2:
+        raise ValueError(f"epochs={epochs} must be at least 1, batch_size={batch_size} at least 2")
+    wrong = [name for name, share in drop.items() if not 0 <= share <= 1]
+    if wrong or set(drop) != set(DROP):
+        raise ValueError(f"drop={drop}: a probability from 0 to 1 for each of {', '.join(DROP)}")
+    with out_of_memory_hint(f"{stage}, precision check", batch_size):
+        precision = choose_precision(run.device, model, criterion, loss, data["train"])
     # Another trainer in this process may have left its precision behind, as a shared state.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -344,7 +366,7 @@ def _fit(
         criterion.to(accelerator.device)
     chosen = [group | {"lr": rate} for group, rate in zip(groups(), rates, strict=True)]
     optimizer = torch.optim.AdamW(chosen, weight_decay=WEIGHT_DECAY)
-    per_process = max(2, profile.batch_size // accelerator.num_processes)
+    per_process = max(2, batch_size // accelerator.num_processes)
     order = torch.Generator()
     loader = DataLoader(data["train"], per_process, shuffle=True, drop_last=True, generator=order)
     if not len(loader):
@@ -354,7 +376,8 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
 
     folder = run.path(stage)
-    settings = {"epochs": epochs, "rates": rates, "batch": profile.batch_size, "seed": run.seed}
+    settings = {"epochs": epochs, "rates": rates, "batch": batch_size, "seed": run.seed}
+    settings["drop"] = dict(drop)
     state = _resume(folder, settings, accelerator.is_main_process)
     history: list[dict] = []
     if state is not None:
@@ -377,10 +400,13 @@ def _fit(
         )
         started = time.time()
         row: dict[str, float] = {"epoch": epoch, "lr": optimizer.param_groups[-1]["lr"]}
-        row["train_loss"] = _epoch(
-            f"{stage} epoch {epoch}/{epochs}",
-            accelerator, wrapped, criterion, loss, optimizer, schedule, loader, noise, folder,
-        )  # fmt: skip
+        title = f"{stage} epoch {epoch}/{epochs}"
+        with out_of_memory_hint(title, batch_size):
+            row["train_loss"] = _epoch(
+                title,
+                accelerator, wrapped, criterion, loss, optimizer, schedule, loader, noise, folder,
+                drop,
+            )  # fmt: skip
         model.eval()
         row |= validate(model, data)
         if criterion is not None:
@@ -413,6 +439,26 @@ def _fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return pd.DataFrame(history)
+
+
+@contextmanager
+def out_of_memory_hint(where: str, batch_size: int) -> Iterator[None]:
+    """Say what to lower when the GPU's memory does not suffice.
+
+    Raises
+    ------
+    TrainingError
+        Instead of torch's OutOfMemoryError, with the parameter and a value to try.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU ran out of memory in {where}: lower the notebook's parameter batch_size "
+            f"(now {batch_size}; try {max(2, batch_size // 2)}), end other programs that use "
+            "this GPU, or set device to 'cpu'. The epochs so far are kept, but training with "
+            "another batch_size begins anew"
+        ) from error
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -460,13 +506,14 @@ def _epoch(
     loader: Any,
     noise: torch.Generator,
     folder: Path,
+    drop: dict[str, float],
 ) -> float:
     """One pass over the train part; return the mean loss."""
     model.train()
     total, volumes, started = 0.0, 0, time.time()
     bar = tqdm(loader, desc=title, mininterval=5, disable=not accelerator.is_local_main_process)
     for batch in bar:
-        keep = masking_gate(batch["present"], noise)
+        keep = masking_gate(batch["present"], noise, drop)
         for name in ("t1", "fa"):
             batch[name] = augment(batch[name], noise)
         with accelerator.autocast():
@@ -515,11 +562,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises
     ------
-    MissingArtefactError, TrainingError
-        There is no such file, or it is damaged or of another model.
+    MissingArtefactError, DamagedFileError, TrainingError
+        There is no such file, or it is damaged, or of another model.
     """
     if not Path(path).exists():
         raise MissingArtefactError(f"{path} is missing: run the chapter that trains it first")
+    verify(path, "delete it and train again")
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise several kinds
@@ -556,6 +604,7 @@ def _resume(folder: Path, settings: dict, main: bool) -> dict | None:
     for path in sorted(folder.glob("epoch*.pt"), reverse=True):
         if not path.with_suffix(".safetensors").exists():
             continue
+        verify(path, f"delete {folder} and train again")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["settings"] == settings:
             return state

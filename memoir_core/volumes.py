@@ -7,12 +7,15 @@ batch, and costs no memory for what is not read.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
+import io
+import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,15 @@ import numpy as np
 import pandas as pd
 
 from . import config
-from .artefacts import MissingArtefactError, Run, atomic_path, read_json, write_json
+from .artefacts import (
+    MissingArtefactError,
+    Run,
+    atomic_path,
+    checksum,
+    compare,
+    read_json,
+    write_json,
+)
 from .config import Profile
 
 if TYPE_CHECKING:
@@ -59,19 +70,6 @@ class Volumes:
         return self.t1.shape[1:]
 
 
-@cache
-def _loader() -> Callable:
-    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
-
-    return Compose(
-        [
-            LoadImage(image_only=True, dtype=np.float32),
-            EnsureChannelFirst(channel_dim="no_channel"),
-            Orientation(axcodes="RAS", labels=None),
-        ]
-    )
-
-
 def read_volume(path: str) -> Any:
     """Read one NIfTI file, turn it to RAS, and check that it can be used.
 
@@ -82,17 +80,17 @@ def read_volume(path: str) -> Any:
     Raises
     ------
     VolumeError
-        Unreadable or truncated; not 3D; NaN or constant values; or a header that does not
-        place the volume on MNI space.
+        Unreadable, truncated, or (if compressed) changed by a single bit; not 3D; NaN or
+        constant values; or a header that does not place the volume on MNI space.
     """
     import torch
+    from monai.transforms import Orientation
 
     try:
-        volume = _loader()(path)
+        volume = _decode(Path(path).read_bytes())
     except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
-        cause = error.__cause__ or error  # MONAI wraps what went wrong
         raise VolumeError(
-            f"{path} cannot be read as NIfTI ({type(cause).__name__}: {cause}); "
+            f"{path} cannot be read as NIfTI ({type(error).__name__}: {error}); "
             "download or convert it again"
         ) from error
     if volume.ndim != 4:
@@ -101,8 +99,35 @@ def read_volume(path: str) -> Any:
         raise VolumeError(f"{path} holds NaN or infinite values; convert it again")
     if volume.max() == volume.min():
         raise VolumeError(f"{path} has the same value in every voxel; convert it again")
+    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-6:
+        raise VolumeError(f"{path} has an affine that is no affine; convert it again from DICOM")
+    volume = Orientation(axcodes="RAS", labels=None)(volume)
     _check_grid(path, np.asarray(volume.affine, float), tuple(volume.shape[1:]))
     return volume
+
+
+def _decode(raw: bytes) -> Any:
+    """Turn the bytes of a NIfTI file into a (1, X, Y, Z) MetaTensor.
+
+    The whole file is unpacked first, because gzip's checksum stands at its end: a reader
+    that stops after the last voxel (nibabel's, say) never compares it.
+    """
+    import nibabel
+    from monai.data import MetaTensor
+    from monai.data.utils import correct_nifti_header_if_necessary
+
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    kind = next((k for k in kinds if k.header_class.may_contain_header(raw)), None)
+    if kind is None:
+        raise ValueError("no NIfTI header")
+    header = kind.header_class.from_fileobj(io.BytesIO(raw))
+    needed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    if needed > len(raw):  # before memory is claimed for what a wrong header promises
+        raise ValueError(f"the header promises {needed} bytes, the file has {len(raw)}")
+    image = correct_nifti_header_if_necessary(kind.from_bytes(raw))
+    return MetaTensor(np.asarray(image.dataobj, np.float32)[None], affine=image.affine)
 
 
 def _check_grid(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -239,7 +264,7 @@ def build_volumes(cohort: pd.DataFrame, data_dir: Path, profile: Profile) -> Pat
                 measures[kind] = _fill(
                     folder / f"{kind}.npy", [str(data_dir / p) for p in paths], profile, kind
                 )
-                checksums[kind] = _checksum(folder / f"{kind}.npy")
+                checksums[kind] = checksum(folder / f"{kind}.npy")
                 rows[kind] = len(paths)
             has = listed["fa_path"].notna().to_numpy()
             fa_row = np.where(has, np.cumsum(has) - 1, -1)
@@ -287,19 +312,25 @@ def _fill(target: Path, paths: list[str], profile: Profile, kind: str) -> list[f
     with atomic_path(target) as temporary:
         shape = (len(paths), *profile.volume_shape)
         out = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-        with ThreadPoolExecutor() as pool:  # NumPy, gzip and torch release the interpreter
+        _reserve(temporary)
+        pool = ThreadPoolExecutor()  # NumPy, gzip and torch release the interpreter
+        try:
             done = pool.map(one, paths)
             bar = tqdm(done, total=len(paths), desc=f"preprocessing {kind}", mininterval=5)
             for row, (volume, number) in enumerate(bar):
                 out[row] = volume
                 measures.append(number)
+        finally:  # after an error or an interrupt, what has not begun never begins
+            pool.shutdown(cancel_futures=True)
         out.flush()
     return measures
 
 
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _reserve(path: Path) -> None:
+    """Claim a file's disk space now: a full disk under a memory map kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
 
 
 def write_volumes(run: Run, cohort: pd.DataFrame) -> Volumes:
@@ -312,19 +343,15 @@ def write_volumes(run: Run, cohort: pd.DataFrame) -> Volumes:
     return open_volumes(run)
 
 
-def open_volumes(run: Run, verify: bool = False) -> Volumes:
-    """Open the memory maps that chapter 2 made.
-
-    Parameters
-    ----------
-    verify : also compare checksums (reads everything once).
+def open_volumes(run: Run) -> Volumes:
+    """Open the memory maps that chapter 2 made, and compare their checksums once.
 
     Raises
     ------
     MissingArtefactError
         Chapter 2 has not run, or the cache was deleted since.
-    VolumeError
-        A memory map is truncated or damaged, or does not fit the index.
+    VolumeError, DamagedFileError
+        A memory map does not fit the index, or is damaged.
     """
     index = read_json(run.path("volumes.json"))
     folder = config.cache_dir() / index["folder"]
@@ -348,10 +375,7 @@ def open_volumes(run: Run, verify: bool = False) -> Volumes:
                 f"{path} holds {array.dtype} {array.shape}, not float16 {wanted}; "
                 f"delete {folder}, then\n  {mend}"
             )
-        if verify and _checksum(path) != index["checksums"][kind]:
-            raise VolumeError(
-                f"{path} does not match its checksum; delete {folder}, then\n  {mend}"
-            )
+        compare(path, index["checksums"][kind], f"delete {folder}, then\n  {mend}")
         arrays[kind] = array
     fa_row = np.array(index["fa_row"], int)
     fornix = np.append(np.array(index["measures"]["fa"], float), np.nan)[fa_row]  # -1: the NaN

@@ -34,7 +34,7 @@ from huggingface_hub import InferenceClient
 from tqdm import tqdm
 
 from . import config, weights
-from .artefacts import Run, atomic_path
+from .artefacts import Run, atomic_path, seal, unseal, verify
 from .captions import BANDS, SCORE_NAMES, band
 from .precision import HALF, checked_half_type
 
@@ -726,6 +726,7 @@ def answer_questions(
             _append(path, new)
             rows += new
             bar.update(len(group))
+    seal(path)  # whole now; half of it is judged line by line
     seconds = time.time() - began
     fresh = bool(tokens)
     speed = {
@@ -799,6 +800,7 @@ def _sha(text: str) -> str:
 
 def _append(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    unseal(path)
     with open(path, "a", encoding="utf-8") as handle:
         handle.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         handle.flush()
@@ -809,6 +811,7 @@ def _resume(path: Path, groups: list[list[Item]], identity: str) -> list[dict]:
     """Read back the whole batches of an earlier call and cut the file there."""
     if not path.exists():
         return []
+    verify(path, "delete it and run chapter 09 again")
     rows: list[dict] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
