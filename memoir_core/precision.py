@@ -18,12 +18,14 @@ SCALE = 1024  # small gradients would vanish in fp16: scale up, as a GradScaler 
 
 
 def half_type(device: str) -> torch.dtype | None:
-    """The 16-bit type that the hardware multiplies fast: fp16 on CUDA, bf16 on some CPUs."""
+    """The 16-bit type in which the hardware trains faster: fp16 on CUDA, bf16 on CPUs with AMX.
+
+    CPUs that multiply bf16 without AMX (avx512_bf16 alone) take longer than in fp32:
+    benchmarks/training.py measures both.
+    """
     if device.startswith("cuda"):
         return torch.float16
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if fast else None
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else None
 
 
 def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:

@@ -365,7 +365,7 @@ def _fit(
     if criterion is not None:
         criterion.to(accelerator.device)
     chosen = [group | {"lr": rate} for group, rate in zip(groups(), rates, strict=True)]
-    optimizer = torch.optim.AdamW(chosen, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(chosen, weight_decay=WEIGHT_DECAY, fused=True)
     per_process = max(2, batch_size // accelerator.num_processes)
     order = torch.Generator()
     loader = DataLoader(data["train"], per_process, shuffle=True, drop_last=True, generator=order)
