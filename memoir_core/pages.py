@@ -41,7 +41,9 @@ def headline(run_dir: Path) -> str:
     """Set the main published figures beside the run's, as a Markdown table with its label."""
     path = run_dir / "report.json"
     if not path.exists():
-        return "The run that built these pages has not reached chapter 10, which makes this table.\n"
+        return (
+            "The run that built these pages has not reached chapter 10, which makes this table.\n"
+        )
     report = artefacts.read_json(path)
     found = {row["figure"]: row for row in report["figures"]}
     rows = [

@@ -128,7 +128,9 @@ def test_actions_say_the_address(monkeypatch):
     monkeypatch.setenv("GITHUB_REPOSITORY", "someone/book")
     monkeypatch.setenv("GITHUB_REF_NAME", "main")
     links = site.launch_links("04_stage1_contrastive", site.find_repository())
-    assert links["Binder"].endswith("/someone/book/main?urlpath=lab/tree/notebooks/04_stage1_contrastive.ipynb")
+    assert links["Binder"].endswith(
+        "/someone/book/main?urlpath=lab/tree/notebooks/04_stage1_contrastive.ipynb"
+    )
     assert links["Colab"].endswith("/someone/book/blob/colab/notebooks/04_stage1_contrastive.ipynb")
 
 
@@ -184,8 +186,20 @@ def test_a_figure_without_words_is_described_by_its_titles():
     ax.set(title="T1 alone", xlabel="epoch", ylabel="loss")
     assert plots.words_of(figure) == "Figure: T1 alone; loss against epoch"
     plots.describe(figure, "A falling curve.")
-    _, metadata = plots._png_with_words(figure)
-    assert metadata == {"alt": "A falling curve."}
+    assert plots.words_of(figure) == "A falling curve."
+
+
+def test_a_notebook_stores_the_words_beside_the_picture():
+    from nbclient import NotebookClient
+
+    code = "from memoir_core import plots\nplots.use_style()"
+    draw = "import matplotlib.pyplot as plt\nplt.subplots()[1].set_title('a title')"
+    cells = [nbformat.v4.new_code_cell(c) for c in (code, draw, 'plots.pipeline("04");')]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    outputs = [o for c in notebook.cells for o in c.outputs if "image/png" in o.get("data", {})]
+    alts = [output.metadata["image/png"]["alt"] for output in outputs]
+    assert alts[0] == "Figure: a title" and "04 highlighted" in alts[1]
 
 
 # --- licences and automation ------------------------------------------------------------
@@ -206,5 +220,3 @@ def test_workflows_call_what_the_makefile_has(name):
     called = {t for step in steps for t in re.findall(r"make ([a-z]+)", step.get("run", ""))}
     assert called and called <= targets
     assert "3.11" in text
-
-
