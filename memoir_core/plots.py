@@ -434,7 +434,9 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
         curve_kwargs={"color": "#333333", "ls": "--"}, plot_chance_level=True,
     )  # fmt: skip
     axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
-    axes[0].legend(fontsize=8, loc="lower right")
+    handles, names = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    figure.legend(handles, names, fontsize=8, ncols=3, loc="outside lower center")
     share, predicted = calibration_curve(truth, ends["p2_Dementia"], n_bins=5, strategy="quantile")
     axes[1].plot([0, 1], [0, 1], color="#AAAAAA", ls="--", lw=1)
     axes[1].plot(predicted, share, marker="o", color="#333333")
@@ -444,7 +446,7 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
         figure,
         title,
         "Left, ROC curves: "
-        + ", ".join(t.get_text() for t in axes[0].get_legend().get_texts())
+        + ", ".join(names)
         + ". Right, observed share of Dementia against its predicted probability.",
     )
 
