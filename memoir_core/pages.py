@@ -53,9 +53,9 @@ def headline(run_dir: Path) -> str:
         if (row := found.get(name)) is not None
     ]
     table = published.compare(rows, report["provenance"]["label"]).reset_index(names="figure")
+    lines = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     return (
-        _markdown(table.to_dict("records"))
-        + f"\n*This run: {report['provenance']['label']}. Published: on ADNI.*\n"
+        _markdown(lines) + f"\n*This run: {report['provenance']['label']}. Published: on ADNI.*\n"
     )
 
 
@@ -81,10 +81,10 @@ def reading_minutes(notebook: Path) -> int:
     """Estimate how long a chapter takes to read, without its exercises, in whole minutes."""
     words = 0
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code":
-            words += WORDS_PER_CELL
-        else:
-            words += len(re.findall(r"\w+", "".join(cell["source"])))
+        text = "".join(cell["source"])
+        if re.search("^## Exercises$", text, re.MULTILINE):
+            break
+        words += WORDS_PER_CELL if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
     return max(1, round(words / WORDS_PER_MINUTE))
 
 
