@@ -11,10 +11,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
 READY := .venv/ready
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 BUILD := $(BIN)/jupyter-book build . --path-output book
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html setup test lint unit notebooks endtoend clean help
+.PHONY: book html pdf browser setup test lint unit notebooks endtoend clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -38,6 +39,16 @@ html: setup  ## build the HTML from the chapters that were run last
 	$(BUILD) --quiet
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
+pdf: setup  ## print the chapters that were run last into book/_build/memoir-vlm.pdf
+	@test -n "$(CHROMIUM)" || { echo "make pdf needs chromium: apt-get install chromium"; exit 1; }
+	$(BUILD) --quiet --builder singlehtml
+	"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
+	  --virtual-time-budget=60000 --print-to-pdf="$(CURDIR)/book/_build/memoir-vlm.pdf" \
+	  "file://$(CURDIR)/book/_build/singlehtml/index.html"
+
+browser: setup  ## look at the pages that were built last, in a browser
+	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/test_browser.py
+
 test: lint unit notebooks endtoend  ## everything that CI checks
 
 lint: setup
@@ -54,7 +65,8 @@ notebooks: setup
 	MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
 	  --nbval-cell-timeout=600 -p no:cacheprovider notebooks
 
-# The same book through papermill, killed once on the way, and its HTML with warnings as errors.
+# The same book through papermill, killed on the way, its HTML with warnings as errors, and the
+# pages in a browser.
 endtoend: setup
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s
 

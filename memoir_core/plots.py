@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -31,36 +29,12 @@ def use_style() -> None:
 
     shell = get_ipython()
     if shell is not None:
-        mpl.get_backend()  # choosing one sets a PNG formatter, which is replaced here
-        shell.display_formatter.formatters["image/png"].for_type(Figure, _png_with_words)
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 110,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "savefig.bbox": "tight",
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": False,
-            "legend.frameon": False,
-            "image.cmap": "gray",
-            "axes.prop_cycle": cycler(
-                color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
-            ),
-        }
-    )
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
 
 
-def _png_with_words(figure: Figure) -> tuple[str, dict[str, str]]:
-    """Turn a figure into a PNG and its alt text, as notebooks store them."""
-    from IPython.core.pylabtools import print_figure
-
-    picture = print_figure(figure, fmt="png", base64=True, bbox_inches="tight")
-    return picture, {"alt": " ".join(words_of(figure).split())}
+def _alt_text(figure: Figure) -> tuple[dict, dict]:
+    """Give a figure's words as metadata of its PNG, which IPython makes by itself."""
+    return {}, {"image/png": {"alt": " ".join(words_of(figure).split())}}
 
 
 def describe(figure: Figure, words: str) -> Figure:
@@ -460,7 +434,9 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
         curve_kwargs={"color": "#333333", "ls": "--"}, plot_chance_level=True,
     )  # fmt: skip
     axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
-    axes[0].legend(fontsize=8, loc="lower right")
+    handles, names = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    figure.legend(handles, names, fontsize=8, ncols=3, loc="outside lower center")
     share, predicted = calibration_curve(truth, ends["p2_Dementia"], n_bins=5, strategy="quantile")
     axes[1].plot([0, 1], [0, 1], color="#AAAAAA", ls="--", lw=1)
     axes[1].plot(predicted, share, marker="o", color="#333333")
@@ -470,7 +446,7 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
         figure,
         title,
         "Left, ROC curves: "
-        + ", ".join(t.get_text() for t in axes[0].get_legend().get_texts())
+        + ", ".join(names)
         + ". Right, observed share of Dementia against its predicted probability.",
     )
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import artefacts, config
+from . import artefacts, config, pages
 from .config import CHAPTERS, Chapter
 
 FIXED = ("profile", "run", "data_dir", "seed", "device")  # set by options of their own
@@ -202,6 +202,7 @@ def run_chapters(
         )
         _publish(executed)
         print(f"{back}{line} {taken}", flush=True)
+    pages.write_pages(run_dir)
     print(f"Done in {time.time() - begun:.0f} s: {run_dir}")
     return 0
 
