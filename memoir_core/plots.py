@@ -861,8 +861,8 @@ def verdict_bars(counts: pd.DataFrame, title: str) -> Figure:
     ax.invert_yaxis()
     ax.set(xlabel="published figures")
     figure.legend(*ax.get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    sums = ", ".join(f"{verdict} {n}" for verdict, n in counts.sum().items())
+    return _finish(figure, title, f"Stacked bars, verdicts per chapter. In all: {sums}.")
 
 
 def leakage_bars(table: pd.DataFrame, title: str, axis: str = "(balanced) accuracy") -> Figure:
@@ -890,7 +890,7 @@ def leakage_bars(table: pd.DataFrame, title: str, axis: str = "(balanced) accura
     return _finish(
         figure,
         title,
-        "Pairs of dots, balanced accuracy. "
+        f"Pairs of dots with intervals, {axis}. "
         + "; ".join(
             f"{r.experiment}: honest {r.honest:.2f}, with the leak {r.leaky:.2f}"
             for r in table.itertuples()
@@ -929,8 +929,10 @@ def checkpoint_curve(histories: dict[str, pd.DataFrame], published: dict, title:
     np.atleast_1d(axes)[0].set_ylabel("dx3 balanced accuracy")
     handles = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=7, ncols=5, loc="outside lower center")
-    figure.suptitle(title, size=9, color="#555555")
-    return figure
+    best = "; ".join(
+        f"{name}: at best {history[test].max():.2f} on test" for name, history in histories.items()
+    )
+    return _finish(figure, title, f"Curves of accuracy per epoch. {best}.")
 
 
 def nf4(levels: list[float]) -> Figure:
