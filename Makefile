@@ -60,9 +60,10 @@ unit: setup
 	$(BIN)/python -m pytest tests -m "not endtoend" --durations=10
 
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder.
+# A headline outside its expected band (book/reference/bands.json) fails.
 notebooks: setup
 	rm -rf "$(TEST_RUNS)"
-	MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
+	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
 	  --nbval-cell-timeout=600 -p no:cacheprovider notebooks
 
 # The same book through papermill, killed on the way, its HTML with warnings as errors, and the

@@ -203,13 +203,24 @@ CHAPTERS = (
     Chapter(
         "10_reproduction_report",
         "Reproduction report",
-        ("cohort.parquet", "ablation.csv", "retrieval.jsonl", "llm_scores.csv"),
-        ("report.json",),
+        ("cohort.parquet", "volumes.json", "ablation.csv", "retrieval.jsonl", "llm_scores.csv"),
+        ("report.json", "report.html"),
     ),
     Chapter(
         "11_leakage_and_limits",
         "Leakage and limits",
-        ("cohort.parquet", "volumes.json", "stage2/best.safetensors"),
+        (
+            "cohort.parquet",
+            "volumes.json",
+            "stage2/best.safetensors",
+            "stage2/history.csv",
+            "stage2/embeddings.npz",
+            "stage2/test_predictions.parquet",
+            "captions.jsonl",
+            "text_encoder/projection.safetensors",
+            "retrieval.jsonl",
+            "llm_scores.csv",
+        ),
         ("leakage.csv",),
     ),
 )

@@ -817,28 +817,98 @@ def published_ladder(rows: pd.DataFrame, title: str) -> Figure:
     )
 
 
-def leakage_bars(table: pd.DataFrame, title: str) -> Figure:
-    """Draw each experiment's honest value and what the leak makes of it."""
-    figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(table) + 1.2))
+def verdict_bars(counts: pd.DataFrame, title: str) -> Figure:
+    """Draw how many figures of each chapter got which verdict.
+
+    Parameters
+    ----------
+    counts : of `report.counted`: one row per chapter, one column per verdict.
+    """
+    colours = ["#009E73", "#0072B2", "#D55E00", "#CCCCCC"]
+    figure, ax = plt.subplots(figsize=(6.8, 0.36 * len(counts) + 1.2))
+    left = np.zeros(len(counts))
+    for (verdict, found), colour in zip(counts.items(), colours, strict=True):
+        ax.barh(counts.index, found, left=left, color=colour, label=str(verdict))
+        for place, n in enumerate(found):
+            if n:
+                ax.text(left[place] + n / 2, place, str(n), ha="center", va="center", size=8,
+                        color="#222222" if verdict == "not comparable" else "white")  # fmt: skip
+        left += found.to_numpy()
+    ax.invert_yaxis()
+    ax.set(xlabel="published figures")
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
+    sums = ", ".join(f"{verdict} {n}" for verdict, n in counts.sum().items())
+    return _finish(figure, title, f"Stacked bars, verdicts per chapter. In all: {sums}.")
+
+
+def leakage_bars(table: pd.DataFrame, title: str, axis: str = "(balanced) accuracy") -> Figure:
+    """Draw each experiment's honest value and what the leak makes of it, with intervals.
+
+    Parameters
+    ----------
+    table : rows of leakage.csv whose values share an axis.
+    """
+    figure, ax = plt.subplots(figsize=(6.8, 0.45 * len(table) + 1.2))
     y = np.arange(len(table))
-    for place in y:
-        row = table.iloc[place]
-        ax.plot([row["honest"], row["leaky"]], [place, place], color="#BBBBBB", lw=2, zorder=0)
-    ax.scatter(table["honest"], y, color="#0072B2", label="honest", s=40)
-    ax.scatter(table["leaky"], y, color="#D55E00", label="with the leak", s=40, marker="s")
-    ax.set(yticks=y, yticklabels=table["experiment"], xlim=(0, 1), xlabel="balanced accuracy")
+    styles = {"honest": ("#0072B2", "o", -0.12), "leaky": ("#D55E00", "s", 0.12)}
+    for kind, (colour, marker, shift) in styles.items():
+        ends = table[[f"{kind}_low", f"{kind}_high"]].to_numpy(float).T
+        error = np.abs(ends - table[kind].to_numpy(float))
+        label = {"honest": "honest", "leaky": "with the leak"}[kind]
+        ax.errorbar(table[kind], y + shift, xerr=error, fmt=marker, color=colour, label=label,
+                    capsize=2, lw=1, ms=5)  # fmt: skip
+    names = [f"{r.experiment} (n = {r.n})" for r in table.itertuples()]
+    ax.set(yticks=y, yticklabels=names, xlabel=axis)
+    if "accuracy" in axis:
+        ax.set_xlim(0, 1.02)
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _finish(
         figure,
         title,
-        "Pairs of dots, balanced accuracy. "
+        f"Pairs of dots with intervals, {axis}. "
         + "; ".join(
             f"{r.experiment}: honest {r.honest:.2f}, with the leak {r.leaky:.2f}"
             for r in table.itertuples()
         )
         + ".",
     )
+
+
+def checkpoint_curve(histories: dict[str, pd.DataFrame], published: dict, title: str) -> Figure:
+    """Draw validation and test accuracy per epoch, and the epoch that each would choose.
+
+    Parameters
+    ----------
+    histories : panel title -> epoch, composite, dx3_balanced_accuracy (validation) and
+        test_dx3_balanced_accuracy.
+    published : epoch -> published values, drawn in grey in the first panel.
+    """
+    figure, axes = plt.subplots(1, len(histories), figsize=(7.2, 2.9), sharey=True)
+    test = "test_dx3_balanced_accuracy"
+    for ax, (name, history) in zip(np.atleast_1d(axes), histories.items(), strict=True):
+        ax.plot(history["epoch"], history["dx3_balanced_accuracy"], color="#BBBBBB",
+                label="validation")  # fmt: skip
+        ax.plot(history["epoch"], history[test], color="#0072B2", label="test")
+        for by, colour, marker in (("composite", "#0072B2", "o"), (test, "#D55E00", "s")):
+            row = history.iloc[int(history[by].to_numpy().argmax())]
+            label = "chosen on validation" if by == "composite" else "chosen on test"
+            ax.scatter(row["epoch"], row[test], color=colour, marker=marker, s=45, zorder=3,
+                       label=label)  # fmt: skip
+        if ax is np.atleast_1d(axes)[0]:
+            x = [epoch for epoch, values in published.items() for _ in values]
+            y = [value for values in published.values() for value in values]
+            ax.scatter(x, y, color=PUBLISHED_COLOUR, marker="D", s=28, zorder=3,
+                       label="published (ADNI)")  # fmt: skip
+        ax.set(xlabel="epoch", title=name, ylim=(0.2, 1))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    np.atleast_1d(axes)[0].set_ylabel("dx3 balanced accuracy")
+    handles = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=7, ncols=5, loc="outside lower center")
+    best = "; ".join(
+        f"{name}: at best {history[test].max():.2f} on test" for name, history in histories.items()
+    )
+    return _finish(figure, title, f"Curves of accuracy per epoch. {best}.")
 
 
 def nf4(levels: list[float]) -> Figure:
