@@ -198,8 +198,8 @@ def missingness(cohort: pd.DataFrame, label: str) -> Figure:
     """Draw which field is missing for how many subjects of each class, in percent."""
     import seaborn as sns
 
-    fields = [*SCORES, "APOE4", "fa_path"]
-    share = cohort[fields].isna().groupby(cohort["DX"]).mean().loc[list(DX_COLOURS)] * 100
+    absent = cohort[[*SCORES, "APOE4"]].isna().assign(FA=~cohort["has_fa"])
+    share = absent.groupby(cohort["DX"]).mean().loc[list(DX_COLOURS)] * 100
     figure, ax = plt.subplots(figsize=(6.4, 2.2))
     sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, ax=ax,
                 cbar_kws={"label": "missing (%)"})  # fmt: skip
@@ -952,7 +952,7 @@ def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> F
 
     points = PCA(2, random_state=0).fit_transform(z_fused)
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 4.8), sharex=True, sharey=True)
-    fa = np.where(cohort["fa_path"].notna(), "with FA", "without FA")
+    fa = np.where(cohort["has_fa"], "with FA", "without FA")
     categories = {
         "diagnosis": (cohort["DX"].to_numpy(), DX_COLOURS),
         "sex": (cohort["PTGENDER"].to_numpy(), {"Female": "#CC79A7", "Male": "#56B4E9"}),

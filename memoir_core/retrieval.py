@@ -500,7 +500,7 @@ def retrieve_subsets(
 
     texts = {row["case"]: row["caption"] for row in captions}
     records = {row["case"]: row for row in cohort.to_dict("records")}
-    has_fa = cohort["fa_path"].notna().to_numpy()
+    has_fa = cohort["has_fa"].to_numpy()
     rows = []
     for subset in tqdm(SUBSETS, desc="subsets", mininterval=5):
         asked = cases[has_fa[cases]] if "fa" in subset else cases
