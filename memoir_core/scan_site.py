@@ -190,7 +190,7 @@ _WORD_DATES = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\s\"'<>|,;:()\[\]{}=&?#\\`]+")
-_ID_COLUMN = re.compile(r"(?:rid|ptid|subject(?:[ _]?id)?|participant(?:[ _]?id)?)", re.IGNORECASE)
+_ID_COLUMN = re.compile(r"(?:rid|subject(?:[ _]?id)?|participant(?:[ _]?id)?)", re.IGNORECASE)
 _IMAGE_COLUMN = re.compile(r"(?:image[ _]?(?:data[ _]?)?u?id|loniuid)", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:([\w/+.-]*)((?:;[\w=.-]+)*),([^\"'\s)<>]*)")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{76}\n?){12,}[A-Za-z0-9+/\n]*={0,2}")
@@ -273,7 +273,7 @@ def find_in_columns(text: str, ids: Identifiers) -> Iterator[Hit]:
     Understood are separated values, and the printed tables of pandas, whose columns end
     under the end of their header.
     """
-    if not ids.known or not re.search(r"\b(?:rid|ptid|subject|participant|u?id)", text, re.I):
+    if not ids.known or not re.search(r"rid|subject|participant|uid|image", text, re.IGNORECASE):
         return
     columns: list[tuple[int, str, str]] = []  # index or end, separator, kind
     offset = 0
@@ -538,6 +538,8 @@ def _scan_text(text: str, ids: Identifiers, file: str, place: str, depth: int) -
     if structured is not None:
         found += _scan_json(structured, ids, file, place, depth)
     plain, embedded = _without_data(text)
+    if plain.startswith("Search.setIndex("):  # numbers after its words are those of pages
+        plain = re.sub(r"(?<=:)[\[\d,\]]+(?=[,}])", lambda m: " " * len(m[0]), plain)
     for start, packed in embedded:
         where = f"{place} {_line(text, start)}, embedded data".strip()
         found += scan_bytes(packed, ids, file, where, depth=depth + 1)

@@ -62,7 +62,7 @@ def tiny(tiny_folders, monkeypatch):
     from memoir_core import artefacts, cohort, volumes
 
     run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
-    return Tiny(run, cohort.load_cohort(run), volumes.open_volumes(run))
+    return Tiny(run, cohort.load_cohort(run, private=True), volumes.open_volumes(run))
 
 
 @pytest.fixture(scope="session")
