@@ -74,7 +74,7 @@ class Finding:
 class Identifiers:
     """What a download holds that must not be published.
 
-    ptids without separators (002S0295), rids and image IDs as digits, dates as YYYYMMDD;
+    ptids without separators (999S9999), rids and image IDs as digits, dates as YYYYMMDD;
     `names`: paths and names of images that consist of one word; `odd_names`: the others.
     """
 
@@ -170,7 +170,7 @@ _RID = re.compile(
     r"(?:[ _-]?(?:id|no|number))?[\s_#:=\"'.-]{0,4})(\d{1,6})(?![\d,.]*\d|\w)",
     re.IGNORECASE,
 )
-_SITE_RID = re.compile(r"(?<![A-Za-z0-9])S_(\d{4,5})(?!\d)", re.IGNORECASE)
+_SITE_RID = re.compile(r"(?<!\d[_\-. ])(?<![A-Za-z0-9])S_(\d{4,5})(?!\d)", re.IGNORECASE)
 _IMAGE_ID = re.compile(
     r"(?<![A-Za-z0-9])I(\d{3,8})(?![A-Za-z0-9])"
     r"|(?:image[ _]?(?:id|uid)|uid|image)s?[\W_]{1,6}I?(\d{3,8})(?!\w)",
@@ -507,6 +507,8 @@ def _png_texts(data: bytes) -> Iterator[tuple[str, str]]:
             yield kind, _text(body.replace(b"\0", b" "))
         elif kind not in ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "gAMA", "pHYs", "sRGB", "cHRM"):
             yield kind, _strings(body)
+        if kind == "IEND":
+            break
     if data[at:]:
         yield "after the end", _strings(data[at:])
 
