@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_real
