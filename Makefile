@@ -1,12 +1,14 @@
 # make book    the whole book, executed and built      (book/_build/html/index.html)
 # make test    every check that CI runs
 # Options of `make book`: PROFILE=smoke|quick|paper DATA=folder RUN=name SEED=n DEVICE=auto|cpu|cuda
+#   INDIVIDUAL=1 shows single subjects of real data, on pages that you keep to yourself
 
 PROFILE ?= quick
 DATA ?=
 RUN ?=
 SEED ?= 0
 DEVICE ?= auto
+INDIVIDUAL ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
@@ -15,7 +17,7 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 BUILD := $(BIN)/jupyter-book build . --path-output book
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup test lint unit notebooks endtoend clean help
+.PHONY: book html pdf browser setup test lint unit notebooks endtoend audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -32,11 +34,14 @@ $(READY): requirements.txt pyproject.toml
 
 book: setup  ## run all chapters and build the HTML book
 	$(BIN)/python -m memoir_core.run --profile "$(PROFILE)" --run "$(RUN)" --data "$(DATA)" \
-	  --seed "$(SEED)" --device "$(DEVICE)"
+	  --seed "$(SEED)" --device "$(DEVICE)" \
+	  $(if $(filter 1,$(INDIVIDUAL)),--param publish_individual=true)
 	$(MAKE) --no-print-directory html
 
-html: setup  ## build the HTML from the chapters that were run last
+html: setup  ## build the HTML from the chapters that were run last, and scan it
 	$(BUILD) --quiet
+	$(BIN)/python -m memoir_core.scan_site book/chapters book/_build/html \
+	  $(if $(DATA),--data "$(DATA)")
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
 pdf: setup  ## print the chapters that were run last into book/_build/memoir-vlm.pdf
@@ -70,6 +75,9 @@ notebooks: setup
 # pages in a browser.
 endtoend: setup
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s
+
+audit: setup  ## look up known weaknesses of the installed packages (needs the network)
+	sh .ci/audit.sh
 
 clean:  ## delete runs, caches and the built book (not .venv)
 	rm -rf runs cache book/_build book/chapters

@@ -117,7 +117,11 @@ def compare_batches(device: str, repeats: int) -> list[dict]:
     )
     with weights.quiet():
         model = CrossEncoder(
-            str(weights.find("minilm").path), num_labels=1, max_length=MAX_TOKENS, device=device
+            str(weights.find("minilm").path),
+            num_labels=1,
+            max_length=MAX_TOKENS,
+            device=device,
+            trust_remote_code=False,
         )
     reranker = Reranker(model, "MiniLM with a new head: speed only", False, half_type(device))
     pairs = [(query, answer)] * 512
@@ -142,7 +146,9 @@ def main() -> None:
     options = parser.parse_args()
     around = None
     if options.run:
-        with np.load(config.runs_dir() / options.run / "embeddings.npz") as stored:
+        with np.load(
+            config.runs_dir() / options.run / "embeddings.npz", allow_pickle=False
+        ) as stored:
             around = stored["z_fused"]
     rng = np.random.default_rng(0)
     searches = [

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from . import config
+from . import config, privacy
 from .config import Profile
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
@@ -56,11 +56,17 @@ class Run:
     data_dir: Path
     synthetic: bool
     chapter: str
+    publish_individual: bool = False
     started: float = field(default_factory=time.time)
 
     @property
     def dir(self) -> Path:
         return config.runs_dir() / self.name
+
+    @property
+    def individual(self) -> bool:
+        """May pages show single subjects? Synthetic ones always, real ones only if asked."""
+        return self.synthetic or self.publish_individual
 
     @property
     def cohort_label(self) -> str:
@@ -101,7 +107,17 @@ def set_seed(seed: int) -> None:
 
 
 def default_run_name(profile: str, seed: int, data_dir: str = "") -> str:
-    return f"{profile}-seed{seed}" + (f"-{Path(data_dir).name}" if data_dir else "")
+    """Name a run; a data folder is named by a pseudonym, since its own name may tell too much."""
+    return f"{profile}-seed{seed}" + (f"-data-{folder_name(data_dir)[:6]}" if data_dir else "")
+
+
+def folder_name(data_dir: str | Path) -> str:
+    return privacy.pseudonym("data folder", str(Path(data_dir).expanduser().resolve()))
+
+
+def is_synthetic(data_dir: str | Path) -> bool:
+    """Say whether a data folder ('': the book's own) holds nobody's data."""
+    return not data_dir or (Path(data_dir).expanduser() / SYNTHETIC_MARKER).exists()
 
 
 def synthetic_dir(profile: Profile) -> Path:
@@ -117,6 +133,7 @@ def start_chapter(
     data_dir: str = "",
     seed: int = 0,
     device: str = "auto",
+    publish_individual: bool = False,
 ) -> Run:
     """Open a run folder for a chapter: check inputs, fix seeds, say what will run.
 
@@ -126,13 +143,15 @@ def start_chapter(
     profile, run, data_dir, seed, device : the notebook's papermill parameters.
         `run=''` names the folder after profile and seed; `data_dir=''` means the
         synthetic download, which chapter 01 makes.
+    publish_individual : show single subjects of real data; for pages that stay with you.
 
     Raises
     ------
     MissingArtefactError
         An input is not there; the message gives the command that makes it.
     RunMismatchError
-        The run folder was begun with another profile, seed or data folder.
+        The run folder was begun with another profile, seed or data folder (which the message
+        names by its pseudonym).
     """
     spec = config.get_chapter(chapter)
     sizes = config.get_profile(profile)
@@ -150,13 +169,16 @@ def start_chapter(
         seed=seed,
         device=resolve_device(device),
         data_dir=data,
-        synthetic=not data_dir or (data / SYNTHETIC_MARKER).exists(),
+        synthetic=is_synthetic(data_dir),
         chapter=spec.name,
+        publish_individual=publish_individual,
     )
     _check_settings(opened)
     _check_inputs(opened, spec)
     set_seed(seed)
     print(f"{spec.number} {spec.title}: {opened.label}; results in runs/{name}/")
+    if publish_individual and not opened.synthetic:
+        print("Single subjects of real data are shown: do not pass these pages on.")
     return opened
 
 
@@ -164,7 +186,9 @@ def _check_settings(run: Run) -> None:
     settings = {
         "profile": run.profile.name,
         "seed": run.seed,
-        "data": "synthetic" if run.data_dir == synthetic_dir(run.profile) else str(run.data_dir),
+        "data": "synthetic"
+        if run.data_dir == synthetic_dir(run.profile)
+        else f"folder {folder_name(run.data_dir)}",
     }
     path = run.path("run.json")
     if path.exists():

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .artefacts import Run
+from .privacy import check_groups
+
 # VENTRICLES and FORNIX_FA come from the images, see `add_image_fields`.
 FIELDS = (
     *("AGE", "PTGENDER", "APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"),
@@ -254,6 +257,32 @@ def _closing(shown: dict, style: int, case: int) -> str:
 def _articles(text: str) -> str:
     """Turn 'a 81-year-old' into 'an 81-year-old' (also 8, 11 and 18)."""
     return re.sub(r"\b([Aa]) (?=(?:8\d?|11|18)\b)", r"\1n ", text)
+
+
+def example(run: Run, rows: pd.DataFrame) -> tuple[str, dict]:
+    """A record to show: the first of some subjects, or, if none may be shown, their medians.
+
+    Returns
+    -------
+    what it is, such as 'case 3' or 'medians of 240 subjects', and the record.
+
+    Raises
+    ------
+    SmallGroupError
+        The medians of fewer than ten people are asked for.
+    """
+    if run.individual:
+        record: dict = rows.iloc[0].to_dict()
+        return f"case {record['case']}", record
+    check_groups(run, {"the group of the example": rows})
+    record = {"case": 0}
+    for name in FIELDS:
+        if name in rows and name in ("PTGENDER", "DX"):
+            record[name] = rows[name].mode().iloc[0]
+        elif name in rows:
+            middle = rows[name].median()
+            record[name] = round(middle) if name == "APOE4" and middle == middle else middle
+    return f"medians of {len(rows)} subjects", record
 
 
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:

@@ -1,7 +1,8 @@
 """Check a download before a run: `python -m memoir_core.check DATA`.
 
 Lists every problem of the tables and images at once, with the mend of each, and writes
-the list as CSV. Nothing in the download is changed.
+the list as CSV. Nothing in the download is changed. The list names files, subjects and dates:
+it is for whoever holds the data.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from . import cohort
 from .artefacts import atomic_path
 from .cohort import CohortError, Problem
 
-COLUMNS = ["file", "line", "column", "what", "mend"]
+COLUMNS = ["file", "line", "column", "what", "mend", "names"]
 
 
 def check_download(data_dir: Path, images: bool = True, workers: int = 0) -> list[Problem]:
@@ -126,12 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
         places = [_place(problem) for problem in problems]
         width = max(map(len, places))
         for place, problem in zip(places, problems, strict=True):
-            print(f"{place:<{width}}  {problem.what}; {problem.mend}")
+            names = f" ({problem.names})" if problem.names else ""
+            print(f"{place:<{width}}  {problem.what}{names}; {problem.mend}")
         print(f"{len(problems)} problems; the list with full paths is in {options.csv}")
         return 1
     found, _ = cohort.build_cohort(options.data, seed=0, check_images=not options.skip_images)
     print(cohort.counts(found).to_string())
-    with_fa = int(found["fa_path"].notna().sum())
+    with_fa = int(found["has_fa"].sum())
     print(f"No problem found; {with_fa} of {len(found)} subjects have an FA volume.")
     return 0
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .artefacts import Run, atomic_path, verify
+from .artefacts import Run, atomic_path, is_synthetic, verify
 from .config import DX, SCORES
+from .privacy import CHECK, SYNTHETIC_KEY, pseudonym
 
 REQUIRED = ("RID", "PTID", "VISCODE", "EXAMDATE", "AGE", "PTGENDER", "APOE4", "DX", *SCORES)
 OPTIONAL = ("SITE", "DX_bl", "PTEDUCAT", "IMAGEUID")
@@ -48,26 +49,36 @@ RANGES = {
     "MOCA": (0, 30),
     "APOE4": (0, 2),
 }
+# What later chapters need, and what says who a case is: the two are stored apart.
 COLUMNS = [
-    *("case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT"),
-    *("APOE4", *SCORES, "t1_path", "fa_path", "split"),
+    *("case", "subject", "VISCODE", "DX", "AGE", "PTGENDER", "PTEDUCAT", "APOE4"),
+    *(*SCORES, "has_fa", "split"),
 ]
+PRIVATE = ["case", "RID", "PTID", "EXAMDATE", "t1_path", "fa_path"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend in a download: where, what, and how."""
+    """One thing to mend in a download: where, what, and how.
+
+    `file` and `names` may say who a subject is: `check` shows them to whoever holds the data.
+    As text, which can end in a notebook or a log, a problem names tables, lines and columns.
+    """
 
     file: str
     line: str
     column: str
     what: str
     mend: str
+    names: str = ""
 
     def __str__(self) -> str:
-        place = f", line {self.line}" if self.line else ""
+        table = self.file.endswith(".csv")
+        place = Path(self.file).name if table else "an image or folder of the download"
+        place += f", line {self.line}" if self.line else ""
         place += f", column {self.column}" if self.column else ""
-        return f"{self.file}{place}: {self.what}; {self.mend}"
+        hint = "" if table and not self.names else f" ({CHECK})"
+        return f"{place}: {self.what}; {self.mend}{hint}"
 
 
 class CohortError(ValueError):
@@ -141,8 +152,8 @@ def read_adnimerge(path: Path, report: Report = stop) -> pd.DataFrame:
     table = table.dropna(subset=["VISCODE", "EXAMDATE", "RID"]).drop_duplicates()
     for row in table.index[table.duplicated(["PTID", "VISCODE"])]:
         visit = f"PTID {table['PTID'][row]}, visit {table['VISCODE'][row]}"
-        what = f"a second, different row for {visit}"
-        report(_problem(path, row, "VISCODE", what, "keep one of the two rows"))
+        what = "a second, different row for one visit"
+        report(_problem(path, row, "VISCODE", what, "keep one of the two rows", visit))
     return table.drop_duplicates(["PTID", "VISCODE"]).reset_index(names="row")
 
 
@@ -179,8 +190,9 @@ def read_images(path: Path, report: Report = stop) -> pd.DataFrame:
         table["VISCODE"] = _each(table["VISCODE"], _viscode, path, report)
     table = table[[*keys, "t1_path", "fa_path"]].dropna(subset=keys).drop_duplicates()
     for row in table.index[table.duplicated(keys)]:
-        what = "a second row for " + ", ".join(f"{k} {table[k][row]}" for k in keys)
-        report(_problem(path, row, keys[-1], what, "keep one row per visit"))
+        names = ", ".join(f"{k} {table[k][row]}" for k in keys)
+        what = "a second, different row for one " + ("image" if len(keys) == 1 else "visit")
+        report(_problem(path, row, keys[-1], what, "keep one row per visit", names))
     return table.drop_duplicates(keys).reset_index(drop=True)
 
 
@@ -200,7 +212,7 @@ def find_images(data_dir: Path, report: Report = stop) -> pd.DataFrame:
     """List the images of a BIDS or CAPS tree, for a download without images.csv.
 
     The first pattern of `T1_GLOBS` and of `FA_GLOBS` that finds anything is used. Subject
-    and visit come from the folders: `sub-ADNI002S0295/ses-M048` is PTID 002_S_0295 at m48.
+    and visit come from the folders: `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999 at m48.
 
     Returns
     -------
@@ -226,8 +238,8 @@ def find_images(data_dir: Path, report: Report = stop) -> pd.DataFrame:
                         str(file),
                         "",
                         "",
-                        f"no PTID or visit can be read from {subject}/{session}",
-                        "name the folders like sub-ADNI002S0295/ses-M048, or write images.csv",
+                        "no PTID or visit can be read from the names of its folders",
+                        "name the folders like sub-ADNI999S9999/ses-M048, or write images.csv",
                     )
                 )
                 continue
@@ -237,9 +249,9 @@ def find_images(data_dir: Path, report: Report = stop) -> pd.DataFrame:
                         str(file),
                         "",
                         "",
-                        f"a second {column[:2].upper()} for {ptid} at {visit}, besides "
-                        f"{found[column][ptid, visit].name}",
+                        f"a second {column[:2].upper()} for one visit",
                         "keep one, or write images.csv",
+                        f"besides {found[column][ptid, visit].name}",
                     )
                 )
                 continue
@@ -308,8 +320,10 @@ def _read_csv(path: Path, required: tuple[str, ...], report: Report) -> pd.DataF
     return table.dropna(subset=[c for c in ("PTID", "VISCODE") if c in table])
 
 
-def _problem(path: Path, row: Hashable, column: str, what: str, mend: str) -> Problem:
-    return Problem(str(path), str(row), column, what, mend)
+def _problem(
+    path: Path, row: Hashable, column: str, what: str, mend: str, names: str = ""
+) -> Problem:
+    return Problem(str(path), str(row), column, what, mend, names)
 
 
 def _each(
@@ -321,7 +335,11 @@ def _each(
         converted = None if not isinstance(value, str) else convert(value)
         if isinstance(value, str) and converted is None:
             what, mend = _WRONG[convert]
-            report(_problem(path, row, str(column.name), f"{value!r} {what}", mend))
+            name, shown = str(column.name), repr(value)
+            if name in ("EXAMDATE", "RID"):
+                report(_problem(path, row, name, f"the value {what}", mend, shown))
+            else:
+                report(_problem(path, row, name, f"{shown} {what}", mend))
         values.append(converted)
     return pd.Series(values, index=column.index, dtype=object)
 
@@ -367,7 +385,7 @@ PTID = r"\d{3}_S_\d{4,5}"
 
 
 def _ptid(value: str) -> str:
-    """Bring sub-ADNI002S0295 and 002S0295 to ADNI's own form, 002_S_0295."""
+    """Bring sub-ADNI999S9999 and 999S9999 to ADNI's own form, 999_S_9999."""
     match = re.search(r"(\d{3})_?S_?(\d{4,5})$", value)
     return f"{match[1]}_S_{match[2]}" if match else value
 
@@ -399,8 +417,11 @@ def build_cohort(
 
     Returns
     -------
-    cohort : one row per subject in the columns `COLUMNS`, sorted by RID; `case` is the row
-        number, which stands for the subject in every later plot and text.
+    cohort : one row per subject with the columns `COLUMNS` and `PRIVATE`. `case` is the row
+        number, which stands for the subject in every later plot and text. Synthetic rows
+        are sorted by RID. Real ones are sorted by `subject`, a keyed pseudonym (see
+        `privacy.pseudonym`), so that a case number tells nothing of a RID. The split is
+        drawn in the order of RID in any case: a seed gives the same split everywhere.
     flow : the filter steps, each with rows, subjects and subjects per class.
     """
     if visit not in ("latest", "earliest"):
@@ -456,11 +477,17 @@ def build_cohort(
         )
     table = table.sort_values("RID", ignore_index=True)
     table["split"] = split(table["DX"], seed, val_fraction)
+    fake = is_synthetic(data_dir)
+    key = SYNTHETIC_KEY if fake else None
+    table["subject"] = [pseudonym("subject", ptid, key) for ptid in table["PTID"]]
+    if not fake:
+        table = table.sort_values("subject", ignore_index=True)
     table["case"] = np.arange(len(table))
     table["RID"] = table["RID"].astype(int)
+    table["has_fa"] = table["fa_path"].notna()
     if "PTEDUCAT" not in table:
         table["PTEDUCAT"] = np.nan
-    cohort = table[COLUMNS].copy()
+    cohort = table[[*COLUMNS, *PRIVATE[1:]]].copy()
     check_split(cohort)
     if check_images:
         check_copies(cohort, data_dir)
@@ -499,14 +526,18 @@ def check_split(cohort: pd.DataFrame) -> None:
     Raises
     ------
     DataLeakageError
-        Names the subject or file.
+        Names the column and the cases.
     """
-    for column in ("PTID", "RID", "t1_path", "fa_path"):
+    for column in ("subject", "PTID", "RID", "t1_path", "fa_path"):
+        if column not in cohort:
+            continue
         known = cohort[cohort[column].notna()]
         sides = known.groupby(column)["split"].nunique()
         if (sides > 1).any():
+            cases = known.loc[known[column] == sides.index[sides > 1][0], "case"]
             raise DataLeakageError(
-                f"{column} {sides.index[sides > 1][0]!r} stands in more than one part of the split"
+                f"one {column} stands in more than one part of the split: cases "
+                + ", ".join(map(str, cases))
             )
 
 
@@ -518,7 +549,7 @@ def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
     Raises
     ------
     DataLeakageError
-        Names the two files.
+        Names the two files, to `check` only.
     """
     for column in ("t1_path", "fa_path"):
         listed = cohort.loc[cohort[column].notna(), [column, "split"]]
@@ -530,8 +561,15 @@ def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
             other, other_part = seen.setdefault(content, (name, part))
             if other_part != part:
                 raise DataLeakageError(
-                    f"{name} ({part}) and {other} ({other_part}) have the same content; "
-                    "drop one of the two subjects from the tables"
+                    Problem(
+                        str(Path(data_dir) / name),
+                        "",
+                        "",
+                        f"has the same content as another, and the two stand in {part} and "
+                        f"{other_part}",
+                        "drop one of the two subjects from the tables",
+                        f"the other is {other}",
+                    )
                 )
 
 
@@ -553,17 +591,37 @@ def check_training_cases(cohort: pd.DataFrame, cases: np.ndarray, where: str) ->
 
 
 def write_cohort(run: Run, cohort: pd.DataFrame) -> Path:
+    """Write cohort.parquet, and beside it, for its owner only, who the cases are.
+
+    Later chapters read cohort.parquet, which holds pseudonyms. PTID, RID, exam dates and
+    paths go to private/subjects.parquet; only chapter 2 reads it, to find the images.
+    """
+    private = run.path("private", "subjects.parquet")
+    private.parent.mkdir(parents=True, exist_ok=True)
+    private.parent.chmod(0o700)
+    with atomic_path(private) as temporary:
+        cohort[PRIVATE].to_parquet(temporary, index=False)
+        temporary.chmod(0o600)
     path = run.path("cohort.parquet")
     with atomic_path(path) as temporary:
-        cohort.to_parquet(temporary, index=False)
+        cohort[COLUMNS].to_parquet(temporary, index=False)
     return path
 
 
-def load_cohort(run: Run) -> pd.DataFrame:
-    """Read the cohort that chapter 1 wrote; one row per subject, row number = case."""
+def load_cohort(run: Run, private: bool = False) -> pd.DataFrame:
+    """Read the cohort that chapter 1 wrote; one row per subject, row number = case.
+
+    Parameters
+    ----------
+    private : add PTID, RID, exam dates and image paths. Do not show such a table.
+    """
     path = run.path("cohort.parquet")
     verify(path, "run chapter 01 again")
     cohort = pd.read_parquet(path)
+    if private:
+        path = run.path("private", "subjects.parquet")
+        verify(path, "run chapter 01 again")
+        cohort = cohort.merge(pd.read_parquet(path), on="case")
     check_split(cohort)
     return cohort
 
@@ -596,7 +654,7 @@ def table_one(cohort: pd.DataFrame) -> pd.DataFrame:
             "ADAS-13": cohort["ADAS13"],
             "MMSE": cohort["MMSE"],
             "MoCA": cohort["MOCA"],
-            "with DTI-FA (%)": 100.0 * cohort["fa_path"].notna(),
+            "with DTI-FA (%)": 100.0 * cohort["has_fa"],
         }
     )
     test = cohort["split"] == "test"

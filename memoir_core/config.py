@@ -148,8 +148,18 @@ class Chapter:
 
 
 CHAPTERS = (
-    Chapter("01_cohort", "Cohort", (), ("cohort.parquet", "cohort_flow.json")),
-    Chapter("02_visualisation", "Visualisation", ("cohort.parquet",), ("volumes.json",)),
+    Chapter(
+        "01_cohort",
+        "Cohort",
+        (),
+        ("cohort.parquet", "private/subjects.parquet", "cohort_flow.json"),
+    ),
+    Chapter(
+        "02_visualisation",
+        "Visualisation",
+        ("cohort.parquet", "private/subjects.parquet"),
+        ("volumes.json",),
+    ),
     Chapter("03_encoders", "Encoders and fusion", ("cohort.parquet", "volumes.json"), ()),
     Chapter(
         "04_stage1_contrastive",

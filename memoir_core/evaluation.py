@@ -422,8 +422,8 @@ def subgroups(table: pd.DataFrame, cohort: pd.DataFrame, samples: int, seed: int
         "80 or older": record["AGE"] >= 80,
         "no APOE e4": record["APOE4"] == 0,
         "APOE e4": record["APOE4"] > 0,
-        "with FA": record["fa_path"].notna(),
-        "without FA": record["fa_path"].isna(),
+        "with FA": record["has_fa"],
+        "without FA": ~record["has_fa"],
     }
     right, dx = hits(table), table["DX"].to_numpy()
     rows = []

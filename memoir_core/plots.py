@@ -172,8 +172,8 @@ def missingness(cohort: pd.DataFrame, label: str) -> Figure:
     """Draw which field is missing for how many subjects of each class, in percent."""
     import seaborn as sns
 
-    fields = [*SCORES, "APOE4", "fa_path"]
-    share = cohort[fields].isna().groupby(cohort["DX"]).mean().loc[list(DX_COLOURS)] * 100
+    absent = cohort[[*SCORES, "APOE4"]].isna().assign(FA=~cohort["has_fa"])
+    share = absent.groupby(cohort["DX"]).mean().loc[list(DX_COLOURS)] * 100
     figure, ax = plt.subplots(figsize=(6.4, 2.2))
     sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, ax=ax,
                 cbar_kws={"label": "missing (%)"})  # fmt: skip
@@ -998,7 +998,7 @@ def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> F
 
     points = PCA(2, random_state=0).fit_transform(z_fused)
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 4.8), sharex=True, sharey=True)
-    fa = np.where(cohort["fa_path"].notna(), "with FA", "without FA")
+    fa = np.where(cohort["has_fa"], "with FA", "without FA")
     categories = {
         "diagnosis": (cohort["DX"].to_numpy(), DX_COLOURS),
         "sex": (cohort["PTGENDER"].to_numpy(), {"Female": "#CC79A7", "Male": "#56B4E9"}),
@@ -1041,3 +1041,65 @@ def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -
         title,
         f"Occlusion maps over the mean brain in three views, one row each: {', '.join(maps)}.",
     )
+
+
+def robust_z(z: pd.DataFrame, limit: float, title: str) -> Figure:
+    """Draw the spread of quality measures over all volumes, without saying whose is whose.
+
+    Parameters
+    ----------
+    z : robust z values, one row per volume, one column per measure.
+    limit : beyond which a volume is flagged.
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 0.6 * z.shape[1] + 1.2))
+    ax.boxplot([z[name].dropna() for name in z], orientation="horizontal", widths=0.6,
+               flierprops={"marker": ".", "markersize": 3})  # fmt: skip
+    ax.set_yticklabels([f"{name} ({int((z[name].abs() > limit).sum())} flagged)" for name in z])
+    for edge in (-limit, limit):
+        ax.axvline(edge, color="#B00000", ls="--", lw=1)
+    ax.set(xlabel=f"robust z (n = {len(z)})")
+    return _finish(figure, title, f"Boxes of the robust z of {', '.join(z)}; dashed: the limit.")
+
+
+def mean_ranks(rows: list[dict], cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw what the first, second, ... candidate is like, as a mean over all queries.
+
+    Parameters
+    ----------
+    rows : rows of retrieval.jsonl; the blind protocol is drawn.
+    """
+    blind = [row for row in rows if row["protocol"] == "blind"]
+    dx = cohort["DX"].to_numpy()
+    same = np.array([dx[row["retrieved"]] == dx[row["case"]] for row in blind])
+    cosine = np.array([row["scores"] for row in blind])
+    figure, axes = plt.subplots(1, 2, figsize=(7.0, 2.9))
+    ranks = np.arange(1, same.shape[1] + 1)
+    axes[0].plot(ranks, cosine.mean(axis=0), marker="o", ms=3)
+    axes[0].set(xlabel="rank (FAISS)", ylabel="mean cosine with the query")
+    axes[1].plot(ranks, same.mean(axis=0), marker="o", ms=3, color="#D55E00")
+    axes[1].set(xlabel="rank (FAISS)", ylabel="share with the query's diagnosis", ylim=(0, 1))
+    return _finish(
+        figure,
+        f"{title}, n = {len(blind)}",
+        "Mean cosine and share of the query's diagnosis by rank: "
+        f"first {same[:, 0].mean():.2f}, last {same[:, -1].mean():.2f}.",
+    )
+
+
+def mean_slices(groups: dict[str, list[int]], volumes: np.ndarray, title: str) -> Figure:
+    """Show the mean axial slice of groups of cases, with their sizes.
+
+    Parameters
+    ----------
+    groups : name -> cases; none of them may be so small that it shows a person.
+    volumes : (n, X, Y, Z); row i is case i.
+    """
+    figure, axes = plt.subplots(1, max(1, len(groups)), figsize=(7.2, 2.2), squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    z = int(volumes.shape[3] * 0.48)
+    for ax, (name, cases) in zip(axes.flat, groups.items(), strict=False):
+        ax.imshow(np.rot90(volumes[cases, :, :, z].astype(np.float32).mean(axis=0)))
+        ax.set_title(f"{name}\n(n = {len(cases)})", size=7)
+    return _finish(figure, title, f"Mean axial slices: {', '.join(groups) or 'none'}.")

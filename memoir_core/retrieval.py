@@ -26,7 +26,7 @@ from . import weights
 from .artefacts import atomic_path, read_json, verify, write_json
 from .captions import BLIND, FIELDS_OF, caption
 from .cohort import check_training_cases
-from .config import EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
+from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
 from .evaluation import fuse_all
 from .precision import checked_half_type, checked_output_type
 from .text import unit_rows
@@ -265,7 +265,9 @@ def _load_reranker(
     from sentence_transformers import CrossEncoder
 
     with weights.quiet():
-        model = CrossEncoder(str(folder), max_length=MAX_TOKENS, device=device)
+        model = CrossEncoder(
+            str(folder), max_length=MAX_TOKENS, device=device, trust_remote_code=False
+        )
     few = list(pairs[["query", "answer"]].head(16).itertuples(index=False, name=None))
     half = checked_output_type(
         device, lambda: model.predict(few, show_progress_bar=False, convert_to_tensor=True)
@@ -325,7 +327,9 @@ def _train_reranker(folder: Path, table: pd.DataFrame, seed: int, device: str) -
     torch.manual_seed(seed)  # the scoring head is new
     base = weights.find("minilm").path
     with weights.quiet():
-        model = CrossEncoder(str(base), num_labels=1, max_length=MAX_TOKENS, device=device)
+        model = CrossEncoder(
+            str(base), num_labels=1, max_length=MAX_TOKENS, device=device, trust_remote_code=False
+        )
     bert: Any = model[0]
     for part in (bert.model.bert.embeddings, *bert.model.bert.encoder.layer[:FROZEN_LAYERS]):
         part.requires_grad_(False)  # what MiniLM knows of words stays; a step takes half the time
@@ -500,7 +504,7 @@ def retrieve_subsets(
 
     texts = {row["case"]: row["caption"] for row in captions}
     records = {row["case"]: row for row in cohort.to_dict("records")}
-    has_fa = cohort["fa_path"].notna().to_numpy()
+    has_fa = cohort["has_fa"].to_numpy()
     rows = []
     for subset in tqdm(SUBSETS, desc="subsets", mininterval=5):
         asked = cases[has_fa[cases]] if "fa" in subset else cases
@@ -548,6 +552,17 @@ def ask(
     return pd.DataFrame(
         {"case": cases, "rerank_score": scores, "caption": [texts[c] for c in cases]}
     )
+
+
+def query_groups(rows: list[dict], cohort: pd.DataFrame) -> dict[str, list[int]]:
+    """Each class's blind queries, and all cases that they found, for pictures of means."""
+    groups: dict[str, list[int]] = {}
+    dx = cohort.set_index("case")["DX"]
+    for name in DX:
+        own = [r for r in rows if r["protocol"] == "blind" and dx[r["case"]] == name]
+        groups[f"{name}, queries"] = sorted({r["case"] for r in own})
+        groups[f"{name}, found"] = sorted({case for r in own for case in r["reranked"]})
+    return groups
 
 
 # --- how good is it? --------------------------------------------------------------------

@@ -24,6 +24,8 @@ from typing import Any
 
 from . import artefacts, config, pages
 from .config import CHAPTERS, Chapter
+from .privacy import hide_folder
+from .scan_site import Identifiers, read_identifiers, report, scan_file
 
 FIXED = ("profile", "run", "data_dir", "seed", "device")  # set by options of their own
 
@@ -167,6 +169,7 @@ def run_chapters(
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     run_dir = config.runs_dir() / parameters["run"]
+    guard = _guard(parameters["data_dir"])
     begun = time.time()
     live = sys.stdout.isatty()  # a log file gets finished lines only
     back = "\r" if live else ""
@@ -176,7 +179,9 @@ def run_chapters(
         known = own_parameters(chapter) if extra else {}
         own = {name: value for name, value in extra.items() if name in known}
         if not force and is_current(chapter, parameters | own, run_dir):
-            _publish(executed)
+            if error := _publish(executed, guard):
+                print(f"{line} NOT PUBLISHED\n\n{error}", file=sys.stderr, flush=True)
+                return 1
             print(f"{line} up to date", flush=True)
             continue
         if live:
@@ -200,7 +205,9 @@ def run_chapters(
             _state_path(chapter, run_dir),
             fingerprint(chapter, parameters | own, run_dir) | {"code": code},
         )
-        _publish(executed)
+        if error := _publish(executed, guard):
+            print(f"{back}{line} NOT PUBLISHED\n\n{error}", file=sys.stderr, flush=True)
+            return 1
         print(f"{back}{line} {taken}", flush=True)
     pages.write_pages(run_dir)
     print(f"Done in {time.time() - begun:.0f} s: {run_dir}")
@@ -236,22 +243,23 @@ def execute(chapter: Chapter, parameters: dict, executed: Path, verbose: bool) -
             f"{error.ename}: {_plain_text(error.evalue)}\n"
             f"The notebook up to the error: {failed}"
         )
-    tidy(partial)
+    tidy(partial, parameters.get("data_dir", ""))
     partial.replace(executed)
     return ""
 
 
-def tidy(notebook: Path) -> None:
+def tidy(notebook: Path, data_dir: str = "") -> None:
     """Make an executed notebook fit to be published.
 
-    Of each progress bar only the last state is kept, and paths begin at the project.
+    Of each progress bar only the last state is kept. Paths begin at the project, and DATA
+    stands for the data folder, in outputs, in the cell of parameters and in the metadata.
+    The metadata say whose data it shows, so that `scan_site` knows what to look for.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         joined: list[dict] = []
         for output in cell.get("outputs", ()):
-            # A warning may quote where a library lies: no path of this machine is published.
-            text = "".join(output.get("text", "")).replace(f"{config.ROOT}/", "")
+            text = "".join(output.get("text", ""))
             same = joined and joined[-1].get("name") == output.get("name") == "stderr"
             if same:  # a bar comes in many pieces
                 joined[-1]["text"] += text
@@ -263,17 +271,54 @@ def tidy(notebook: Path) -> None:
                 output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
         if "outputs" in cell:
             cell["outputs"] = joined
+    # A warning may quote where a library lies: no path of this machine is published.
+    folders = {data_dir: "DATA", str(notebook.parent): "notebooks"}
+    content = _without_paths(content, folders)
+    cohort = "synthetic" if artefacts.is_synthetic(data_dir) else "ADNI"
+    content["metadata"]["memoir"] = {"cohort": cohort}
     artefacts.write_json(notebook, content)
+
+
+def _without_paths(value: Any, folders: dict[str, str]) -> Any:
+    """Replace folders in every text of a notebook, however deep."""
+    if isinstance(value, str):
+        for folder, instead in folders.items():
+            value = hide_folder(value, folder, instead)
+        return value.replace(f"{config.ROOT}/", "")
+    if isinstance(value, list):
+        return [_without_paths(item, folders) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_paths(item, folders) for key, item in value.items()}
+    return value
 
 
 def _plain_text(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def _publish(executed: Path) -> None:
-    """Copy an executed notebook to where the book's table of contents expects it."""
-    with artefacts.atomic_path(config.ROOT / "book" / "chapters" / executed.name) as temporary:
+def _guard(data_dir: str) -> Identifiers | None:
+    """What no published notebook may hold; None for the synthetic cohort."""
+    return None if artefacts.is_synthetic(data_dir) else read_identifiers(Path(data_dir))
+
+
+def _publish(executed: Path, guard: Identifiers | None) -> str:
+    """Copy an executed notebook to where the book's table of contents expects it.
+
+    Returns
+    -------
+    '' or, if it holds an identifier of the data, a message; then nothing is copied.
+    """
+    published = config.ROOT / "book" / "chapters" / executed.name
+    if guard and (found := scan_file(executed, guard, executed.name)):
+        published.unlink(missing_ok=True)
+        return (
+            "The executed notebook holds what must not be published, and was not copied to "
+            f"book/chapters/:\n{report(found)}\n"
+            f"Mend the cell that shows it. The notebook: {executed}"
+        )
+    with artefacts.atomic_path(published) as temporary:
         shutil.copyfile(executed, temporary)
+    return ""
 
 
 # --- what decides whether a chapter is up to date ---------------------------------------
@@ -298,8 +343,9 @@ def fingerprint(chapter: Chapter, parameters: dict, run_dir: Path) -> dict[str, 
         profile = config.get_profile(parameters["profile"])
         data = Path(parameters["data_dir"] or artefacts.synthetic_dir(profile))
         files |= {name: data / name for name in ("ADNIMERGE.csv", "images.csv")}
+    folder = parameters["data_dir"]
     return {
-        "parameters": parameters,
+        "parameters": parameters | {"data_dir": artefacts.folder_name(folder) if folder else ""},
         "code": code_hash(chapter.notebook),
         "files": {name: file_hash(path) for name, path in files.items()},
     }

@@ -583,7 +583,7 @@ def ensure_download(
     """Write the synthetic download of a profile once; later calls return at once.
 
     A call that was killed goes on with the files that are missing. The marker file is
-    written last, so that its presence means that everything is there.
+    written last in its final form, which means that everything is there.
 
     Parameters
     ----------
@@ -645,6 +645,7 @@ def write_tables(
     for name, table in (("ADNIMERGE.csv", adnimerge), ("images.csv", images)):
         with atomic_path(Path(directory) / name) as temporary:
             table.to_csv(temporary, index=False)
+    write_json(Path(directory) / SYNTHETIC_MARKER, {"synthetic": True, "tables_only": True})
     return latents
 
 

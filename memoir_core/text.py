@@ -105,7 +105,9 @@ def load_mlm(path: Path) -> tuple[MaskedBert, list[str]]:
         the head; its vocabulary weights are tied to the word embeddings.
     """
     with weights.quiet():  # transformers warns of the missing head, which is returned here
-        loaded: Any = MaskedBert.from_pretrained(path, output_loading_info=True)
+        loaded: Any = MaskedBert.from_pretrained(
+            path, output_loading_info=True, trust_remote_code=False, use_safetensors=True
+        )
     model, info = loaded
     return model, sorted(info["missing_keys"])
 
@@ -268,7 +270,7 @@ def bert_of(model: SentenceTransformer) -> Any:
 def new_text_encoder(path: Path, device: str, seed: int, mlm: MaskedBert | None = None):
     """Start a text encoder from a MiniLM folder, with the MLM's weights where given."""
     with weights.quiet():
-        model = SentenceTransformer(str(path), device=device)
+        model = SentenceTransformer(str(path), device=device, trust_remote_code=False)
     model.max_seq_length = MAX_LENGTH
     if mlm is not None:  # the pooling layer of BERT is in neither: sentences are averaged
         bert_of(model).load_state_dict(mlm.bert.state_dict(), strict=False)
@@ -483,7 +485,7 @@ def load_text_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
     projection = nn.Linear(TEXT_DIM, EMBEDDING_DIM)
     projection.load_state_dict(state)
     with weights.quiet():
-        model = SentenceTransformer(str(folder), device=device)
+        model = SentenceTransformer(str(folder), device=device, trust_remote_code=False)
     model.eval()
     return TextEncoder(model, projection.to(device))
 

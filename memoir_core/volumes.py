@@ -32,7 +32,9 @@ from .artefacts import (
     read_json,
     write_json,
 )
-from .config import Profile
+from .cohort import load_cohort
+from .config import DX, Profile
+from .privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -334,8 +336,24 @@ def _reserve(path: Path) -> None:
 
 
 def write_volumes(run: Run, cohort: pd.DataFrame) -> Volumes:
-    """Build (or find) the run's volumes and note in volumes.json where they are."""
-    folder = build_volumes(cohort, run.data_dir, run.profile)
+    """Build (or find) the run's volumes and note in volumes.json where they are.
+
+    Raises
+    ------
+    VolumeError
+        Names the file that cannot be used; of real data, only how to find its name.
+    """
+    if "t1_path" not in cohort:
+        cohort = load_cohort(run, private=True)
+    try:
+        folder = build_volumes(cohort, run.data_dir, run.profile)
+    except (VolumeError, OSError) as error:
+        if run.synthetic:
+            raise
+        names = [name for c in ("t1_path", "fa_path") for name in cohort[c].dropna()]
+        text = conceal(str(error), run.data_dir, names)
+        # 'from None': the first error's text names the file
+        raise VolumeError(f"{text} ({CHECK})") from None
     write_json(
         run.path("volumes.json"),
         {"folder": str(folder.relative_to(config.cache_dir())), **read_json(folder / "index.json")},
@@ -383,6 +401,53 @@ def open_volumes(run: Run) -> Volumes:
     return Volumes(arrays["t1"], arrays["fa"], fa_row, measures)
 
 
+def examples(run: Run, cohort: pd.DataFrame, kind: str) -> dict[str, np.ndarray]:
+    """One picture per class, of subjects near the median age, so that age is not what differs.
+
+    It shows one subject, or, where single subjects may not be shown, the mean of ten. A
+    class with fewer has no picture; if none has ten, all are averaged.
+
+    Parameters
+    ----------
+    kind : 't1' or 'fa'.
+
+    Returns
+    -------
+    name -> (X, Y, Z) volume as it lies in the file.
+
+    Raises
+    ------
+    SmallGroupError
+        Fewer than ten subjects have such a volume.
+    """
+    import nibabel as nib
+
+    middle = cohort["AGE"].median()
+
+    def nearest(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+        return rows.loc[(rows["AGE"] - middle).abs().sort_values(kind="stable").index[:n]]
+
+    def mean(rows: pd.DataFrame) -> np.ndarray:
+        files: list[Any] = [nib.load(run.data_dir / path) for path in rows[f"{kind}_path"]]
+        return np.mean([file.get_fdata(dtype=np.float32) for file in files], axis=0)
+
+    table = load_cohort(run, private=True)
+    table = table[table["has_fa"]] if kind == "fa" else table
+    n = 1 if run.individual else SMALLEST_GROUP
+    classes = {dx: nearest(table[table["DX"] == dx], n) for dx in DX}
+    classes = {dx: rows for dx, rows in classes.items() if len(rows) == n}
+    if run.individual:
+        return {f"{dx}, case {rows['case'].item()}": mean(rows) for dx, rows in classes.items()}
+    if classes:
+        return {f"{dx}, mean of {n}": mean(rows) for dx, rows in classes.items()}
+    if len(table) < n:
+        raise SmallGroupError(
+            f"{len(table)} subjects have an {kind.upper()} volume; a mean of fewer than {n} could "
+            "show one of them"
+        )
+    return {f"all classes, mean of {len(table)}": mean(table)}
+
+
 def augment(batch: Tensor, generator: Generator) -> Tensor:
     """Move and scale each volume of a batch a little; change its contrast a little.
 
@@ -417,4 +482,7 @@ def augment(batch: Tensor, generator: Generator) -> Tensor:
     return moved * (1 + 0.1 * uniform[:, 9].to(batch)).view(n, 1, 1, 1, 1)
 
 
-__all__ = ["VolumeError", "Volumes", "augment", "build_volumes", "open_volumes", "write_volumes"]
+__all__ = [
+    *("VolumeError", "Volumes", "augment", "build_volumes", "examples", "open_volumes"),
+    "write_volumes",
+]

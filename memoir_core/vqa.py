@@ -35,7 +35,8 @@ from tqdm import tqdm
 
 from . import config, weights
 from .artefacts import Run, atomic_path, seal, unseal, verify
-from .captions import BANDS, SCORE_NAMES, band
+from .captions import BANDS, BLIND, SCORE_NAMES, band, caption, example
+from .config import DX
 from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"
@@ -255,10 +256,14 @@ def load_backbone(
         )
     elif backbone.quantisation != "none":
         raise ValueError(f"quantisation={backbone.quantisation!r} is unknown; use 'nf4' or 'none'")
-    tokenizer = AutoTokenizer.from_pretrained(found.path, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        found.path, padding_side="left", trust_remote_code=False
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(found.path, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        found.path, trust_remote_code=False, use_safetensors=True, **options
+    )
     if backbone.adapter:
         from peft import PeftModel
 
@@ -436,6 +441,22 @@ class Item:
     @property
     def prompt(self) -> str:
         return build_prompt(self.kind, self.case, self.caption, self.context)
+
+
+def example_prompt(run: Run, plan: Sequence[Item], cohort: pd.DataFrame) -> str:
+    """A prompt to show: the plan's first, or one written with the medians of groups.
+
+    Raises
+    ------
+    SmallGroupError
+        Single subjects may not be shown, and a class has fewer than ten.
+    """
+    if run.individual:
+        return plan[0].prompt
+    records = {dx: example(run, cohort[cohort["DX"] == dx])[1] for dx in DX}
+    context = tuple((n, caption(records[dx]), dx) for n, dx in enumerate(DX, 1))
+    query = caption(example(run, cohort)[1], withhold=BLIND)
+    return build_prompt(plan[0].kind, 0, query, context)
 
 
 def plan_questions(
@@ -1008,7 +1029,9 @@ def sbert_cosine(answers: Sequence[str], references: Sequence[str], device="cpu"
     from sentence_transformers import SentenceTransformer
 
     with weights.quiet():
-        encoder = SentenceTransformer(str(weights.find("minilm").path), device=device)
+        encoder = SentenceTransformer(
+            str(weights.find("minilm").path), device=device, trust_remote_code=False
+        )
     a, b = (
         encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         for texts in (answers, references)

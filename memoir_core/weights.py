@@ -275,10 +275,11 @@ def _convert_gguf(name: str, package) -> Path:
     try:
         gguf = package.assemble(temporary / "gguf" / package.MODEL_NAME)  # checks SHA-256
         folder, file = str(gguf.parent), gguf.name
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=file,
+            trust_remote_code=False,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,  # the type in which Gemma was published
         )

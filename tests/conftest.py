@@ -62,7 +62,7 @@ def tiny(tiny_folders, monkeypatch):
     from memoir_core import artefacts, cohort, volumes
 
     run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
-    return Tiny(run, cohort.load_cohort(run), volumes.open_volumes(run))
+    return Tiny(run, cohort.load_cohort(run, private=True), volumes.open_volumes(run))
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +93,44 @@ def site(request):
         return Path(os.environ["MEMOIR_SITE"])
     request.getfixturevalue("finished")
     return bookrun.build()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_key(tmp_path_factory):
+    """Pseudonyms of tests are made with a key of their own, not with the user's."""
+    from memoir_core import privacy
+
+    path = tmp_path_factory.mktemp("key") / "pseudonym.key"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(privacy, "key_path", lambda: path)
+        yield
+
+
+def make_real(source, folder):
+    """Turn a synthetic download into what looks like a real one, with planted identifiers.
+
+    Images are linked under names that hold PTID, image ID and date, as ADNI's own do.
+    """
+    folder.mkdir(parents=True)
+    visits = pd.read_csv(source / "ADNIMERGE.csv", dtype=str, keep_default_na=False)
+    images = pd.read_csv(source / "images.csv", dtype=str, keep_default_na=False)
+    rids = {ptid: str(4100 + n) for n, ptid in enumerate(dict.fromkeys(visits["PTID"]))}
+    ptids = {ptid: f"{137 + n % 5}_S_{rid}" for n, (ptid, rid) in enumerate(rids.items())}
+    visits["RID"] = visits["PTID"].map(rids)
+    for table in (visits, images):
+        table["PTID"] = table["PTID"].map(ptids)
+    dates = visits.set_index(["PTID", "VISCODE"])["EXAMDATE"].groupby(level=[0, 1]).first()
+    for row in images.index:
+        ptid, visit = images["PTID"][row], images["VISCODE"][row]
+        for column, kind in (("t1_path", "MPRAGE"), ("fa_path", "FA")):
+            if old := images[column][row]:
+                day = dates[ptid, visit].replace("-", "")
+                new = (
+                    f"ADNI/{ptid}/ADNI_{ptid}_MR_{kind}_{day}_S{21000 + row}_I{61000 + row}.nii.gz"
+                )
+                (folder / new).parent.mkdir(parents=True, exist_ok=True)
+                (folder / new).hardlink_to((source / old).resolve())
+                images.loc[row, column] = new
+    visits.to_csv(folder / "ADNIMERGE.csv", index=False)
+    images.to_csv(folder / "images.csv", index=False)
+    return folder

@@ -113,7 +113,7 @@ def test_every_spelling_is_understood(tmp_path, column, written, read):
         ({"ADAS11": "71"}, ("line 2", "ADAS11")),
         ({"ADAS13": "x"}, ("line 2", "ADAS13", "no number")),
         ({"AGE": "12"}, ("line 2", "AGE", "40 to 110")),
-        ({"EXAMDATE": "soon"}, ("line 2", "EXAMDATE", "soon")),
+        ({"EXAMDATE": "soon"}, ("line 2", "EXAMDATE", "no date")),
         ({"VISCODE": "later"}, ("line 2", "VISCODE", "later")),
         ({"PTGENDER": "x"}, ("line 2", "PTGENDER", "Male or Female")),
         ({"PTID": ""}, ("line 2", "PTID", "empty")),
@@ -123,7 +123,7 @@ def test_a_bad_value_is_named_with_line_column_and_mend(tmp_path, change, words)
     path = write(tmp_path, change)
     with pytest.raises(CohortError) as error:
         cohort.read_adnimerge(path)
-    for word in (str(path), *words):
+    for word in (path.name, *words):
         assert word in str(error.value)
 
 
@@ -152,7 +152,7 @@ def test_age_at_scan_and_one_visit_per_subject(tmp_path):
     assert latest["AGE"].iloc[0] == pytest.approx(76.3, abs=0.01)
     earliest, _ = cohort.build_cohort(**build, visit="earliest")
     assert earliest["AGE"].iloc[0] == pytest.approx(74.3)
-    with pytest.raises(CohortError, match=r"a.*is missing|b.*is missing"):
+    with pytest.raises(CohortError, match=r"is missing \(1 of the listed"):
         cohort.build_cohort(tmp_path, seed=0)
 
 

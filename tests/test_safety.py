@@ -1,0 +1,207 @@
+"""No file that is read can run code, and no text that is shown can become markup."""
+
+import ast
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from memoir_core import chat, config, plots
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&'\""
+MODULES = sorted((config.ROOT / "memoir_core").glob("*.py"))
+MODULES += sorted((config.ROOT / "benchmarks").glob("*.py"))
+
+
+def sources():
+    """(where, syntax tree) of every module and of every notebook's code."""
+    for path in MODULES:
+        yield path.name, ast.parse(path.read_text(encoding="utf-8"))
+    for chapter in config.CHAPTERS:
+        for cell in nbformat.read(chapter.notebook, as_version=4).cells:
+            if cell.cell_type == "code":
+                yield chapter.name, ast.parse(cell.source)
+
+
+def calls():
+    """(where, dotted name, keywords) of every call."""
+    for where, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                keywords = {k.arg: k.value for k in node.keywords if k.arg}
+                yield f"{where}:{node.lineno}", ast.unparse(node.func), keywords
+
+
+def literal(keywords, name):
+    value = keywords.get(name)
+    return value.value if isinstance(value, ast.Constant) else None
+
+
+def must_say(found, name, value):
+    """Check that all these calls, and at least one, give a keyword as this literal."""
+    assert found
+    wrong = [where for where, keywords in found if literal(keywords, name) is not value]
+    assert not wrong, f"{name}={value} is not said in {wrong}"
+
+
+def test_nothing_that_can_run_code_is_imported():
+    forbidden = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "subprocess"}
+    for where, tree in sources():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in forbidden, f"{where}:{node.lineno} {name}"
+
+
+def test_nothing_is_evaluated_or_given_to_a_shell():
+    forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+    for where, name, keywords in calls():
+        assert name not in forbidden, f"{where} calls {name}"
+        assert name.rpartition(".")[2] not in ("read_pickle", "to_pickle"), f"{where} {name}"
+        assert "shell" not in keywords, f"{where} {name}"
+        assert literal(keywords, "allow_pickle") is not True, f"{where} {name}"
+
+
+def test_numpy_files_are_read_without_objects():
+    must_say([(w, k) for w, n, k in calls() if n in ("np.load", "numpy.load")],
+             "allow_pickle", False)  # fmt: skip
+
+
+def test_torch_files_are_read_as_weights_only():
+    must_say([(w, k) for w, n, k in calls() if n == "torch.load"], "weights_only", True)
+
+
+def test_no_model_brings_its_own_code():
+    loaders = ("SentenceTransformer", "CrossEncoder")
+    found = [
+        (where, keywords)
+        for where, name, keywords in calls()
+        if name in loaders or (name.endswith(".from_pretrained") and "Peft" not in name)
+    ]
+    must_say(found, "trust_remote_code", False)
+
+
+def test_models_are_read_from_safetensors():
+    """Where a GGUF file is named, that is read instead; it holds no code either."""
+    found = [
+        (where, keywords)
+        for where, name, keywords in calls()
+        if name.endswith(".from_pretrained") and "Tokenizer" not in name and "Peft" not in name
+    ]
+    must_say([item for item in found if "gguf_file" not in item[1]], "use_safetensors", True)
+
+
+def test_the_hub_gives_no_code_and_no_pickles():
+    text = (config.ROOT / "memoir_core" / "weights.py").read_text(encoding="utf-8")
+    (wanted,) = re.findall(r"wanted = (\[.*?\])", text)
+    for name in ("pytorch_model.bin", "modeling.py", "model.pt", "model.pkl", "model.ckpt"):
+        assert not any(re.fullmatch(p.replace(".", r"\.").replace("*", ".*"), name)
+                       for p in ast.literal_eval(wanted))  # fmt: skip
+
+
+def test_a_pickle_in_a_numpy_file_is_refused(tmp_path):
+    from memoir_core.text import read_fused
+
+    objects = np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "bad.npz", case=objects, z_fused=objects, allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_fused(tmp_path / "bad.npz", pd.DataFrame({"case": [0]}))
+
+
+def test_a_pickled_training_state_is_refused(tmp_path):
+    import torch
+
+    from memoir_core.training import _resume
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"settings": {}, "x": Evil()}, tmp_path / "epoch001.pt")
+    (tmp_path / "epoch001.safetensors").write_bytes(b"")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        _resume(tmp_path, {}, main=False)
+    assert not (tmp_path / "ran").exists()
+
+
+# --- notebooks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", config.CHAPTERS, ids=lambda c: c.name)
+def test_notebooks_run_no_shell_command(chapter):
+    """No `!command`, `%%bash` or the like: a parameter could end up in it."""
+    for cell in nbformat.read(chapter.notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            for line in cell.source.splitlines():
+                assert not re.match(r"\s*(!|%|.*=\s*!)", line), f"{cell.id}: {line}"
+            assert "get_ipython" not in cell.source and "run_line_magic" not in cell.source
+
+
+# --- what is shown ----------------------------------------------------------------------
+
+
+def inert(page):
+    """No tag of the hostile text survived, in the markup or at the end of a script."""
+    assert "<img src=x" not in page.split("<script>")[0]
+    for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL):
+        assert "alert(1)" not in script or "<\\/script>" in script
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert "<img src=x" not in outside and "alert(1)</script>" not in outside
+
+
+def hostile_captions(cases):
+    return [{"case": c, "caption": HOSTILE, "caption_blind": HOSTILE} for c in cases]
+
+
+def test_a_hostile_caption_stays_text_in_the_case_explorer(tiny):
+    cases = tiny.cohort["case"].tolist()
+    row = {"case": 0, "protocol": HOSTILE, "reranked": [1, 2], "rerank_scores": [0.5, 0.1]}
+    page = plots.case_explorer(
+        [row], tiny.cohort, tiny.volumes.t1, hostile_captions(cases), HOSTILE
+    ).data
+    inert(page)
+    assert page.count("</script>") == 1  # the explorer's own
+    assert ".innerHTML" not in page and "insertAdjacentHTML" not in page
+
+
+def test_a_hostile_name_stays_text_in_the_slice_viewer(tiny):
+    page = plots.slice_viewer({HOSTILE: tiny.volumes.t1[0]}, HOSTILE).data
+    inert(page)
+    assert page.count("</script>") == 1
+
+
+def test_hostile_captions_questions_and_answers_stay_text_in_the_chat():
+    row = {
+        "case": 0,
+        "kind": "diagnosis",
+        "protocol": "blind",
+        "question": HOSTILE,
+        "answer": HOSTILE,
+        "reference": HOSTILE,
+        "cases_used": [1],
+        "note": HOSTILE,
+    }
+    answers = {HOSTILE: pd.DataFrame([row])}
+    page = chat.transcript(answers, hostile_captions([0, 1]), HOSTILE).data
+    assert "<script" not in page and "<img" not in page
+    assert page.count("&lt;script&gt;") >= 6
+
+
+def test_a_hostile_question_stays_text_in_the_widget(monkeypatch):
+    def answer(loaded, question, query, cases):
+        return {"answer": HOSTILE, "cases_used": [1], "note": HOSTILE}
+
+    monkeypatch.setattr(chat, "ask", answer)
+    rows = [{"case": 0, "protocol": "blind", "reranked": [1]}]
+    box = chat.widget(None, rows, hostile_captions([0, 1]))
+    controls, log, shown = box.children
+    controls.children[1].value = HOSTILE
+    controls.children[2].click()
+    for text in (log.value, shown.value):
+        assert "<script" not in text and "<img" not in text and "&lt;script" in text
