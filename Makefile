@@ -14,7 +14,7 @@ READY := .venv/ready
 BUILD := $(BIN)/jupyter-book build . --path-output book
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html setup test lint unit notebooks endtoend clean help
+.PHONY: book html setup doctor test lint unit notebooks endtoend clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -33,6 +33,9 @@ book: setup  ## run all chapters and build the HTML book
 	$(BIN)/python -m memoir_core.run --profile "$(PROFILE)" --run "$(RUN)" --data "$(DATA)" \
 	  --seed "$(SEED)" --device "$(DEVICE)"
 	$(MAKE) --no-print-directory html
+
+doctor: setup  ## look before a run: versions, memory, disk, models, data
+	$(BIN)/python -m memoir_core.doctor --profile "$(PROFILE)" --data "$(DATA)" --device "$(DEVICE)"
 
 html: setup  ## build the HTML from the chapters that were run last
 	$(BUILD) --quiet

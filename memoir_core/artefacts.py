@@ -29,7 +29,7 @@ from .config import Profile
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
 # Files that only programs write: each gets a checksum beside it, which a reader compares.
-SEALED = (".faiss", ".jsonl", ".npz", ".parquet", ".pt", ".safetensors")
+SEALED = (".jsonl", ".npz", ".parquet", ".pt", ".safetensors")
 _VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 
 
