@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     }
     try:
         with run_lock(config.runs_dir() / parameters["run"]):
-            return run_chapters(chapters, parameters, extra, args.force, args.verbose)
+            return run_chapters(
+                chapters, parameters, extra, args.force, args.verbose, not args.no_publish
+            )
     except BlockingIOError:
         print(f"error: another process is running {parameters['run']!r}", file=sys.stderr)
         return 1
@@ -79,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         help="set a notebook parameter of the chosen chapters; may be given several times",
     )
     parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
+    parser.add_argument(
+        "--no-publish", action="store_true", help="keep the executed notebooks out of the book"
+    )
     parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
     return parser
 
@@ -164,6 +169,7 @@ def run_chapters(
     extra: dict[str, Any],
     force: bool = False,
     verbose: bool = False,
+    publish: bool = True,
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     run_dir = config.runs_dir() / parameters["run"]
@@ -176,7 +182,8 @@ def run_chapters(
         known = own_parameters(chapter) if extra else {}
         own = {name: value for name, value in extra.items() if name in known}
         if not force and is_current(chapter, parameters | own, run_dir):
-            _publish(executed)
+            if publish:
+                _publish(executed)
             print(f"{line} up to date", flush=True)
             continue
         if live:
@@ -200,7 +207,8 @@ def run_chapters(
             _state_path(chapter, run_dir),
             fingerprint(chapter, parameters | own, run_dir) | {"code": code},
         )
-        _publish(executed)
+        if publish:
+            _publish(executed)
         print(f"{back}{line} {taken}", flush=True)
     print(f"Done in {time.time() - begun:.0f} s: {run_dir}")
     return 0

@@ -377,7 +377,8 @@ def test_a_flipped_bit_in_a_compressed_volume_is_found(tiny, tmp_path):
 
 @fault(
     "two runs share a cache and start at the same time",
-    "One makes the cache and the other waits for it; each volume is read once.",
+    "One makes the synthetic download and the cache, the other waits for it; each volume is read "
+    "once.",
 )
 def test_two_runs_share_a_cache(tiny, tmp_path):
     log = tmp_path / "log"
@@ -388,6 +389,15 @@ def test_two_runs_share_a_cache(tiny, tmp_path):
     assert [process.exitcode for process in both] == [0, 0]
     count = len(tiny.volumes.t1) + len(tiny.volumes.fa)
     assert len(log.read_text().splitlines()) == count
+    data = tmp_path / "data"
+    both = [victim.start(victim.make_download, str(data)) for _ in range(2)]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    listed = pd.read_csv(data / "images.csv")
+    names = [name for column in ("t1_path", "fa_path") for name in listed[column].dropna()]
+    assert names and all((data / name).exists() for name in names)
+    assert not (data / "begun.json").exists()
 
 
 @fault(

@@ -97,6 +97,14 @@ def cache_volumes(data_dir, kind="", call=0, log=""):
     volumes.build_volumes(table, data_dir, run_profile)
 
 
+def make_download(folder):
+    """Write a synthetic download of four subjects."""
+    from memoir_core import config, synthetic
+
+    few = replace(config.PROFILES["tiny"], subjects=4)
+    synthetic.ensure_download(Path(folder), few, workers=1)
+
+
 def _cohort(data_dir):
     from memoir_core import cohort, config
 
