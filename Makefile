@@ -17,7 +17,7 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 BUILD := $(BIN)/jupyter-book build . --path-output book
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup test lint unit notebooks endtoend audit clean help
+.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -37,6 +37,9 @@ book: setup  ## run all chapters and build the HTML book
 	  --seed "$(SEED)" --device "$(DEVICE)" \
 	  $(if $(filter 1,$(INDIVIDUAL)),--param publish_individual=true)
 	$(MAKE) --no-print-directory html
+
+doctor: setup  ## look before a run: versions, memory, disk, models, data
+	$(BIN)/python -m memoir_core.doctor --profile "$(PROFILE)" --data "$(DATA)" --device "$(DEVICE)"
 
 html: setup  ## build the HTML from the chapters that were run last, and scan it
 	$(BUILD) --quiet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -29,7 +30,7 @@ from .config import Profile
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
 # Files that only programs write: each gets a checksum beside it, which a reader compares.
-SEALED = (".faiss", ".jsonl", ".npz", ".parquet", ".pt", ".safetensors")
+SEALED = (".jsonl", ".npz", ".parquet", ".pt", ".safetensors")
 _VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 
 
@@ -291,6 +292,15 @@ def _disk_is_full(error: Exception, folder: Path) -> bool:
         return True
     said = any(os.strerror(number) in str(error) for number in full)
     return said or shutil.disk_usage(folder).free < 4096
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time in; the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 # --- checksums --------------------------------------------------------------------------

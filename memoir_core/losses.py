@@ -75,7 +75,8 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
         return logits.sum() * 0
     cross_entropy = F.cross_entropy(logits[counted].float(), target[counted], reduction="none")
     p_true = torch.exp(-cross_entropy)
-    return ((1 - p_true) ** gamma * cross_entropy).mean()
+    # A p of exactly 1 would give an infinite slope for gamma below 1, and 0 times that is NaN.
+    return ((1 - p_true).clamp(min=1e-8) ** gamma * cross_entropy).mean()
 
 
 def multitask_loss(out: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:

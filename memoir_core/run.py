@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     }
     try:
         with run_lock(config.runs_dir() / parameters["run"]):
-            return run_chapters(chapters, parameters, extra, args.force, args.verbose)
+            return run_chapters(
+                chapters, parameters, extra, args.force, args.verbose, not args.no_publish
+            )
     except BlockingIOError:
         print(f"error: another process is running {parameters['run']!r}", file=sys.stderr)
         return 1
@@ -81,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         help="set a notebook parameter of the chosen chapters; may be given several times",
     )
     parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
+    parser.add_argument(
+        "--no-publish", action="store_true", help="keep the executed notebooks out of the book"
+    )
     parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
     return parser
 
@@ -166,6 +171,7 @@ def run_chapters(
     extra: dict[str, Any],
     force: bool = False,
     verbose: bool = False,
+    publish: bool = True,
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     run_dir = config.runs_dir() / parameters["run"]
@@ -179,7 +185,7 @@ def run_chapters(
         known = own_parameters(chapter) if extra else {}
         own = {name: value for name, value in extra.items() if name in known}
         if not force and is_current(chapter, parameters | own, run_dir):
-            if error := _publish(executed, guard):
+            if publish and (error := _publish(executed, guard)):
                 print(f"{line} NOT PUBLISHED\n\n{error}", file=sys.stderr, flush=True)
                 return 1
             print(f"{line} up to date", flush=True)
@@ -205,11 +211,12 @@ def run_chapters(
             _state_path(chapter, run_dir),
             fingerprint(chapter, parameters | own, run_dir) | {"code": code},
         )
-        if error := _publish(executed, guard):
+        if publish and (error := _publish(executed, guard)):
             print(f"{back}{line} NOT PUBLISHED\n\n{error}", file=sys.stderr, flush=True)
             return 1
         print(f"{back}{line} {taken}", flush=True)
-    pages.write_pages(run_dir)
+    if publish:
+        pages.write_pages(run_dir)
     print(f"Done in {time.time() - begun:.0f} s: {run_dir}")
     return 0
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .artefacts import SYNTHETIC_MARKER, atomic_path, write_json
+from .artefacts import SYNTHETIC_MARKER, atomic_path, file_lock, write_json
 from .config import DX, Profile
 
 VERSION = 2  # raise it when the data change, so that stale downloads are written anew
@@ -592,15 +592,29 @@ def ensure_download(
     workers : processes that render; 0 takes one per core.
     device : 'cuda' renders in batches on the GPU, while threads compress and write.
     """
-    from tqdm import tqdm
-
     directory = Path(directory)
     wanted: dict[str, Any] = {"synthetic": True, "version": VERSION}
     wanted |= {"subjects": profile.subjects}
     wanted |= {"fa_fraction": round(profile.fa_fraction, 4), "seed": SEED}
+    if not _is_made(directory, wanted):
+        # Two runs that begin together would delete each other's files.
+        with file_lock(directory.with_name(f"{directory.name}.lock")):
+            if not _is_made(directory, wanted):
+                _make_download(directory, profile, wanted, workers, device)
+    return directory
+
+
+def _is_made(directory: Path, wanted: dict) -> bool:
     marker = directory / SYNTHETIC_MARKER
-    if marker.exists() and json.loads(marker.read_text()) == wanted:
-        return directory
+    return marker.exists() and json.loads(marker.read_text()) == wanted
+
+
+def _make_download(
+    directory: Path, profile: Profile, wanted: dict, workers: int, device: str
+) -> None:
+    from tqdm import tqdm
+
+    marker = directory / SYNTHETIC_MARKER
     progress = directory / "begun.json"  # of which version the files are that lie here
     if not progress.exists() or json.loads(progress.read_text()) != wanted:
         for old in directory.rglob("*.nii.gz"):
@@ -629,7 +643,6 @@ def ensure_download(
     bar.close()
     write_json(marker, wanted)
     progress.unlink()
-    return directory
 
 
 def write_tables(

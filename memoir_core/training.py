@@ -590,8 +590,8 @@ def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
     """Store an epoch. The state is written last: without it, an epoch has not happened."""
     name = f"epoch{state['epoch']:03d}"
     save_weights(model, folder / f"{name}.safetensors")
-    with atomic_path(folder / f"{name}.pt", durable=False) as temporary:
-        torch.save(state, temporary)
+    with atomic_path(folder / f"{name}.pt", durable=False) as temporary, open(temporary, "wb") as f:
+        torch.save(state, f)  # a full disk is told by the file, not by torch's own writer
     with atomic_path(folder / "history.csv") as temporary:
         pd.DataFrame(state["history"]).to_csv(temporary, index=False)
     for old in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):

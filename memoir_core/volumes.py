@@ -6,15 +6,13 @@ batch, and costs no memory for what is not read.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from .artefacts import (
     atomic_path,
     checksum,
     compare,
+    file_lock,
     read_json,
     write_json,
 )
@@ -256,7 +255,7 @@ def build_volumes(cohort: pd.DataFrame, data_dir: Path, profile: Profile) -> Pat
     )
     key = _key(listed, data_dir, profile)
     folder = config.cache_dir() / "volumes" / f"{profile.name}-{key}"
-    with _lock(folder.with_name(f"{folder.name}.lock")):
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "index.json").exists():
             checksums: dict[str, str] = {}
             rows: dict[str, int] = {}
@@ -296,14 +295,6 @@ def _key(listed: pd.DataFrame, data_dir: Path, profile: Profile) -> str:
         stat = file.stat()
         parts.append(f"{path}:{stat.st_size}:{stat.st_mtime_ns}")
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _fill(target: Path, paths: list[str], profile: Profile, kind: str) -> list[float]:

@@ -740,7 +740,14 @@ def answer_questions(
                 done -= len(group)
                 continue
             options = QUESTIONS[group[0].kind].options
-            made = answer_batch(loaded, [item.prompt for item in group], options)
+            try:
+                made = answer_batch(loaded, [item.prompt for item in group], options)
+            except torch.OutOfMemoryError as error:
+                raise MemoryError(
+                    f"the GPU ran out of memory while {loaded.backbone.name} answered: choose a "
+                    f"smaller model, end other programs that use this GPU, or lower BATCH in "
+                    f"vqa.py (now {batch}). The answers so far are kept"
+                ) from error
             new = [_row(item, answer, identity) for item, answer in zip(group, made, strict=True)]
             tokens += sum(answer["tokens"] for answer in made)
             prompt_tokens += sum(answer["prompt_tokens"] for answer in made)

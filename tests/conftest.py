@@ -14,6 +14,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "endtoend: runs the whole book through papermill and builds its HTML (minutes)"
     )
+    config.addinivalue_line(
+        "markers", "fault(what, happens): a row of book/faults.md, see book/faults.py"
+    )
 
 
 @pytest.fixture

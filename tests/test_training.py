@@ -135,3 +135,29 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.allclose(part["loss"], loss, atol=1e-6) for part in parts)
     assert torch.allclose(torch.cat([p["grad"] for p in parts]), whole.grad, atol=1e-6)
+
+
+def test_the_same_subjects_meet_in_a_step_whatever_the_number_of_processes():
+    """What the recipes page states: order of samples, and size of a step, do not depend on it."""
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler, RandomSampler
+
+    def steps(world, batch=8):
+        parts = []
+        for rank in range(world):
+            order = torch.Generator().manual_seed(3)
+            sampler = RandomSampler(range(37), generator=order)
+            inner = BatchSampler(sampler, batch // world, drop_last=True)
+            parts.append(list(BatchSamplerShard(inner, world, rank)))
+        return [[i for rows in step for i in rows] for step in zip(*parts, strict=True)]
+
+    assert steps(1) == steps(2) == steps(4)
+
+
+def test_the_same_seed_trains_the_same_weights(trained):
+    data = trained.run, trained.cohort, trained.volumes
+    training.train_stage1(*data, epochs=1)
+    first = load_file(trained.run.path("stage1", "model.safetensors"))
+    training.train_stage1(*data, epochs=1)
+    again = load_file(trained.run.path("stage1", "model.safetensors"))
+    assert all(torch.equal(first[name], again[name]) for name in first)

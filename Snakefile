@@ -1,0 +1,80 @@
+# A sweep over seeds and parameters, every chapter a job. See book/recipes.md.
+#
+#   snakemake -n                                             # show what would run
+#   snakemake -j 2 --config profile=smoke seeds=[0,1,2]
+#   snakemake -j 2 --config seeds=[0,1] 'sweep={"base": {}, "half": {"drop_fa": 0.5}}'
+#
+# The chapters of one run follow one another; runs go side by side. On a cluster, add one of
+# Snakemake's own executors, such as --executor slurm.
+
+import json
+
+from memoir_core import config as book
+from memoir_core.run import own_parameters
+
+PROFILE = config.get("profile", "smoke")
+SEEDS = config.get("seeds", [0])
+DATA = config.get("data", "")
+DEVICE = config.get("device", "auto")
+LAST = book.get_chapter(str(config.get("to", "11")))
+SWEEP = config.get("sweep", {"base": {}})
+SWEEP = json.loads(SWEEP) if isinstance(SWEEP, str) else SWEEP
+CHAPTERS = book.CHAPTERS[: book.CHAPTERS.index(LAST) + 1]
+RUNS = [f"{PROFILE}-{name}-seed{seed}" for name in SWEEP for seed in SEEDS]
+FOLDER = f"{book.runs_dir()}/{{run}}"
+
+
+wildcard_constraints:
+    run="[^/]+-seed[0-9]+",
+
+
+rule all:
+    input:
+        f"{book.runs_dir()}/compare/{PROFILE}/table.md",
+
+
+rule compare:
+    input:
+        [f"{book.runs_dir()}/{run}/state/{LAST.name}.json" for run in RUNS],
+    output:
+        f"{book.runs_dir()}/compare/{PROFILE}/table.md",
+    shell:
+        f"python -m memoir_core.compare --out {PROFILE} {' '.join(RUNS)}"
+
+
+def options(chapter):
+    """The runner's options for a run: seed, and those of its parameters that a chapter has."""
+    known = own_parameters(chapter)
+
+    def of(wildcards):
+        name, seed = wildcards.run.removeprefix(f"{PROFILE}-").rsplit("-seed", 1)
+        given = {key: value for key, value in SWEEP[name].items() if key in known}
+        text = " ".join(f"--param {key}={value}" for key, value in given.items())
+        return f"--seed {seed} {text}"
+
+    return of
+
+
+unused = {key for given in SWEEP.values() for key in given} - {
+    key for chapter in CHAPTERS for key in own_parameters(chapter)
+}
+if unused:
+    raise ValueError(f"no chapter has the parameter {', '.join(sorted(unused))}")
+
+for before, chapter in zip((None, *CHAPTERS), CHAPTERS):
+
+    rule:
+        name:
+            f"chapter_{chapter.number}"
+        input:
+            [f"{FOLDER}/{path}" for path in chapter.reads],
+            [f"{FOLDER}/state/{before.name}.json"] if before else [],
+        output:
+            [f"{FOLDER}/{path}" for path in chapter.writes],
+            f"{FOLDER}/state/{chapter.name}.json",
+        params:
+            options=options(chapter),
+            number=chapter.number,
+        shell:
+            f"python -m memoir_core.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
+            f" --data '{DATA}' --device {DEVICE} --only {{params.number}} {{params.options}}"

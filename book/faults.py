@@ -1,0 +1,66 @@
+"""Write the page on faults from the tests' marks: `python book/faults.py [--check]`.
+
+A mark `@pytest.mark.fault(what, what happens)` on a test gives one row. Nothing is imported:
+the marks are read from the source, so that the page can be made anywhere.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+BOOK = Path(__file__).resolve().parent
+HEAD = """# Faults, and what happens then
+
+A run of days on a shared machine meets kills, full disks and damaged files. Each row below is
+the mark of a test that brings the fault about, for instance with a real `kill -9` of a process
+or a file system of 1 MB, and fails when the protection is taken away. The page is written from
+these marks (`python book/faults.py`); the tests are in `tests/`.
+
+| fault | what happens | test |
+|---|---|---|
+"""
+TAIL = """
+How it works, in three habits:
+
+- Files are written beside their place and renamed when they are whole
+  (`artefacts.atomic_path`). A reader sees the old file or the new one.
+- Files that only programs write ({kinds}) get a checksum beside them, `.NAME.blake2b`, which is
+  compared when they are read, once per process and date of the file. A file that you put there
+  yourself has none and is taken as it is.
+- All randomness follows from seed and epoch, so that what is done again comes out the same.
+
+What is not covered: damage in memory, an uncompressed NIfTI file with a flipped bit (the format
+has no checksum), and machines whose shared file system does not keep locks.
+"""
+
+
+def marks(path: Path) -> list[tuple[str, str, str]]:
+    """List (fault, what happens, test) of one test module, in order."""
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for mark in getattr(node, "decorator_list", ()):
+            name = ast.unparse(mark.func) if isinstance(mark, ast.Call) else ""
+            if name in ("fault", "pytest.mark.fault"):
+                what, happens = (ast.literal_eval(argument) for argument in mark.args)
+                found.append((what, happens, f"{path.name}::{node.name}"))
+    return found
+
+
+def page() -> str:
+    rows = [row for path in sorted((BOOK.parent / "tests").glob("test_*.py")) for row in marks(path)]
+    lines = [f"| {what[0].upper()}{what[1:]} | {happens} | `{test}` |" for what, happens, test in rows]
+    source = (BOOK.parent / "memoir_core" / "artefacts.py").read_text(encoding="utf-8")
+    sealed = next(
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEALED"
+    )
+    kinds = ", ".join(f"`{kind}`" for kind in sealed)
+    return HEAD + "\n".join(lines) + "\n" + TAIL.format(kinds=kinds)
+
+
+if __name__ == "__main__":
+    target = BOOK / "faults.md"
+    if "--check" in sys.argv[1:]:
+        sys.exit(target.read_text(encoding="utf-8") != page())
+    target.write_text(page(), encoding="utf-8")
