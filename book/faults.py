@@ -47,8 +47,12 @@ def marks(path: Path) -> list[tuple[str, str, str]]:
 
 
 def page() -> str:
-    rows = [row for path in sorted((BOOK.parent / "tests").glob("test_*.py")) for row in marks(path)]
-    lines = [f"| {what[0].upper()}{what[1:]} | {happens} | `{test}` |" for what, happens, test in rows]
+    rows = [
+        row for path in sorted((BOOK.parent / "tests").glob("test_*.py")) for row in marks(path)
+    ]
+    lines = [
+        f"| {what[0].upper()}{what[1:]} | {happens} | `{test}` |" for what, happens, test in rows
+    ]
     source = (BOOK.parent / "memoir_core" / "artefacts.py").read_text(encoding="utf-8")
     sealed = next(
         ast.literal_eval(node.value)

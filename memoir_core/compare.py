@@ -134,8 +134,8 @@ def markdown(wide: pd.DataFrame) -> str:
     """The table as Markdown."""
     lines = ["| chapter | figure | " + " | ".join(wide.columns) + " |"]
     lines.append("|" + "---|" * (2 + len(wide.columns)))
-    for (chapter, figure), row in wide.iterrows():  # type: ignore[misc]
-        lines.append(f"| {chapter} | {figure} | " + " | ".join(row) + " |")
+    for cells in wide.reset_index().astype(str).to_numpy().tolist():
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

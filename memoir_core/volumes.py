@@ -102,9 +102,9 @@ def read_volume(path: str) -> Any:
         raise VolumeError(f"{path} has the same value in every voxel; convert it again")
     if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-6:
         raise VolumeError(f"{path} has an affine that is no affine; convert it again from DICOM")
-    volume = Orientation(axcodes="RAS", labels=None)(volume)
-    _check_grid(path, np.asarray(volume.affine, float), tuple(volume.shape[1:]))
-    return volume
+    oriented: Any = Orientation(axcodes="RAS", labels=None)(volume)
+    _check_grid(path, np.asarray(oriented.affine, float), tuple(oriented.shape[1:]))
+    return oriented
 
 
 def _decode(raw: bytes) -> Any:
