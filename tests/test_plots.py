@@ -126,14 +126,8 @@ def test_a_figure_says_what_it_shows(name):
     figure = getattr(plots, name)(*small_inputs()[name])
     words = str(figure.get_label())
     assert len(words.split()) >= 5 and words.endswith("."), words
-    assert (
-        ("nan" not in words.split()
-        and ".." not in words
-        and "run" in words)
-        or name
-        in (
-            "pipeline",
-            "nf4",
-        )
+    assert ("nan" not in words.split() and ".." not in words and "run" in words) or name in (
+        "pipeline",
+        "nf4",
     ), words
     plt.close(figure)
