@@ -165,7 +165,7 @@ def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
     problems += [f"a missing image: {image}" for image in images if not image["width"]]
     problems += [f"no meaning in alt: {i}" for i in images if len(i["alt"].split()) < 3]
     problems += axe_problems(page, "dark", ["color-contrast"])  # all that a theme changes
-    if "Nothing in it is for clinical use" not in page.inner_text("footer.bd-footer"):
+    if "Nothing in it is for clinical use" not in page.inner_text("footer.bd-footer-content"):
         problems.append("the footer does not say that this is not for clinical use")
     problems += visitor.problems
     assert not problems, f"{name}:\n" + "\n".join(problems)
