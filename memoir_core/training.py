@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import math
 import os
 import time
@@ -590,8 +591,10 @@ def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
     """Store an epoch. The state is written last: without it, an epoch has not happened."""
     name = f"epoch{state['epoch']:03d}"
     save_weights(model, folder / f"{name}.safetensors")
-    with atomic_path(folder / f"{name}.pt", durable=False) as temporary, open(temporary, "wb") as f:
-        torch.save(state, f)  # a full disk is told by the file, not by torch's own writer
+    memory = io.BytesIO()  # torch's own writer would hide that the disk is full
+    torch.save(state, memory)
+    with atomic_path(folder / f"{name}.pt", durable=False) as temporary:
+        temporary.write_bytes(memory.getbuffer())
     with atomic_path(folder / "history.csv") as temporary:
         pd.DataFrame(state["history"]).to_csv(temporary, index=False)
     for old in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):

@@ -433,9 +433,9 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny.run.data_dir, data)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "Läufe und mehr"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache é"))
-    monkeypatch.setattr(runner, "_publish", lambda executed: None)
     name = "Größe 1"
     arguments = ["--only", "1", "--run", name, "--data", str(data), "--device", "cpu"]
+    arguments.append("--no-publish")
     assert runner.main(arguments) == 0
     run = artefacts.start_chapter("02", profile="smoke", run=name, data_dir=str(data), device="cpu")
     volumes.write_volumes(run, tables.load_cohort(run))

@@ -55,7 +55,7 @@ def small_inputs():
     cohort = pd.DataFrame(
         rng.uniform(1, 9, (12, 7)),
         columns=["CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA", "AGE", "APOE4"],
-    ).assign(DX=dx * 4, PTGENDER=["Female", "Male"] * 6, fa_path=[None, "a.nii"] * 6)
+    ).assign(DX=dx * 4, PTGENDER=["Female", "Male"] * 6, has_fa=[False, True] * 6)
     cohort["VENTRICLES"], cohort["FORNIX_FA"] = range(12), range(12)
     flow = [{"step": "all", "rows": 9, "subjects": 3} | dict.fromkeys(dx, 1)] * 2
     p = np.full((12, 3), 1 / 3)
@@ -75,6 +75,10 @@ def small_inputs():
     ranked = {"precision@5": [0.5], "ndcg@5": [0.4], "knn_accuracy": [0.3], "n": [3]}
     volume = rng.random((9, 10, 11)).astype(np.float32)
     curve = pd.DataFrame({"epoch": [0, 1], "loss": [2.0, 1.0], "val_recall@10": [0.1, 0.2]})
+    names = ("composite", "dx3_balanced_accuracy", "test_dx3_balanced_accuracy")
+    epochs = pd.DataFrame({name: [0.4, 0.6, 0.5] for name in names}).assign(epoch=[1, 2, 3])
+    words = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
+    verdicts = pd.DataFrame([range(4)], index=["05"], columns=words)
     return {
         "pipeline": ("04",),
         "cohort_flow": (flow, "run"),
@@ -98,9 +102,17 @@ def small_inputs():
         "failure_bars": (pd.DataFrame({"llm": ["m"], "kind_of_error": ["unparsed"]}), "run"),
         "published_ladder": (ablation.assign(figure=["a", "b"]), "run"),
         "leakage_bars": (
-            pd.DataFrame({"experiment": ["a leak"], "honest": [0.5], "leaky": [0.6]}),
+            pd.DataFrame(
+                {"experiment": "a leak", "honest": [0.5], "honest_low": 0.4, "honest_high": 0.6}
+                | {"leaky": 0.7, "leaky_low": 0.6, "leaky_high": 0.8, "n": 12}
+            ),
             "run",
         ),
+        "checkpoint_curve": ({"stage 2": epochs}, {5: [0.66, 0.707]}, "run"),
+        "verdict_bars": (verdicts, "run"),
+        "robust_z": (pd.DataFrame({"mean": [0.0, 1.0, 9.0]}), 5.0, "run"),
+        "mean_ranks": ([found], cohort, "run"),
+        "mean_slices": ({"CN": [0, 1]}, volume[None].repeat(2, axis=0), "run"),
         "nf4": ([-1.0, 0.0, 1.0],),
         "protocol_gap": (answers, "run"),
         "drift_curve": (pd.DataFrame(bounds | {"drift": [0.0, 1.0]}), "run"),

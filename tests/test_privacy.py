@@ -19,7 +19,7 @@ from memoir_core.scan_site import find_in_text, read_identifiers, scan
 @pytest.fixture(scope="module")
 def real(tiny_folders, tmp_path_factory):
     """What looks like a real download of 24 subjects."""
-    source = next((tiny_folders[0] / "cache" / "synthetic").iterdir())
+    source = next((tiny_folders[0] / "cache" / "synthetic").glob("*/ADNIMERGE.csv")).parent
     return make_real(source, tmp_path_factory.mktemp("home") / "Doe_ADNI_2012-05-31")
 
 

@@ -44,6 +44,8 @@ def _child(job, folders, profile, arguments):
     os.environ["MEMOIR_RUNS"], os.environ["MEMOIR_CACHE"] = folders
     config.PROFILES["tiny"] = profile
     torch.set_num_threads(2)
+    # The collator of transformers takes any other name for a worker of a data loader.
+    multiprocessing.current_process().name = "MainProcess"
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # bars, and tracebacks that are awaited
     job(*arguments)
 
