@@ -23,7 +23,7 @@ import victim
 from safetensors.torch import load_file
 from test_vqa import captions, cohort, loaded, plan, retrieval  # noqa: F401
 
-from memoir_core import artefacts, config, training, volumes, vqa
+from memoir_core import artefacts, config, privacy, training, volumes, vqa
 from memoir_core import cohort as tables
 from memoir_core import retrieval as search
 from memoir_core import run as runner
@@ -433,6 +433,8 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny.run.data_dir, data)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "Läufe und mehr"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache é"))
+    # The kernel makes its key there; conftest keeps this process' key elsewhere.
+    monkeypatch.setattr(privacy, "key_path", lambda: tmp_path / "cache é" / "pseudonym.key")
     name = "Größe 1"
     arguments = ["--only", "1", "--run", name, "--data", str(data), "--device", "cpu"]
     arguments.append("--no-publish")

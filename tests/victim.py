@@ -5,6 +5,7 @@ them cost seconds, and a real `kill -9` or a full disk hits none but them.
 """
 
 import errno
+import functools
 import multiprocessing
 import os
 import resource
@@ -58,6 +59,7 @@ def die_at(module, name, call, half=False):
     """Kill this process in the given call of a function: before it, or after it wrote half."""
     real, calls = getattr(module, name), [0]
 
+    @functools.wraps(real)  # transformers reads the signature of `forward`
     def deadly(*arguments, **options):
         calls[0] += 1
         if calls[0] < call:
@@ -173,8 +175,9 @@ def mlm(folder, place):
 def mlm_whole(folder):
     from transformers import AutoTokenizer
 
-    from memoir_core import captions, text
+    from memoir_core import artefacts, captions, text
 
+    artefacts.set_seed(0)  # as start_chapter does: the new head starts at random
     source = text.find_minilm().path
     model, _ = text.load_mlm(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
