@@ -458,15 +458,21 @@ def caption_experiments(
     cases = sorted(votes["blind"])
     honest, leaky = (np.array([votes[p][case] for case in cases]) for p in votes)
     truth = dx[cases].to_numpy()
-    rows = [paired("own caption reranks, majority of 5", honest, leaky, truth, samples, seed)]
+    rows = [paired("own caption reranks, majority of five", honest, leaky, truth, samples, seed)]
     asked = scores[scores["metric"] == "diagnosis_accuracy"].set_index(["llm", "protocol"])
     for llm in dict.fromkeys(scores["llm"]):
         if llm == "majority of five" or any((llm, p) not in asked.index for p in votes):
             continue
         blind, own = (asked.loc[(llm, protocol)].to_dict() for protocol in votes)
-        name = f"own caption reranks, {llm}"
+        name = f"own caption reranks, {_short(llm)}"
         rows.append(experiment(name, blind, own, int(own["n"]), "accuracy"))
     return rows
+
+
+def _short(llm: str) -> str:
+    """A model's name for the axis of a figure: 'Gemma 3 270M base, NF4 (stand-in)'."""
+    name = llm.split(" (")[0]
+    return f"{name} (stand-in)" if "stand-in" in llm else name
 
 
 def caption_losses(model: text.MaskedBert, tokenizer: Any, captions: Sequence[str], seed: int):
