@@ -438,6 +438,8 @@ def save_text_encoder(encoder: TextEncoder, folder: Path) -> None:
     old encoder or the new one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a killed run
+        shutil.rmtree(left)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         with weights.quiet():
