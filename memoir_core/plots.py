@@ -1058,7 +1058,8 @@ def robust_z(z: pd.DataFrame, limit: float, title: str) -> Figure:
     for edge in (-limit, limit):
         ax.axvline(edge, color="#B00000", ls="--", lw=1)
     ax.set(xlabel=f"robust z (n = {len(z)})")
-    return _finish(figure, title, f"Boxes of the robust z of {', '.join(map(str, z))}; dashed: the limit.")
+    names = ", ".join(map(str, z))
+    return _finish(figure, title, f"Boxes of the robust z of {names}; dashed: the limit.")
 
 
 def mean_ranks(rows: list[dict], cohort: pd.DataFrame, title: str) -> Figure:
