@@ -221,6 +221,7 @@ CHAPTERS = (
         "Leakage and limits",
         (
             "cohort.parquet",
+            "private/subjects.parquet",
             "volumes.json",
             "stage2/best.safetensors",
             "stage2/history.csv",

@@ -198,7 +198,8 @@ def at_visit(cohort: pd.DataFrame, visits: pd.DataFrame, step: int) -> pd.DataFr
 
     Parameters
     ----------
-    cohort : one row per subject, at the visit of the scan.
+    cohort : one row per subject, at the visit of the scan; from `load_cohort(private=True)`,
+        since visits are found by PTID.
     visits : from `cohort.read_adnimerge`: all visits of all subjects.
     step : -1 for the visit before the scan's, 1 for the one after it.
 

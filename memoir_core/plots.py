@@ -775,7 +775,8 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
     counts = pd.crosstab(failures["llm"], failures["kind_of_error"])
     counts = counts.loc[list(dict.fromkeys(failures["llm"]))]
     figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(counts) + 1.3))
-    counts.plot.barh(stacked=True, ax=ax, width=0.7, legend=False)
+    if len(counts):  # else every answer was right
+        counts.plot.barh(stacked=True, ax=ax, width=0.7, legend=False)
     ax.invert_yaxis()
     ax.set(xlabel="wrong diagnoses", ylabel="")
     figure.legend(*ax.get_legend_handles_labels(), ncols=3, fontsize=8, loc="outside lower center")
@@ -1058,9 +1059,8 @@ def robust_z(z: pd.DataFrame, limit: float, title: str) -> Figure:
     for edge in (-limit, limit):
         ax.axvline(edge, color="#B00000", ls="--", lw=1)
     ax.set(xlabel=f"robust z (n = {len(z)})")
-    return _finish(
-        figure, title, f"Boxes of the robust z of {', '.join(map(str, z))}; dashed: the limit."
-    )
+    names = ", ".join(map(str, z))
+    return _finish(figure, title, f"Boxes of the robust z of {names}; dashed: the limit.")
 
 
 def mean_ranks(rows: list[dict], cohort: pd.DataFrame, title: str) -> Figure:

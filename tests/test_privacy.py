@@ -12,15 +12,27 @@ import pandas as pd
 import pytest
 from conftest import make_real
 
-from memoir_core import artefacts, captions, check, cohort, config, privacy, run, volumes, vqa
+from memoir_core import (
+    artefacts,
+    captions,
+    check,
+    cohort,
+    config,
+    plots,
+    privacy,
+    retrieval,
+    run,
+    volumes,
+    vqa,
+)
 from memoir_core.scan_site import find_in_text, read_identifiers, scan
 
 
 @pytest.fixture(scope="module")
 def real(tiny_folders, tmp_path_factory):
     """What looks like a real download of 24 subjects."""
-    source = next((tiny_folders[0] / "cache" / "synthetic").glob("*/ADNIMERGE.csv")).parent
-    return make_real(source, tmp_path_factory.mktemp("home") / "Doe_ADNI_2012-05-31")
+    table = next((tiny_folders[0] / "cache" / "synthetic").rglob("ADNIMERGE.csv"))
+    return make_real(table.parent, tmp_path_factory.mktemp("home") / "Doe_ADNI_2012-05-31")
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +237,30 @@ def test_a_prompt_of_real_data_is_written_with_medians(book, tiny):
     prompt = vqa.example_prompt(book, [item], table)
     assert prompt.count("Case ") == 4 and item.caption not in prompt
     assert vqa.example_prompt(tiny.run, [item], table) == item.prompt
+
+
+def test_figures_of_groups_hold_no_case(tiny):
+    import matplotlib.pyplot as plt
+
+    cases = tiny.cohort["case"].to_numpy()
+    rows = [
+        {"case": int(c), "protocol": p, "retrieved": list(range(6)), "scores": [0.5] * 6}
+        | {"reranked": [0, 1, 2], "rerank_scores": [0.1] * 3}
+        for c in cases[6:]
+        for p in ("blind", "own_caption")
+    ]
+    groups = retrieval.query_groups(rows, tiny.cohort)
+    assert sum(len(groups[name]) for name in groups if "queries" in name) == len(cases) - 6
+    z = pd.DataFrame({"a": range(24), "b": range(24)})
+    figures = [
+        plots.mean_ranks(rows, tiny.cohort, "t"),
+        plots.mean_slices(groups, tiny.volumes.t1, "t"),
+        plots.mean_slices({}, tiny.volumes.t1, "t"),
+        plots.robust_z(z, 3.5, "t"),
+    ]
+    for figure in figures:
+        assert "case" not in " ".join(t.get_text() for t in figure.findobj(plt.Text))
+    plt.close("all")
 
 
 # --- what is published ------------------------------------------------------------------
