@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from . import artefacts, config, published
-from .config import CHAPTERS
 
 HEADLINES = {  # of report.json -> how the front page calls it
     "dx3 balanced_accuracy": "Diagnosis, three classes (balanced accuracy)",
@@ -62,7 +61,7 @@ def headline(run_dir: Path) -> str:
 def times(run_dir: Path) -> str:
     """List how long each chapter takes to read and took to run, as a Markdown table."""
     rows, label = [], ""
-    for chapter in CHAPTERS:
+    for chapter in config.CHAPTERS:
         path = run_dir / "results" / f"{chapter.name}.json"
         found = artefacts.read_json(path) if path.exists() else {}
         label = found.get("provenance", {}).get("label", label)

@@ -31,8 +31,9 @@ from memoir_core.scan_site import find_in_text, read_identifiers, scan
 @pytest.fixture(scope="module")
 def real(tiny_folders, tmp_path_factory):
     """What looks like a real download of 24 subjects."""
-    table = next((tiny_folders[0] / "cache" / "synthetic").rglob("ADNIMERGE.csv"))
-    return make_real(table.parent, tmp_path_factory.mktemp("home") / "Doe_ADNI_2012-05-31")
+    root, profile = tiny_folders
+    source = root / "cache" / "synthetic" / f"{profile.name}-{profile.subjects}"
+    return make_real(source, tmp_path_factory.mktemp("home") / "Doe_ADNI_2012-05-31")
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_the_split_has_exact_sizes_for_any_counts(counts, seed, val):
 @given(st.lists(st.sampled_from(["train", "val", "test"]), min_size=2, max_size=12), st.data())
 def test_a_subject_on_two_sides_is_always_found(parts, data):
     n = len(parts)
-    table = pd.DataFrame({"PTID": range(n), "RID": range(n), "split": parts})
+    table = pd.DataFrame({"case": range(n), "PTID": range(n), "RID": range(n), "split": parts})
     table["t1_path"] = table["fa_path"] = [f"{i}.nii" for i in range(n)]
     cohort.check_split(table)
     a, b = data.draw(st.lists(st.integers(0, n - 1), min_size=2, max_size=2, unique=True))
