@@ -39,6 +39,7 @@ from .artefacts import (
     read_json,
     set_seed,
     start_chapter,
+    unseal,
     verify,
     write_json,
 )
@@ -436,6 +437,7 @@ def _fit(
         final = "last.safetensors" if best_by else "model.safetensors"
         save_weights(model, folder / final)
         for leftover in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):
+            unseal(leftover)
             leftover.unlink()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -599,6 +601,7 @@ def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
         pd.DataFrame(state["history"]).to_csv(temporary, index=False)
     for old in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):
         if old.stem != name:
+            unseal(old)
             old.unlink()
 
 
