@@ -52,7 +52,7 @@ pdf: setup  ## print the chapters that were run last into book/_build/memoir-vlm
 	$(BUILD) --quiet --builder singlehtml
 	"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
 	  --virtual-time-budget=60000 --print-to-pdf="$(CURDIR)/book/_build/memoir-vlm.pdf" \
-	  "file://$(CURDIR)/book/_build/singlehtml/index.html"
+	  "file://$(CURDIR)/book/_build/singlehtml/book/intro.html"
 
 browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/test_browser.py
