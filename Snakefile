@@ -7,13 +7,16 @@
 # The chapters of one run follow one another; runs go side by side. On a cluster, add one of
 # Snakemake's own executors, such as --executor slurm.
 
+import ast
 import json
+import sys
 
-from memoir_core import config as book
-from memoir_core.run import own_parameters
+sys.path.insert(0, workflow.basedir)
+from memoir_core import config as book  # needs nothing beyond Python: Snakemake lives apart
 
 PROFILE = config.get("profile", "smoke")
 SEEDS = config.get("seeds", [0])
+PYTHON = config.get("python", f"{book.ROOT}/.venv/bin/python")  # the book's own
 DATA = config.get("data", "")
 DEVICE = config.get("device", "auto")
 LAST = book.get_chapter(str(config.get("to", "11")))
@@ -39,7 +42,15 @@ rule compare:
     output:
         f"{book.runs_dir()}/compare/{PROFILE}/table.md",
     shell:
-        f"python -m memoir_core.compare --out {PROFILE} {' '.join(RUNS)}"
+        f"{PYTHON} -m memoir_core.compare --out {PROFILE} {' '.join(RUNS)}"
+
+
+def own_parameters(chapter):
+    """Names in a notebook's parameters cell."""
+    cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
+    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", ()))
+    body = ast.parse("".join(cell["source"])).body
+    return {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
 
 
 def options(chapter):
@@ -76,5 +87,5 @@ for before, chapter in zip((None, *CHAPTERS), CHAPTERS):
             options=options(chapter),
             number=chapter.number,
         shell:
-            f"python -m memoir_core.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
+            f"{PYTHON} -m memoir_core.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
             f" --data '{DATA}' --device {DEVICE} --only {{params.number}} {{params.options}}"

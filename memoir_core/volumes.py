@@ -86,6 +86,7 @@ def read_volume(path: str) -> Any:
     """
     import torch
     from monai.transforms import Orientation
+    from nibabel.orientations import io_orientation
 
     try:
         volume = _decode(Path(path).read_bytes())
@@ -100,7 +101,8 @@ def read_volume(path: str) -> Any:
         raise VolumeError(f"{path} holds NaN or infinite values; convert it again")
     if volume.max() == volume.min():
         raise VolumeError(f"{path} has the same value in every voxel; convert it again")
-    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-6:
+    affine = np.asarray(volume.affine, float)
+    if not np.isfinite(affine).all() or np.isnan(io_orientation(affine)).any():
         raise VolumeError(f"{path} has an affine that is no affine; convert it again from DICOM")
     oriented: Any = Orientation(axcodes="RAS", labels=None)(volume)
     _check_grid(path, np.asarray(oriented.affine, float), tuple(oriented.shape[1:]))

@@ -1,6 +1,10 @@
 """A slice of `python tests/fuzz_readers.py`, and that the fuzzer notices a crash."""
 
+import struct
+
 import fuzz_readers
+import numpy as np
+import pytest
 
 from memoir_core import volumes
 
@@ -28,3 +32,15 @@ def test_the_undamaged_volume_is_read(tmp_path):
     path = tmp_path / "scan.nii"
     path.write_bytes(fuzz_readers.volume())
     assert tuple(volumes.read_volume(str(path)).shape) == (1, 9, 11, 9)
+
+
+def test_axes_that_do_not_span_space_are_named(tmp_path):
+    """Found by input 19018 of seed 0; MONAI's Orientation ended with another error."""
+    path = tmp_path / "scan.nii"
+    for column in ([0, 0, 0], [-20, 0, 0], [np.nan, 0, 0]):
+        data = bytearray(fuzz_readers.volume())
+        for row, value in enumerate(column):  # srow_x, srow_y, srow_z of the NIfTI header
+            struct.pack_into("<f", data, 280 + 16 * row + 4, value)
+        path.write_bytes(data)
+        with pytest.raises(volumes.VolumeError, match=r"scan\.nii"):
+            volumes.read_volume(str(path))
