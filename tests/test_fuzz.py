@@ -3,7 +3,6 @@
 import struct
 
 import fuzz_readers
-import numpy as np
 import pytest
 
 from memoir_core import volumes
@@ -36,11 +35,10 @@ def test_the_undamaged_volume_is_read(tmp_path):
 
 def test_axes_that_do_not_span_space_are_named(tmp_path):
     """Found by input 19018 of seed 0; MONAI's Orientation ended with another error."""
+    data = bytearray(fuzz_readers.volume())
+    for row, value in enumerate((-20.0, 0.0, 0.0)):  # srow_x, srow_y, srow_z of the NIfTI header:
+        struct.pack_into("<f", data, 280 + 16 * row + 4, value)  # the second axis is the first
     path = tmp_path / "scan.nii"
-    for column in ([0, 0, 0], [-20, 0, 0], [np.nan, 0, 0]):
-        data = bytearray(fuzz_readers.volume())
-        for row, value in enumerate(column):  # srow_x, srow_y, srow_z of the NIfTI header
-            struct.pack_into("<f", data, 280 + 16 * row + 4, value)
-        path.write_bytes(data)
-        with pytest.raises(volumes.VolumeError, match=r"scan\.nii"):
-            volumes.read_volume(str(path))
+    path.write_bytes(data)
+    with pytest.raises(volumes.VolumeError, match=r"scan\.nii has an affine that is no affine"):
+        volumes.read_volume(str(path))
