@@ -31,16 +31,20 @@ wildcard_constraints:
     run="[^/]+-seed[0-9]+",
 
 
+FINISHED = [f"{book.runs_dir()}/{run}/state/{LAST.name}.json" for run in RUNS]
+TABLE = f"{book.runs_dir()}/compare/{PROFILE}/table.md"
+
+
 rule all:
     input:
-        f"{book.runs_dir()}/compare/{PROFILE}/table.md",
+        TABLE if LAST.number >= "04" else FINISHED,  # before chapter 4 nothing can be compared
 
 
 rule compare:
     input:
-        [f"{book.runs_dir()}/{run}/state/{LAST.name}.json" for run in RUNS],
+        FINISHED,
     output:
-        f"{book.runs_dir()}/compare/{PROFILE}/table.md",
+        TABLE,
     shell:
         f"{PYTHON} -m memoir_core.compare --out {PROFILE} {' '.join(RUNS)}"
 
