@@ -35,6 +35,11 @@ def test_both_stages_leave_what_they_promise(trained):
     assert all(torch.equal(best[k], last[k]) for k in best) == chosen
 
 
+@pytest.mark.fault(
+    "a notebook cell interrupted in training",
+    "The kernel stays usable: the same cell goes on after the last whole epoch, in the same "
+    "process, with the same history and weights.",
+)
 def test_a_killed_training_goes_on_as_if_nothing_had_been(trained, monkeypatch):
     whole = pd.read_csv(trained.run.path("stage2", "history.csv"))
     real = training._epoch
@@ -152,12 +157,3 @@ def test_the_same_subjects_meet_in_a_step_whatever_the_number_of_processes():
         return [[i for rows in step for i in rows] for step in zip(*parts, strict=True)]
 
     assert steps(1) == steps(2) == steps(4)
-
-
-def test_the_same_seed_trains_the_same_weights(trained):
-    data = trained.run, trained.cohort, trained.volumes
-    training.train_stage1(*data, epochs=1)
-    first = load_file(trained.run.path("stage1", "model.safetensors"))
-    training.train_stage1(*data, epochs=1)
-    again = load_file(trained.run.path("stage1", "model.safetensors"))
-    assert all(torch.equal(first[name], again[name]) for name in first)
