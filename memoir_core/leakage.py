@@ -299,7 +299,7 @@ def retrain_clinical(
     *,
     hide: tuple[str, ...] = (),
     extra: np.ndarray | None = None,
-    epochs: int = 20,
+    epochs: int = 15,
     batch_size: int = 16,
     lr: float = 1e-3,
 ) -> Retrained:
@@ -500,8 +500,9 @@ def memorised_captions(
     samples: int,
     seed: int,
     device: str,
-    count: int = 32,
+    count: int = 16,
     epochs: int = 6,
+    lr: float = 3e-4,
 ) -> list[dict]:
     """What a language model remembers of the captions that it was trained on.
 
@@ -514,6 +515,7 @@ def memorised_captions(
     model : the text encoder of chapter 7 with a new head for hidden words; it is not changed.
     captions : rows of captions.jsonl.
     count : test captions to use, at most.
+    lr : of the encoder; higher than in chapter 7, so that a few steps leave a trace.
 
     Returns
     -------
@@ -529,7 +531,9 @@ def memorised_captions(
     losses = {}
     for name, sentences in (("honest", train), ("leaky", train[:count] + test)):
         trained = copy.deepcopy(model)
-        text.train_mlm(trained, tokenizer, sentences, epochs=epochs, seed=seed, device=device)
+        text.train_mlm(
+            trained, tokenizer, sentences, epochs=epochs, seed=seed, device=device, lr_encoder=lr
+        )
         losses[name] = caption_losses(trained, tokenizer, test, seed)
         if name == "honest":
             seen = caption_losses(trained, tokenizer, train[:count], seed)
