@@ -6,7 +6,6 @@ clinical branch on frozen image embeddings; a leak in the text in a language mod
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -299,7 +298,7 @@ def retrain_clinical(
     *,
     hide: tuple[str, ...] = (),
     extra: np.ndarray | None = None,
-    epochs: int = 20,
+    epochs: int = 15,
     batch_size: int = 16,
     lr: float = 1e-3,
 ) -> Retrained:
@@ -476,49 +475,54 @@ def _short(llm: str) -> str:
     return f"{name} (stand-in)" if "stand-in" in llm else name
 
 
-def caption_losses(model: text.MaskedBert, tokenizer: Any, captions: Sequence[str], seed: int):
-    """Masked-language loss of each caption, mean of two draws of gaps: (n,), shortest first.
+def hidden_words(
+    encoder: text.TextEncoder, captions: Sequence[str], seeds: Sequence[int]
+) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Hide 15 % of the words of each caption, once per seed, and read the encoder at the gaps.
 
-    Two models meet the same gaps in the same order, so that their losses can be paired.
+    Returns
+    -------
+    states (m, 384), words (m,) token numbers, owners (m,): which caption each gap is of.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    draws = []
-    for draw in (seed, seed + 1):
-        batches = text.masked_batches(tokenizer, captions, draw, batch_size=1)
-        with torch.no_grad():
-            losses = [model(**{k: v.to(device) for k, v in b.items()}).loss for b in batches]
-        draws.append([float(loss) for loss in losses])
-    return np.nanmean(draws, axis=0)  # a caption without a gap has no loss
+    bert, tokenizer = text.bert_of(encoder.model).eval(), encoder.model.tokenizer
+    device = next(bert.parameters()).device
+    lengths = [len(row["input_ids"]) for row in text.tokenise(tokenizer, captions)]
+    order = np.argsort(lengths, kind="stable")  # as `masked_batches` sorts them
+    states, words, owners = [], [], []
+    for seed in seeds:
+        done = 0
+        for batch in text.masked_batches(tokenizer, captions, seed):
+            gaps = batch["labels"] != -100  # (captions, tokens)
+            with torch.no_grad():
+                read = bert(
+                    batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+                )
+            states.append(read.last_hidden_state.cpu()[gaps])
+            words.append(batch["labels"][gaps])
+            owners.append(order[done + gaps.nonzero()[:, 0].numpy()])
+            done += len(gaps)
+    return torch.cat(states).float(), torch.cat(words), np.concatenate(owners)
 
 
 def memorised_captions(
-    model: text.MaskedBert,
-    tokenizer: Any,
-    captions: list[dict],
-    *,
-    samples: int,
-    seed: int,
-    device: str,
-    count: int = 32,
-    epochs: int = 6,
+    encoder: text.TextEncoder, captions: list[dict], samples: int, seed: int, count: int = 24
 ) -> list[dict]:
-    """What a language model remembers of the captions that it was trained on.
+    """What a model of hidden words remembers of the captions that it was trained on.
 
-    Two short trainings with as many captions and steps. The honest one reads train captions
-    only; in the other, half of them are test captions. Both are then asked for hidden words
-    of the same test captions.
+    Chapter 7's encoder stays frozen; a linear head learns to name hidden words from its states,
+    in seconds. Twice, with as many captions: train captions only, and half of them replaced by
+    test captions. Both are then asked for other words of the same captions, hidden with other
+    seeds.
 
     Parameters
     ----------
-    model : the text encoder of chapter 7 with a new head for hidden words; it is not changed.
     captions : rows of captions.jsonl.
     count : test captions to use, at most.
 
     Returns
     -------
-    Two rows with metric 'loss, hidden words': seen against unseen captions of one model, and
-    the same captions before two models.
+    Two rows with metric 'loss, hidden words': seen against unseen captions of one head, and
+    the same test captions before two heads.
     """
     rng = np.random.default_rng([seed, 12])
     train = [row["caption"] for row in captions if row["split"] != "test"]
@@ -526,33 +530,77 @@ def memorised_captions(
     count = min(count, len(test), len(train) // 2)
     train = [train[i] for i in rng.permutation(len(train))[: 2 * count]]
     test = [test[i] for i in rng.permutation(len(test))[:count]]
-    losses = {}
-    for name, sentences in (("honest", train), ("leaky", train[:count] + test)):
-        trained = copy.deepcopy(model)
-        text.train_mlm(trained, tokenizer, sentences, epochs=epochs, seed=seed, device=device)
-        losses[name] = caption_losses(trained, tokenizer, test, seed)
-        if name == "honest":
-            seen = caption_losses(trained, tokenizer, train[:count], seed)
+    texts = [*test, *train]  # 0 to count: test
+    states, words, owners = hidden_words(encoder, texts, range(seed, seed + 5))
+    asked, answers, askees = hidden_words(encoder, texts, range(seed + 5, seed + 7))
+    known, numbers = torch.cat([words, answers]).unique(return_inverse=True)
+    words, answers = numbers[: len(words)], numbers[len(words) :]
+
+    def losses(read: Sequence[int]) -> np.ndarray:  # caption numbers -> (texts,)
+        rows = torch.from_numpy(np.isin(owners, read))
+        head = _fit_head(states[rows], words[rows], len(known), seed)
+        with torch.no_grad():
+            each = F.cross_entropy(head(asked), answers, reduction="none").numpy()
+        asks = np.bincount(askees, minlength=len(texts))
+        total = np.bincount(askees, weights=each, minlength=len(texts))
+        return np.divide(total, asks, out=np.full(len(texts), np.nan), where=asks > 0)
+
+    honest = losses(range(count, 3 * count))
+    leaky = losses(range(2 * count))  # test captions in place of the last train captions
     metric = "loss, hidden words"
-    unseen = bootstrap_ci(losses["honest"], None, samples, seed)
-    known = bootstrap_ci(seen, None, samples, seed)
-    pair = paired(
-        "test captions in the training text",
-        losses["honest"],
-        losses["leaky"],
-        None,
-        samples,
-        seed,
-        metric,
-    )
-    return [experiment("captions seen in training", unseen, known, count, metric), pair]
+    seen = honest[count:][~np.isnan(honest[count:])]
+    unseen = honest[:count][~np.isnan(honest[:count])]
+    means = [bootstrap_ci(found, None, samples, seed) for found in (unseen, seen)]
+    named = "test captions in the language model's text"
+    return [
+        experiment("captions seen in training", means[0], means[1], len(unseen), metric),
+        paired(named, honest[:count], leaky[:count], None, samples, seed, metric),
+    ]
 
 
-def with_language_head(encoder: text.TextEncoder, minilm: str) -> text.MaskedBert:
-    """Put a new head for hidden words on the text encoder of chapter 7."""
-    model, _ = text.load_mlm(Path(minilm))
-    model.bert.load_state_dict(text.bert_of(encoder.model).state_dict(), strict=False)
-    return model
+def _fit_head(states: Tensor, words: Tensor, width: int, seed: int, steps: int = 150) -> nn.Linear:
+    """Fit a linear map from states (m, 384) to `width` words, all gaps in every step."""
+    set_seed(seed)
+    head = nn.Linear(states.shape[1], width)
+    optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=0.1)
+    for _ in range(steps):
+        loss = F.cross_entropy(head(states), words)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return head
+
+
+def aligned_captions(
+    encoder: text.TextEncoder,
+    captions: list[dict],
+    z_fused: np.ndarray,
+    samples: int,
+    seed: int,
+) -> dict:
+    """What happens when the test captions help to align text and images.
+
+    A linear map from sentence vectors to the fused embedding, by ridge regression: once from
+    train captions, once with as many of them replaced as there are test captions. A hit is a
+    test caption whose own subject comes first among all test subjects.
+
+    Parameters
+    ----------
+    captions, z_fused : of every case, in the same order; (n, 512) unit vectors.
+    """
+    from sklearn.linear_model import Ridge
+
+    hidden = encoder.model.encode([r["caption"] for r in captions], show_progress_bar=False)
+    is_test = np.array([row["split"] == "test" for row in captions])
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    right = []
+    for rows in (train, np.concatenate([train[len(test) :], test])):
+        guess = Ridge(alpha=0.01).fit(hidden[rows], z_fused[rows]).predict(hidden[test])
+        nearest = (text.unit_rows(guess) @ z_fused[test].T).argmax(axis=1)
+        right.append(nearest == np.arange(len(test)))
+    name = "test captions in the alignment"
+    metric = "accuracy, own subject first"
+    return paired(name, right[0], right[1], None, samples, seed, metric)
 
 
 # --- limits -----------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Published figures, the report, and the leakage experiments."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import artefacts, leakage, published, report, training
+from memoir_core import artefacts, leakage, published, report, text, training
 
 
 def test_a_published_figure_is_found_or_named():
@@ -176,6 +178,16 @@ def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
     majority, model = leakage.caption_experiments(rows, cohort, scores, 50, 0)
     assert (majority["honest"], majority["leaky"], majority["n"]) == (0.5, 1.0, 4)
     assert model["gain"] == 0.5 and model["metric"] == "accuracy"
+
+
+def test_an_alignment_that_saw_the_test_captions_finds_them():
+    rng = np.random.default_rng(0)
+    hidden, z = rng.normal(size=(2, 60, 64))  # nothing to learn, only to remember
+    captions = [{"caption": "", "split": "test" if i < 20 else "train"} for i in range(60)]
+    model = SimpleNamespace(encode=lambda texts, show_progress_bar: hidden)
+    encoder = SimpleNamespace(model=model)
+    row = leakage.aligned_captions(encoder, captions, text.unit_rows(z), 50, 0)
+    assert row["leaky"] == 1.0 and row["honest"] < 0.4 and row["gain_low"] > 0
 
 
 def test_a_larger_head_tells_the_sex_until_it_is_scaled():
