@@ -18,8 +18,9 @@ from typing import Any
 import pandas as pd
 
 from . import config
-from .artefacts import Run, read_json, write_json
-from .config import CHAPTERS, get_chapter
+from .artefacts import MissingArtefactError, Run, read_json, write_json
+from .compare import read_run
+from .config import get_chapter
 
 FILE = config.ROOT / "book" / "reference" / "bands.json"
 SPREAD, SHARE, STEPS = 1.0, 0.02, 2  # margin on either side; see `band`
@@ -206,28 +207,24 @@ def make(names: list[str]) -> tuple[str, str, dict[str, Any]]:
     Raises
     ------
     BandsError
-        Fewer than two runs, an unknown run, a seed that comes twice, or runs of different
-        profiles, kinds of device or cohorts.
+        Fewer than two runs, a seed that comes twice, or runs of different profiles, kinds of
+        device or cohorts.
+    MissingArtefactError
+        There is no such run, or it has no results.
     """
     if len(names) < 2:
         raise BandsError("give at least two runs, of different seeds")
     values: dict[str, dict[str, list[float]]] = {}
     sources = []
     for name in names:
-        source: dict[str, Any] = {}
-        for chapter in CHAPTERS:
-            path = config.runs_dir() / name / "results" / f"{chapter.name}.json"
-            if not path.exists():
-                continue
-            stored = read_json(path)
-            source = stored["provenance"]
-            found = values.setdefault(chapter.number, {})
-            for headline, where in HEADLINES[chapter.number].items():
-                value = pick(stored["results"], where)
+        run = read_run(name)
+        source = run["provenance"]
+        for number, results in run["results"].items():
+            found = values.setdefault(number, {})
+            for headline, where in HEADLINES[number].items():
+                value = pick(results, where)
                 if value is not None:
                     found.setdefault(headline, []).append(value)
-        if not source:
-            raise BandsError(f"run {name!r} has no results in {config.runs_dir()}")
         if source["cohort"] != "synthetic":
             raise BandsError(f"run {name!r} is of an ADNI cohort; bands are for the synthetic one")
         sources.append({"run": name, **{k: source[k] for k in _KEPT}})
@@ -273,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         profile, kind, entry = make(args.runs)
-    except BandsError as error:
+    except (BandsError, MissingArtefactError) as error:
         parser.error(str(error))
     stored = read_json(args.out) if args.out.exists() else {}
     stored.setdefault(profile, {})[kind] = entry

@@ -27,6 +27,7 @@ FIELDS = (
 )
 IMAGE_FIELDS = {"VENTRICLES", "FORNIX_FA"}
 BLIND = frozenset({"DX", "CDRSB"})  # the query's own answer, kept from the query text
+PROTOCOLS = ("blind", "own_caption")  # which text of a query the reranker reads
 # What a query of fewer modalities does not know. Age and sex are known of everybody.
 FIELDS_OF = {
     "t1": {"VENTRICLES"},

@@ -18,6 +18,7 @@ import pandas as pd
 
 from . import config
 from .artefacts import MissingArtefactError, atomic_path, read_json, write_json
+from .pages import markdown
 
 COLUMNS = ["run", "group", "seed", "chapter", "figure", "value", "low", "high"]
 
@@ -130,15 +131,6 @@ def _cell(row: dict) -> str:
     return f"{text}, {row['seeds']} seeds" if row["seeds"] > 1 else text
 
 
-def markdown(wide: pd.DataFrame) -> str:
-    """The table as Markdown."""
-    lines = ["| chapter | figure | " + " | ".join(wide.columns) + " |"]
-    lines.append("|" + "---|" * (2 + len(wide.columns)))
-    for cells in wide.reset_index().astype(str).to_numpy().tolist():
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def draw(summary: pd.DataFrame, title: str) -> Any:
     """Draw diagnosis, retrieval and answers: a point and an interval per group."""
     import matplotlib.pyplot as plt
@@ -208,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     title = label(runs)
     wide = side_by_side(summary)
     with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(f"{title}\n\n{markdown(wide)}", encoding="utf-8")
+        temporary.write_text(f"{title}\n\n{markdown(wide.reset_index())}", encoding="utf-8")
     figure = draw(summary, title)
     if figure is not None:
         with atomic_path(folder / "figure.png") as temporary:

@@ -8,6 +8,7 @@ for a day.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -251,6 +252,16 @@ def get_chapter(name: str) -> Chapter:
     raise ValueError(
         f"chapter {name!r} is unknown; choose one of {', '.join(c.name for c in CHAPTERS)}"
     )
+
+
+def find_browser() -> str | None:
+    """Path of a Chromium that prints the report and tests the pages, None where there is none.
+
+    MEMOIR_CHROMIUM names one that is not on the PATH.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = (shutil.which(name) for name in (os.environ.get("MEMOIR_CHROMIUM"), *names) if name)
+    return next((path for path in found if path), None)
 
 
 def runs_dir() -> Path:

@@ -21,7 +21,6 @@ from . import config  # the others need packages, which may be what is missing
 from .config import Profile
 
 WEIGHTS = 70e6 * 4  # bytes of the network in float32
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def machine(profile: Profile, device: str) -> list[Finding]:
         found.append(Finding("ok", "device", _describe(chosen)))
     if chosen == "cpu" and profile.name == "paper":
         mend = "use a GPU, or PROFILE=quick"
-        found.append(Finding("note", "device", "the paper profile takes weeks on a CPU", mend))
+        found.append(Finding("note", "device", "the paper profile is meant for a GPU", mend))
     needed, free = memory_needed(profile), psutil.virtual_memory().available
     short = free < needed
     found.append(
@@ -200,8 +199,7 @@ def data(profile: Profile, data_dir: str) -> list[Finding]:
 
 def browser() -> Finding:
     """Look for a browser, which only the tests of the built site want."""
-    found = next((name for name in BROWSERS if shutil.which(name)), "")
-    if found:
+    if found := config.find_browser():
         return Finding("ok", "browser", found)
     return Finding("note", "browser", "none found", "only tests of the built site want one")
 

@@ -226,7 +226,7 @@ def bootstrap(table: pd.DataFrame, samples: int, seed: int) -> dict[str, dict[st
     }
 
 
-def _interval(value: float, draws: Sequence[float]) -> dict[str, float]:
+def _interval(value: float, draws: Sequence[float] | np.ndarray) -> dict[str, float]:
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return {"value": value, "low": float(low), "high": float(high)}
 
@@ -241,11 +241,30 @@ def bootstrap_ci(
     values : (n,) per-subject values: 1 for a hit and 0 for a miss, or absolute errors.
     groups : (n,) true class of each subject, or None for a plain mean.
     """
+    value, draws = redraw(values, groups, samples, seed)
+    return _interval(float(value), draws)
+
+
+def redraw(
+    values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap a mean of group means: subjects are redrawn within their group.
+
+    Parameters
+    ----------
+    values : (n,) or (n, k) per-subject values; the k columns get the same redrawn subjects, so
+        that differences between columns are paired.
+    groups : (n,) group of each subject, or None for a plain mean.
+
+    Returns
+    -------
+    value () or (k,), and draws (samples,) or (samples, k).
+    """
     rng = np.random.default_rng([seed, 3])
-    groups = np.zeros(len(values)) if groups is None else groups
+    groups = np.zeros(len(values)) if groups is None else np.asarray(groups)
     parts = [values[groups == group].astype(float) for group in np.unique(groups)]
     draws = [part[rng.integers(0, len(part), (samples, len(part)))].mean(axis=1) for part in parts]
-    return _interval(float(np.mean([p.mean() for p in parts])), list(np.mean(draws, axis=0)))
+    return np.mean([part.mean(axis=0) for part in parts], axis=0), np.mean(draws, axis=0)
 
 
 def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
@@ -327,13 +346,11 @@ def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.nda
     dx = table["DX"].to_numpy()
     ends = dx != "MCI"
     two = np.where(table["p2_Dementia"] > 0.5, "Dementia", "CN")
-    sex = table["PTGENDER"].to_numpy()
-    male = np.where(table["p_Male"] > 0.5, "Male", "Female")
     cdrsb = (table["CDRSB"] - table["CDRSB_pred"]).abs().dropna().to_numpy()
     return {
         "dx3": ("balanced_accuracy", hits(table), dx),
         "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
-        "sex": ("balanced_accuracy", male == sex, sex),
+        "sex": ("balanced_accuracy", sex_hits(table), table["PTGENDER"].to_numpy()),
         "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().dropna().to_numpy(), None),
         "cdrsb": ("mae", cdrsb, None),
     }
@@ -365,7 +382,6 @@ def subset_differences(
     95 % interval from paired redraws of subjects within each class, and `p`, an exact McNemar
     test of whether the two err equally often.
     """
-    rng = np.random.default_rng([seed, 4])
     (_, whole), *others = predictions.items()
     rows = []
     for name, table in others:
@@ -375,13 +391,7 @@ def subset_differences(
             .merge(table[["case"]].assign(subset=hits(table)), on="case")
         )
         right = both[["subset", "all"]].to_numpy(float)
-        groups = [np.flatnonzero(both["DX"] == dx) for dx in DX]
-        groups = [group for group in groups if len(group)]
-        draws = np.zeros((samples, 2))
-        for group in groups:
-            picks = group[rng.integers(0, len(group), (samples, len(group)))]
-            draws += right[picks].mean(axis=1) / len(groups)
-        value = np.mean([right[group].mean(axis=0) for group in groups], axis=0)
+        value, draws = redraw(right, both["DX"].to_numpy(), samples, seed)
         only_all = int((right[:, 1] > right[:, 0]).sum())
         only_subset = int((right[:, 0] > right[:, 1]).sum())
         unequal = only_all + only_subset
@@ -389,7 +399,7 @@ def subset_differences(
             {
                 "subset": name,
                 "n": len(both),
-                **_interval(float(value[0] - value[1]), list(draws[:, 0] - draws[:, 1])),
+                **_interval(float(value[0] - value[1]), draws[:, 0] - draws[:, 1]),
                 "p": binomtest(only_all, unequal).pvalue if unequal else 1.0,
             }
         )
@@ -400,6 +410,17 @@ def hits(table: pd.DataFrame) -> np.ndarray:
     """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
     predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
     return predicted == table["DX"].to_numpy()
+
+
+def sex_hits(table: pd.DataFrame) -> np.ndarray:
+    """Which rows of a table of predictions have the right sex: (n,) bool."""
+    return np.where(table["p_Male"] > 0.5, "Male", "Female") == table["PTGENDER"].to_numpy()
+
+
+def majority(labels: Sequence[str]) -> str:
+    """The most frequent label; on a tie, the one that comes first."""
+    ordered = list(labels)
+    return max(ordered, key=lambda name: (ordered.count(name), -ordered.index(name)))
 
 
 def subgroups(table: pd.DataFrame, cohort: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:

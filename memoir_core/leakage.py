@@ -34,14 +34,16 @@ from .evaluation import (
     bootstrap_ci,
     encode_all,
     hits,
+    majority,
     predict_from,
+    redraw,
+    sex_hits,
     task_metrics,
 )
 from .losses import multitask_loss
 from .model import Memoir, masking_gate
 from .training import MemoirDataset, Scaler, composite
 from .volumes import Volumes
-from .vqa import majority_answer
 
 RECORD = [*SCORES, "APOE4"]
 ERRORS = ("mae", "loss")  # metrics of which less is better
@@ -92,18 +94,11 @@ def paired(
     metric : 'balanced accuracy', 'accuracy', or one that begins with 'mae' or 'loss'.
     """
     both = np.stack([honest, leaky], axis=1).astype(float)  # (n, 2)
-    groups = np.zeros(len(both)) if groups is None else np.asarray(groups)
     known = ~np.isnan(both).any(axis=1)
-    both, groups = both[known], groups[known]
+    both, groups = both[known], groups[known] if groups is not None else None
     if not len(both):
         raise ValueError(f"experiment {name!r} has no subject with both values")
-    rng = np.random.default_rng([seed, 11])
-    parts = [both[groups == group] for group in np.unique(groups)]
-    draws = np.mean(
-        [part[rng.integers(0, len(part), (samples, len(part)))].mean(axis=1) for part in parts],
-        axis=0,
-    )  # (samples, 2)
-    value = np.mean([part.mean(axis=0) for part in parts], axis=0)
+    value, draws = redraw(both, groups, samples, seed)  # (2,), (samples, 2)
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     gain = np.percentile((draws[:, 1] - draws[:, 0]) * _sign(metric), [2.5, 97.5])
     first, second = ({"value": value[i], "low": low[i], "high": high[i]} for i in (0, 1))
@@ -413,11 +408,6 @@ def compare_cdrsb(
     return paired(name, before, after, None, samples, seed, "mae, CDR-SB points")
 
 
-def sex_hits(table: pd.DataFrame) -> np.ndarray:
-    """Which rows of a table of predictions have the right sex: (n,) bool."""
-    return np.where(table["p_Male"] > 0.5, "Male", "Female") == table["PTGENDER"].to_numpy()
-
-
 def checkpoint_choice(history: pd.DataFrame, chosen_by: str = "composite") -> pd.DataFrame:
     """Test result of the epoch that validation chose, and of the epoch that the test chose.
 
@@ -453,7 +443,7 @@ def caption_experiments(
     dx = cohort.set_index("case")["DX"]
     votes: dict[str, dict[int, bool]] = {"blind": {}, "own_caption": {}}
     for row in retrieved:
-        vote = majority_answer([dx[case] for case in row["reranked"]])
+        vote = majority([dx[case] for case in row["reranked"]])
         votes[row["protocol"]][row["case"]] = vote == dx[row["case"]]
     cases = sorted(votes["blind"])
     honest, leaky = (np.array([votes[p][case] for case in cases]) for p in votes)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from . import artefacts, config, published
 
@@ -52,10 +53,7 @@ def headline(run_dir: Path) -> str:
         for row in [found[name]]
     ]
     table = published.compare(rows, report["provenance"]["label"]).reset_index(names="figure")
-    lines = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-    return (
-        _markdown(lines) + f"\n*This run: {report['provenance']['label']}. Published: on ADNI.*\n"
-    )
+    return markdown(table) + f"\n*This run: {report['provenance']['label']}. Published: on ADNI.*\n"
 
 
 def times(run_dir: Path) -> str:
@@ -73,7 +71,7 @@ def times(run_dir: Path) -> str:
                 "memory": f"{found['peak_memory_gib']:.1f} GiB" if found else "",
             }
         )
-    return _markdown(rows) + (f"\n*This run: {label}.*\n" if label else "")
+    return markdown(pd.DataFrame(rows)) + (f"\n*This run: {label}.*\n" if label else "")
 
 
 def reading_minutes(notebook: Path) -> int:
@@ -91,7 +89,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([row[n] for n in names] for row in rows)]
+def markdown(table: pd.DataFrame) -> str:
+    """Columns and rows of a table as Markdown."""
+    lines: list[list] = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

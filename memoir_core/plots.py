@@ -66,6 +66,11 @@ def _list(values: pd.Series, form: str = ".2f") -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
+def _rows(table: pd.DataFrame, form: str = ".2f") -> str:
+    """Write a table as 'smoke: CN 0.71, MCI 0.65; quick: CN 0.72, MCI 0.60'."""
+    return "; ".join(f"{name}: {_list(row, form)}" for name, row in table.iterrows())
+
+
 def pipeline(number: str) -> Figure:
     """Draw the chapters in the order in which data flow, with one highlighted.
 
@@ -179,7 +184,7 @@ def missingness(cohort: pd.DataFrame, label: str) -> Figure:
                 cbar_kws={"label": "missing (%)"})  # fmt: skip
     ax.set(ylabel="", title=label)
     ax.title.set(size=9, color="#555555")
-    words = "; ".join(f"{dx}: {_list(row, '.0f')}" for dx, row in share.iterrows())
+    words = _rows(share, ".0f")
     return describe(figure, f"Missing values in percent of a class, {label}. {words}.")
 
 
@@ -345,9 +350,7 @@ def attention_bars(weights: pd.DataFrame, title: str) -> Figure:
     return _finish(
         figure,
         title,
-        "Stacked bars: mean attention on each modality, per subset. "
-        + "; ".join(f"{name}: {_list(row)}" for name, row in weights.iterrows())
-        + ".",
+        f"Stacked bars: mean attention on each modality, per subset. {_rows(weights)}.",
     )
 
 
@@ -783,9 +786,7 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
     return _finish(
         figure,
         title,
-        "Stacked bars: wrong diagnoses by kind. "
-        + "; ".join(f"{llm}: {_list(row, 'd')}" for llm, row in counts.iterrows())
-        + ".",
+        f"Stacked bars: wrong diagnoses by kind. {_rows(counts, 'd')}.",
     )
 
 
@@ -1024,7 +1025,7 @@ def embedding_panels(z_fused: np.ndarray, cohort: pd.DataFrame, title: str) -> F
 
 
 def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
-    """Lay each class's occlusion map over the mean volume: axial, coronal, sagittal."""
+    """Lay each class's occlusion map over a brain: axial, coronal, sagittal."""
     figure, axes = plt.subplots(len(maps), 3, figsize=(6.4, 2.1 * len(maps)), squeeze=False)
     top = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
     x, y, z = (int(n * f) for n, f in zip(background.shape, (0.35, 0.45, 0.42), strict=True))
@@ -1040,7 +1041,7 @@ def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -
     return _finish(
         figure,
         title,
-        f"Occlusion maps over the mean brain in three views, one row each: {', '.join(maps)}.",
+        f"Occlusion maps over the template in three views, one row each: {', '.join(maps)}.",
     )
 
 

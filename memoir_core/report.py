@@ -11,7 +11,6 @@ import hashlib
 import html
 import inspect
 import platform
-import shutil
 import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -50,7 +49,6 @@ RULES = {
     "language model": "As performance, for the published model itself. Where it was not run: not "
     "comparable. A stand-in is never set in its place.",
 }
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 # --- the figures ------------------------------------------------------------------------
@@ -444,7 +442,7 @@ def write_pdf(path: Path) -> Path | None:
     -------
     path of the PDF; None where there is no Chromium, or it fails (its message is printed).
     """
-    browser = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    browser = config.find_browser()
     pdf = path.with_suffix(".pdf")
     pdf.unlink(missing_ok=True)  # one of an earlier run would show other figures
     if browser is None:

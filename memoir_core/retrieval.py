@@ -23,18 +23,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from . import weights
-from .artefacts import atomic_path, read_json, write_json
-from .captions import BLIND, FIELDS_OF, caption
+from .artefacts import atomic_path, checksum, read_json, write_json
+from .captions import BLIND, FIELDS_OF, PROTOCOLS, caption
 from .cohort import check_training_cases
 from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
-from .evaluation import fuse_all
+from .evaluation import fuse_all, majority
 from .precision import checked_half_type, checked_output_type
 from .text import unit_rows
 
 if TYPE_CHECKING:
     from .model import Memoir
 
-PROTOCOLS = ("blind", "own_caption")
 MAX_TOKENS = 192  # a pair of captions; the longest pair has fewer
 FROZEN_LAYERS = 3  # of MiniLM's six, when a stand-in is trained
 PUBLISHED_RERANKER = "cross-encoder/ms-marco-MiniLM-L-6-v2"
@@ -118,8 +117,8 @@ def save_index(index: Index, path: Path, embeddings: Path) -> None:
         {
             "cases": index.cases,
             "dimension": EMBEDDING_DIM,
-            "sha256": _sha256(path),
-            "embeddings_sha256": _sha256(embeddings),
+            "checksum": checksum(path),
+            "embeddings_checksum": checksum(embeddings),
         },
     )
 
@@ -136,9 +135,9 @@ def load_index(path: Path, embeddings: Path, cohort: pd.DataFrame) -> Index:
     """
     stored = read_json(path.with_suffix(".json"))
     again = "run chapter 08 again"
-    if stored["sha256"] != _sha256(path):
+    if stored["checksum"] != checksum(path):
         raise IndexMismatchError(f"{path.name} is not the file that index.json describes; {again}")
-    if stored["embeddings_sha256"] != _sha256(embeddings):
+    if stored["embeddings_checksum"] != checksum(embeddings):
         raise IndexMismatchError(f"{path.name} was made from other embeddings; {again}")
     index = faiss.read_index(str(path))
     cases = np.array(stored["cases"], dtype=np.int64)
@@ -152,11 +151,6 @@ def load_index(path: Path, embeddings: Path, cohort: pd.DataFrame) -> Index:
         raise IndexMismatchError(f"{path.name}: case {foreign[0]} is not in cohort.parquet")
     check_training_cases(cohort, cases, path.name)
     return Index(index, cases)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 # --- relevance --------------------------------------------------------------------------
@@ -613,8 +607,7 @@ def ranking_metrics(
             ranked = np.where(score > len(others) - k, score, 0.0)
             gain = ndcg_score(grades[None], ranked[None], k=k, ignore_ties=True)
             found.setdefault(f"ndcg@{k}", []).append(float(gain))
-        first = [dx[other] for other in others[:5]]
-        vote = max(first, key=lambda name: (first.count(name), -first.index(name)))
+        vote = majority([dx[other] for other in others[:5]])
         found.setdefault("knn_accuracy", []).append(float(vote == dx[case]))
     return {name: float(np.mean(values)) for name, values in found.items()}
 

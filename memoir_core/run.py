@@ -354,15 +354,11 @@ def fingerprint(chapter: Chapter, parameters: dict, run_dir: Path) -> dict[str, 
     return {
         "parameters": parameters | {"data_dir": artefacts.folder_name(folder) if folder else ""},
         "code": code_hash(chapter.notebook),
-        "files": {name: file_hash(path) for name, path in files.items()},
+        "files": {
+            name: artefacts.checksum(path) if path.exists() else "missing"
+            for name, path in files.items()
+        },
     }
-
-
-def file_hash(path: Path) -> str:
-    if not path.exists():
-        return "missing"
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "blake2b").hexdigest()[:32]
 
 
 def code_hash(notebook: Path) -> str:

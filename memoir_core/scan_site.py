@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-import csv
 import gzip
 import hashlib
 import html
@@ -49,6 +48,7 @@ from urllib.parse import unquote
 import pandas as pd
 
 from . import cohort
+from .artefacts import atomic_path
 
 EXAMPLE = "999S9999"  # the PTID that the documentation uses; no ADNI site has this number
 DEEPEST = 6  # levels of files in files
@@ -715,10 +715,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     found = scan(options.paths, read_identifiers(Path(options.data)) if options.data else NOTHING)
     if options.csv:
-        with open(options.csv, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(("file", "place", "kind"))
-            writer.writerows((f.file, f.place, f.kind) for f in found)
+        with atomic_path(options.csv) as temporary:
+            table = pd.DataFrame(found, columns=["file", "place", "kind"])
+            table.to_csv(temporary, index=False)
     if found:
         print(report(found), file=sys.stderr)
         print(f"{len(found)} findings: do not publish these pages.", file=sys.stderr)

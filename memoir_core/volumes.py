@@ -441,6 +441,20 @@ def examples(run: Run, cohort: pd.DataFrame, kind: str) -> dict[str, np.ndarray]
     return {f"all classes, mean of {len(table)}": mean(table)}
 
 
+def template(profile: Profile) -> np.ndarray:
+    """The MNI template (ICBM 2009a, from nilearn) on the profile's grid: (X, Y, Z) float32."""
+    import torch
+    from nilearn import datasets, image
+
+    affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
+    affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2  # RAS, as cached volumes
+    loaded = datasets.load_mni152_template(resolution=int(GRID_MM))
+    fitted = image.resample_img(
+        loaded, affine, GRID, copy_header=True, force_resample=True
+    ).get_fdata(dtype=np.float32)
+    return _coarsen(torch.from_numpy(fitted)[None], profile.volume_shape)[0].numpy()
+
+
 def augment(batch: Tensor, generator: Generator) -> Tensor:
     """Move and scale each volume of a batch a little; change its contrast a little.
 
@@ -476,6 +490,6 @@ def augment(batch: Tensor, generator: Generator) -> Tensor:
 
 
 __all__ = [
-    *("VolumeError", "Volumes", "augment", "build_volumes", "examples", "open_volumes"),
+    *("VolumeError", "Volumes", "augment", "build_volumes", "examples", "open_volumes", "template"),
     "write_volumes",
 ]

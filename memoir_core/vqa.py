@@ -20,7 +20,6 @@ import os
 import re
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,13 +34,13 @@ from tqdm import tqdm
 
 from . import config, weights
 from .artefacts import Run, atomic_path, seal, unseal, verify
-from .captions import BANDS, BLIND, SCORE_NAMES, band, caption, example
+from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
 from .config import DX
+from .evaluation import majority
 from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
-PROTOCOLS = ("blind", "own_caption")
 # Each changes the blind protocol's context in one way: none at all; that of another query;
 # the same cases with blind captions and no answers.
 CONTROLS = ("no context", "shuffled context", "label-masked")
@@ -208,11 +207,10 @@ class Loaded:
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float16 (GPU) or float32 (CPU)."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    cpu = torch.cpu.get_capabilities()
-    return torch.bfloat16 if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else torch.float32
+    """bfloat16 on a GPU that has it, else float16; float32 on the CPU."""
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def load_backbone(
@@ -976,12 +974,6 @@ def _answer_loss(model, loaded: Loaded, items: Sequence[Item]) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------- scores
-def majority_answer(answers: Sequence[str]) -> str:
-    """The most frequent answer; on a tie, the one of the better ranked case."""
-    counts = Counter(answers)
-    return max(answers, key=lambda a: (counts[a], -list(answers).index(a)))
-
-
 def majority_control(plan: Sequence[Item]) -> pd.DataFrame:
     """What the retrieved diagnoses alone say: no language model at all."""
     return pd.DataFrame(
@@ -990,7 +982,7 @@ def majority_control(plan: Sequence[Item]) -> pd.DataFrame:
             "kind": item.kind,
             "protocol": item.protocol,
             "reference": item.reference,
-            "parsed": majority_answer([answer for _, _, answer in item.context]),
+            "parsed": majority([answer for _, _, answer in item.context]),
         }
         for item in plan
         if item.kind == "diagnosis" and all(answer for _, _, answer in item.context)

@@ -5,8 +5,6 @@
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 import warnings
 from pathlib import Path
@@ -38,18 +36,11 @@ IMAGES = """async () => { const found = [...document.images];
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
 
 
-def find_browser():
-    """The path of a Chromium; MEMOIR_CHROMIUM names one that is not on the PATH."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    given = os.environ.get("MEMOIR_CHROMIUM")
-    return given or next((found for name in names if (found := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 
-    path = find_browser()
+    path = config.find_browser()
     if path is None:
         message = "NO BROWSER: the site was not looked at. Install one: apt-get install chromium"
         warnings.warn(message, stacklevel=1)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,6 +258,17 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
+@contextmanager
+def damaged(path, damage):
+    """Damage a file that other tests use, and put it back."""
+    whole = path.read_bytes()
+    try:
+        damage(path)
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
 def read_checkpoint(path):
     training.load_weights(torch.nn.Linear(512, 1200), path)
 
@@ -303,16 +315,11 @@ def test_a_damaged_file_is_named(tmp_path, kind, damage):
 )
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_a_damaged_input_of_a_chapter_is_named(tiny, damage):
-    path = tiny.run.path("cohort.parquet")
-    whole = path.read_bytes()
-    try:
-        damage(path)
+    with damaged(tiny.run.path("cohort.parquet"), damage):
         with pytest.raises(artefacts.DamagedFileError, match="--only 01 --force"):
             artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
         with pytest.raises(artefacts.DamagedFileError, match=r"cohort\.parquet is damaged"):
             tables.load_cohort(tiny.run)
-    finally:
-        path.write_bytes(whole)
 
 
 @fault(
@@ -324,13 +331,9 @@ def test_a_damaged_input_of_a_chapter_is_named(tiny, damage):
 def test_a_damaged_memory_map_is_named(tiny, damage):
     folder = config.cache_dir() / artefacts.read_json(tiny.run.path("volumes.json"))["folder"]
     path = folder / "fa.npy"
-    whole = path.read_bytes()
-    try:
-        damage(path)
-        with pytest.raises(ValueError, match=rf"{path}.* delete {folder}"):
-            volumes.open_volumes(tiny.run)
-    finally:
-        path.write_bytes(whole)
+    message = rf"{path}.* delete {folder}"
+    with damaged(path, damage), pytest.raises(ValueError, match=message):
+        volumes.open_volumes(tiny.run)
 
 
 @fault(

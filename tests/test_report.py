@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import artefacts, leakage, published, report, text, training
+from memoir_core import artefacts, config, leakage, published, report, text, training
 
 
 def test_a_published_figure_is_found_or_named():
@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_from_elsewhere():
 
 def test_a_pdf_needs_a_browser(tmp_path, monkeypatch):
     (tmp_path / "report.pdf").write_text("of an earlier run")
-    monkeypatch.setattr(report.shutil, "which", lambda name: None)
+    monkeypatch.setattr(config.shutil, "which", lambda name: None)
     assert report.write_pdf(tmp_path / "report.html") is None
     assert not (tmp_path / "report.pdf").exists()
 

@@ -104,7 +104,7 @@ def test_an_index_must_belong_to_its_embeddings_and_cohort(tmp_path, table, z, i
     with pytest.raises(IndexMismatchError, match=r"index\.json"):
         retrieval.load_index(path, embeddings, table)
     meta = json.loads(path.with_suffix(".json").read_text())
-    assert set(meta) == {"cases", "dimension", "sha256", "embeddings_sha256"}
+    assert set(meta) == {"cases", "dimension", "checksum", "embeddings_checksum"}
 
 
 def test_relevance_is_graded(table):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from memoir_core import chat, vqa, weights
+from memoir_core import chat, evaluation, vqa, weights
 from memoir_core.captions import caption_rows
 
 N = 60
@@ -400,8 +400,8 @@ def test_lora_learns_and_is_used_again(loaded, cohort, captions, tmp_path):
 
 # ---------------------------------------------------------------- scores
 def test_majority_breaks_ties_by_rank():
-    assert vqa.majority_answer(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
-    assert vqa.majority_answer(["CN", "MCI", "MCI", "CN", "Dementia"]) == "CN"
+    assert evaluation.majority(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
+    assert evaluation.majority(["CN", "MCI", "MCI", "CN", "Dementia"]) == "CN"
 
 
 def test_interval():
