@@ -523,9 +523,10 @@ def _epoch(
             loss = loss_of(model(batch, keep), batch)
         value = loss.item()
         if not math.isfinite(value):
+            good = sorted(folder.glob("epoch*.safetensors"))
+            where = f"The last good weights are in {good[-1]}" if good else "No epoch had finished"
             raise TrainingError(
-                f"the loss became {value} in {title}: lower the learning rate. "
-                f"The last good weights are in {folder.name}/epoch*.safetensors"
+                f"the loss became {value} in {title}: lower the learning rate. {where}"
             )
         optimizer.zero_grad()
         accelerator.backward(loss)

@@ -67,9 +67,25 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(trained, monkeypatch):
         training, "multitask_loss", lambda out, batch: {"total": out["age"].sum() * torch.nan}
     )
     monkeypatch.setattr(training, "choose_precision", lambda *a, **k: "no")
-    with pytest.raises(training.TrainingError, match="lower the learning rate"):
-        training.train_stage2(trained.run, trained.cohort, trained.volumes, epochs=1, folder="nan")
+    data = trained.run, trained.cohort, trained.volumes
+    with pytest.raises(training.TrainingError, match=r"learning rate\. No epoch had finished"):
+        training.train_stage2(*data, epochs=1, folder="nan")
     assert not trained.run.path("nan", "last.safetensors").exists()
+
+
+def test_the_last_good_weights_are_named_and_there(trained, monkeypatch):
+    real, data = training._epoch, (trained.run, trained.cohort, trained.volumes)
+
+    def spoiled(title, accelerator, model, criterion, loss_of, *rest):
+        def worse(out, batch):
+            return loss_of(out, batch) * (torch.nan if "epoch 2" in title else 1)
+
+        return real(title, accelerator, model, criterion, worse, *rest)
+
+    monkeypatch.setattr(training, "_epoch", spoiled)
+    with pytest.raises(training.TrainingError, match=r"epoch001\.safetensors"):
+        training.train_stage2(*data, epochs=2, folder="spoiled")
+    training.load_weights(Memoir(), trained.run.path("spoiled", "epoch001.safetensors"))
 
 
 def test_tensorboard_is_asked_for_by_a_variable(tmp_path, monkeypatch):
