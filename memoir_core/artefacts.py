@@ -345,6 +345,18 @@ def verify(path: Path, mend: str = "delete it and run the chapter that makes it 
         compare(Path(path), wanted, mend)
 
 
+def seal_weights(folder: Path) -> None:
+    """Seal every .safetensors file of a model's folder."""
+    for path in folder.rglob("*.safetensors"):
+        seal(path)
+
+
+def verify_weights(folder: Path, mend: str) -> None:
+    """Verify every .safetensors file of a model's folder; see `verify`."""
+    for path in folder.rglob("*.safetensors"):
+        verify(path, mend)
+
+
 _compared: set[tuple] = set()
 
 

@@ -52,7 +52,8 @@ class Profile:
     top_k: int = 50
     rerank_k: int = 5
     subset_top_k: int = 10  # candidates of a query that has fewer modalities
-    rerank_pairs: int = 2000  # that a stand-in cross-encoder learns from
+    subset_queries: int = 0  # test subjects asked with each subset of modalities; 0: all
+    rerank_pairs: int = 1200  # that a stand-in cross-encoder learns from
     # LLM comparison and intervals
     llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
     questions: int = 8
@@ -96,9 +97,11 @@ PROFILES = {
         lr_stage1=1e-3,
         lr_backbone=2e-4,
         lr_heads=1e-3,
-        synthetic_sentences=4000,
+        synthetic_sentences=2500,
         mlm_epochs=1,
-        align_epochs=10,
+        align_epochs=6,
+        top_k=20,
+        subset_queries=24,
         llms=("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora"),
         questions=60,
         bootstrap=1000,

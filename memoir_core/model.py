@@ -229,6 +229,18 @@ class Memoir(nn.Module):
         }
 
 
+def own_rows(n: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw uniform numbers (n, width) for this process's part of a training step.
+
+    All processes draw those of the whole step from the same state, and each keeps its own,
+    so that what happens to a subject does not depend on the number of processes.
+    """
+    many = torch.distributed.is_initialized()
+    world = torch.distributed.get_world_size() if many else 1
+    first = torch.distributed.get_rank() * n if many else 0
+    return torch.rand(world * n, width, generator=generator)[first : first + n]
+
+
 def masking_gate(
     present: Tensor, generator: torch.Generator, drop: dict[str, float] = DROP
 ) -> Tensor:
@@ -248,9 +260,10 @@ def masking_gate(
     keep : (B, 3) bool, a subset of `present` with at least one True per row.
     """
     there = present.cpu()
-    draw = torch.rand(there.shape, generator=generator)
+    n, width = there.shape
+    draw = own_rows(n, width, generator)
     keep = there & (draw >= torch.tensor([drop[name] for name in MODALITIES]))
-    spare = torch.where(there, torch.rand(there.shape, generator=generator), -1).argmax(dim=1)
+    spare = torch.where(there, own_rows(n, width, generator), -1).argmax(dim=1)
     empty = ~keep.any(dim=1)
     keep[empty, spare[empty]] = True
     return (keep & there).to(present.device)

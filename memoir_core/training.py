@@ -47,7 +47,7 @@ from .cohort import load_cohort
 from .config import DX, SCORES
 from .evaluation import encode_all, predict_from, recall_at, task_metrics
 from .losses import IGNORE, PairwiseInfoNCE, multitask_loss
-from .model import APOE_MISSING, DROP, Memoir, masking_gate
+from .model import APOE_MISSING, DROP, HEADS, Memoir, masking_gate
 from .precision import checked_half_type
 from .volumes import Volumes, augment, open_volumes
 
@@ -276,12 +276,16 @@ def train_stage2(
         rest = [p for part in (model.fusion, model.heads) for p in part.parameters()]
         return [{"params": backbone}, {"params": rest}]
 
+    def loss(out: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        predicted, wanted = ({name: gather(x[name]) for name in HEADS} for x in (out, batch))
+        return multitask_loss(predicted, wanted)["total"]
+
     history = _fit(
         run,
         folder,
         model,
         None,
-        lambda out, batch: multitask_loss(out, batch)["total"],
+        loss,
         validate,
         groups,
         [run.profile.lr_backbone, run.profile.lr_heads],
@@ -397,9 +401,7 @@ def _fit(
         # All randomness of an epoch follows from (seed, epoch): a resumed run draws the same.
         set_seed(run.seed * 100_003 + epoch)
         order.manual_seed(run.seed * 100_003 + epoch)
-        noise = torch.Generator().manual_seed(
-            run.seed * 100_003 + epoch * 101 + accelerator.process_index
-        )
+        noise = torch.Generator().manual_seed(run.seed * 100_003 + epoch * 101)
         started = time.time()
         row: dict[str, float] = {"epoch": epoch, "lr": optimizer.param_groups[-1]["lr"]}
         title = f"{stage} epoch {epoch}/{epochs}"

@@ -475,8 +475,10 @@ def augment(batch: Tensor, generator: Generator) -> Tensor:
     import torch
     import torch.nn.functional as F
 
+    from .model import own_rows
+
     n = len(batch)
-    uniform = torch.rand(n, 10, generator=generator) * 2 - 1
+    uniform = own_rows(n, 10, generator) * 2 - 1
     angles = uniform[:, :3] * (4 * torch.pi / 180)
     small = torch.zeros(n, 3, 3)  # for small angles, the rotation is 1 + this
     small[:, 0, 1], small[:, 0, 2], small[:, 1, 2] = -angles[:, 2], angles[:, 1], -angles[:, 0]

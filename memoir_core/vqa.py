@@ -33,7 +33,15 @@ from huggingface_hub import InferenceClient
 from tqdm import tqdm
 
 from . import config, weights
-from .artefacts import Run, atomic_path, seal, unseal, verify
+from .artefacts import (
+    Run,
+    atomic_path,
+    seal,
+    seal_weights,
+    unseal,
+    verify,
+    verify_weights,
+)
 from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
 from .config import DX
 from .evaluation import majority
@@ -265,6 +273,9 @@ def load_backbone(
     if backbone.adapter:
         from peft import PeftModel
 
+        verify_weights(
+            Path(backbone.adapter), f"delete {backbone.adapter} and run chapter 09 again"
+        )
         # Merged into the weights, the adapter costs no time in generation.
         model = PeftModel.from_pretrained(model, backbone.adapter).merge_and_unload()
     return Loaded(
@@ -927,6 +938,7 @@ def train_lora(
         optimiser.zero_grad()
         losses.append(float(loss.detach()))
     model.save_pretrained(str(folder))
+    seal_weights(folder)
     with atomic_path(mark) as temporary:  # last: it says that the adapter is whole
         temporary.write_text(made_from, encoding="utf-8")
     return adapted, losses

@@ -1,8 +1,11 @@
 """Synthetic volumes, the volume cache, and what may stand in git."""
 
+import functools
 import re
+import shutil
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -53,6 +56,23 @@ def test_the_cache_holds_normalised_volumes_in_the_order_of_the_cohort(tiny):
     one = volumes.preprocess(tiny.run.profile, "t1")
     direct, _ = one(str(tiny.run.data_dir / tiny.cohort["t1_path"][3]))
     assert np.allclose(direct, tiny.volumes.t1[3], atol=1e-2)
+
+
+def test_the_number_of_workers_changes_no_byte(tiny, tmp_path, monkeypatch):
+    again = tmp_path / "again"
+    shutil.copytree(tiny.run.data_dir, again)
+    (again / artefacts.SYNTHETIC_MARKER).rename(again / "begun.json")  # as after a kill
+    few = [*tiny.cohort["t1_path"][:3], *tiny.cohort["fa_path"].dropna()[:2]]
+    for name in few:
+        (again / name).unlink()
+    synthetic.ensure_download(again, tiny.run.profile, workers=1)
+    for name in few:
+        assert (again / name).read_bytes() == (tiny.run.data_dir / name).read_bytes(), name
+    monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(volumes, "ThreadPoolExecutor", functools.partial(ThreadPoolExecutor, 1))
+    folder = volumes.build_volumes(tiny.cohort, again, tiny.run.profile)
+    assert np.array_equal(np.load(folder / "t1.npy"), tiny.volumes.t1)
+    assert np.array_equal(np.load(folder / "fa.npy"), tiny.volumes.fa)
 
 
 at = np.zeros((4, 4))

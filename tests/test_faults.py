@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import victim
+from damage import cut, damaged, flip
 from safetensors.torch import load_file
 from test_vqa import captions, cohort, loaded, plan, retrieval  # noqa: F401
 
@@ -246,27 +246,6 @@ def test_a_full_disk(tiny, small_disk, kind, limit):
 
 
 # --- damaged files ----------------------------------------------------------------------
-
-
-def flip(path, share=0.6):
-    data = bytearray(path.read_bytes())
-    data[int(share * len(data))] ^= 4
-    path.write_bytes(data)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-
-
-@contextmanager
-def damaged(path, damage):
-    """Damage a file that other tests use, and put it back."""
-    whole = path.read_bytes()
-    try:
-        damage(path)
-        yield
-    finally:
-        path.write_bytes(whole)
 
 
 def read_checkpoint(path):

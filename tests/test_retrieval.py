@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip
 
 from memoir_core import retrieval, text
+from memoir_core.artefacts import DamagedFileError
 from memoir_core.captions import caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.retrieval import IndexMismatchError
@@ -174,6 +176,9 @@ def test_a_stand_in_is_trained_once_and_called_one(tmp_path, table, z, index, mo
     again = retrieval.get_reranker(*arguments, **options)
     assert (tmp_path / "reranker" / "made_from.txt").stat().st_mtime_ns == stamp
     assert np.array_equal(again.score([("a man", "a woman"), ("MMSE 20", "MMSE 21")]), first)
+    flip(tmp_path / "reranker" / "model.safetensors")
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors is damaged.* chapter 08"):
+        retrieval.get_reranker(*arguments, **options)
 
 
 def test_training_pairs_are_of_train_cases_only(table, z, index):

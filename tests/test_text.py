@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from memoir_core import captions, text
+from memoir_core import captions, retrieval, text
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,14 @@ def test_the_published_corpus_has_26889_sentences(records):
     corpus = text.build_corpus(rows, 25000, seed=0)
     assert (corpus.synthetic, corpus.captions, len(corpus.train)) == (25000, 1889, 26889)
     assert len(set(corpus.train[:25000])) == 25000
+
+
+def test_no_caption_is_cut(records):
+    table = records[0].assign(VENTRICLES=100.0, FORNIX_FA=100.0)
+    tokenizer = AutoTokenizer.from_pretrained(text.find_minilm().path)
+    texts = [row["caption"] for row in captions.caption_rows(table)]
+    longest = max(len(ids) for ids in tokenizer(texts).input_ids)
+    assert longest <= text.MAX_LENGTH and 2 * longest <= retrieval.MAX_TOKENS
 
 
 def test_missing_is_said_and_never_invented(table):

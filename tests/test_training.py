@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from memoir_core import evaluation, training
 from memoir_core.config import SUBSETS
 from memoir_core.losses import PairwiseInfoNCE
-from memoir_core.model import Memoir
+from memoir_core.model import Memoir, masking_gate
 
 
 @pytest.fixture
@@ -139,12 +139,15 @@ def _one_rank(rank, world, folder, z, present):
     own = z[rows].clone().requires_grad_()
     loss = PairwiseInfoNCE()(training.gather(own), training.gather(present[rows]))
     loss.backward()
+    keep = masking_gate(present[rows], torch.Generator().manual_seed(1))
+    dx3 = training.gather(torch.arange(len(z))[rows])
     # Every rank holds the whole loss, so gradients add up to `world` times the single ones.
-    torch.save({"loss": loss.detach(), "grad": own.grad / world}, f"{folder}/{rank}.pt")
+    found = {"loss": loss.detach(), "grad": own.grad / world, "keep": keep, "dx3": dx3}
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
+def test_two_processes_give_the_loss_gradients_and_masks_of_one(tmp_path):
     torch.manual_seed(0)
     z = torch.nn.functional.normalize(torch.randn(8, 3, 32), dim=-1)
     present = torch.ones(8, 3, dtype=torch.bool)
@@ -156,6 +159,9 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.allclose(part["loss"], loss, atol=1e-6) for part in parts)
     assert torch.allclose(torch.cat([p["grad"] for p in parts]), whole.grad, atol=1e-6)
+    keep = masking_gate(present, torch.Generator().manual_seed(1))
+    assert torch.equal(torch.cat([part["keep"] for part in parts]), keep)
+    assert all(torch.equal(part["dx3"], torch.arange(8)) for part in parts)
 
 
 def test_the_same_subjects_meet_in_a_step_whatever_the_number_of_processes():

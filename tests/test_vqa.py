@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from memoir_core import chat, evaluation, vqa, weights
+from memoir_core.artefacts import DamagedFileError
 from memoir_core.captions import caption_rows
 
 N = 60
@@ -396,6 +398,11 @@ def test_lora_learns_and_is_used_again(loaded, cohort, captions, tmp_path):
     before = vqa.answer_batch(loaded, ["Case 1: MMSE 20\nAnswer:"], ("CN",))[0]["log_likelihood"]
     after = vqa.answer_batch(tuned, ["Case 1: MMSE 20\nAnswer:"], ("CN",))[0]["log_likelihood"]
     assert after["CN"] != before["CN"]  # the adapter is in the merged weights
+    flip(folder / "adapter_model.safetensors")
+    with pytest.raises(
+        DamagedFileError, match=r"adapter_model\.safetensors is damaged.* chapter 09"
+    ):
+        vqa.load_backbone(adapted)
 
 
 # ---------------------------------------------------------------- scores
