@@ -104,6 +104,7 @@ PROFILES = {
         subset_queries=24,
         llms=("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora"),
         questions=60,
+        lora_examples=160,
         bootstrap=1000,
     ),
     "paper": Profile(
@@ -124,7 +125,7 @@ PROFILES = {
         subset_top_k=50,
         rerank_pairs=40000,
         llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
-        questions=150,
+        questions=300,  # half of them on the diagnosis: the published rates all fit n = 150
         bootstrap=1000,
     ),
 }

@@ -49,10 +49,13 @@ from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
+CLOSED_TOKENS = 12  # for a base model and a question with allowed answers
 # Each changes the blind protocol's context in one way: none at all; that of another query;
 # the same cases with blind captions and no answers.
 CONTROLS = ("no context", "shuffled context", "label-masked")
-BATCH = 8  # fixed, so that a resumed run repeats the same arithmetic
+# Fixed, so that a resumed run repeats the same arithmetic. On a CPU, the tensors of eight prompts
+# of 700 tokens are past 32 MB, which the allocator asks the system for anew each time.
+BATCH = {"cpu": 4, "cuda": 8}
 
 
 # ---------------------------------------------------------------- backbones
@@ -236,6 +239,7 @@ def load_backbone(
     FileNotFoundError
         The weights are nowhere (see `weights.find`).
     """
+    from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -278,6 +282,12 @@ def load_backbone(
         )
         # Merged into the weights, the adapter costs no time in generation.
         model = PeftModel.from_pretrained(model, backbone.adapter).merge_and_unload()
+    if device == "cpu":
+        # bitsandbytes' own CPU kernel is made for single tokens. Prompts of hundreds are twice as
+        # fast when each layer's weights are unpacked first and multiplied as usual.
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     return Loaded(
         backbone=backbone,
         model=model.eval(),
@@ -475,12 +485,14 @@ def plan_questions(
     questions: int,
     seed: int,
     protocols: Sequence[str] = (*PROTOCOLS, *CONTROLS),
+    controls: int = 0,
 ) -> list[Item]:
     """Choose the questions; every protocol and every model gets the same ones.
 
-    One in fifteen goes to each of the five other kinds, the rest ask for the
+    One in ten goes to each of the five other kinds, the rest ask for the
     diagnosis of as many test cases. The other kinds are asked in the first
-    protocol only; the diagnosis in all.
+    protocol only; the diagnosis in all, in each control for the first `controls`
+    cases (0: for all).
 
     Raises
     ------
@@ -491,7 +503,7 @@ def plan_questions(
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
     answers = reference_answers(cohort)
     order = _shuffled(hits, seed)
-    each = max(1, questions // 15)
+    each = max(1, questions // 10)
     wanted: list[tuple[str, int]] = []
     for kind in QUESTIONS:
         count = questions - 5 * each if kind == "diagnosis" else each
@@ -499,12 +511,13 @@ def plan_questions(
         if count < 1 or len(able) < count:
             raise ValueError(
                 f"questions={questions} asks for {count} questions on {kind}, but {len(able)} of "
-                f"{len(order)} test cases can be asked; choose 6 to {len(order)} questions"
+                f"{len(order)} test cases can be asked; choose fewer, but 6 at least"
             )
         wanted += [(kind, case) for case in able[:count]]
     plan = []
     for protocol in protocols:
-        for kind, case in wanted:
+        some = wanted[: controls or None] if protocol in CONTROLS else wanted
+        for kind, case in some:
             if kind != "diagnosis" and protocol != protocols[0]:
                 continue
             found = hits.get((_asked_as(case, protocol, order), _ranked_by(protocol)))
@@ -661,7 +674,7 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
         input_ids=ids,
         attention_mask=mask,
         past_key_values=cache,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=CLOSED_TOKENS if options and not chat else MAX_NEW_TOKENS,
         do_sample=False,
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
@@ -725,18 +738,19 @@ def _stop_ids(tokenizer, model, chat: bool) -> list[int]:
 
 
 def answer_questions(
-    loaded: Loaded, plan: Sequence[Item], path: Path, batch: int = BATCH
+    loaded: Loaded, plan: Sequence[Item], path: Path, batch: int = 0
 ) -> tuple[pd.DataFrame, dict]:
     """Answer the whole plan, appending to `path` batch by batch.
 
     A killed run goes on at the last whole batch: batches are fixed by the plan, so
     the finished file is the same. A file made from another plan or another model
-    is begun anew.
+    is begun anew. `batch` questions are read at a time (0: `BATCH` of the device).
 
     Returns
     -------
     The answers (one row per item), and how fast those of this call came.
     """
+    batch = batch or BATCH[torch.device(loaded.device).type]
     cut = [cut_context(loaded, item) for item in plan]
     groups = _batches(cut, batch)
     identity = _identity(loaded)

@@ -354,7 +354,7 @@ def test_free_answer_equals_plain_generation(loaded, plan):
     for prompt, row in zip(prompts, made, strict=True):
         batch = loaded.tokenizer(prompt, return_tensors="pt")
         batch = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        out = loaded.model.generate(**batch, max_new_tokens=vqa.MAX_NEW_TOKENS, do_sample=False)
+        out = loaded.model.generate(**batch, max_new_tokens=vqa.CLOSED_TOKENS, do_sample=False)
         text = loaded.tokenizer.decode(
             out[0, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
