@@ -424,16 +424,19 @@ def _fit(
         if accelerator.is_main_process:
             if best_by and all(row[best_by] > earlier[best_by] for earlier in history[:-1]):
                 save_weights(model, folder / "best.safetensors")
-            state = {
-                "epoch": epoch,
-                "settings": settings,
-                "optimizer": optimizer.state_dict(),
-                "step": schedule.last_epoch,
-                "criterion": criterion.state_dict() if criterion is not None else {},
-                "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
-                "history": history,
-            }
-            _save_epoch(folder, model, state)
+            if epoch < epochs:  # after the last, there is nothing to resume
+                state = {
+                    "epoch": epoch,
+                    "settings": settings,
+                    "optimizer": optimizer.state_dict(),
+                    "step": schedule.last_epoch,
+                    "criterion": criterion.state_dict() if criterion is not None else {},
+                    "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+                    "history": history,
+                }
+                _save_epoch(folder, model, state)
+            with atomic_path(folder / "history.csv") as temporary:
+                pd.DataFrame(history).to_csv(temporary, index=False)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         final = "last.safetensors" if best_by else "model.safetensors"
@@ -600,8 +603,6 @@ def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:
     torch.save(state, memory)
     with atomic_path(folder / f"{name}.pt", durable=False) as temporary:
         temporary.write_bytes(memory.getbuffer())
-    with atomic_path(folder / "history.csv") as temporary:
-        pd.DataFrame(state["history"]).to_csv(temporary, index=False)
     for old in (*folder.glob("epoch*.safetensors"), *folder.glob("epoch*.pt")):
         if old.stem != name:
             unseal(old)

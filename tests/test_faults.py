@@ -154,6 +154,14 @@ def test_kill_in_generation(tiny, loaded, plan, tmp_path, place):  # noqa: F811
 # --- an interrupted cell ----------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def signals():
+    """Interrupt as Python does by default, also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_at(monkeypatch, module, name, call):
     """Press Ctrl-C (the kernel's interrupt button sends the same signal) in a call."""
     real, calls = getattr(module, name), [0]

@@ -123,7 +123,7 @@ def open_run():
 
 
 def train(stage, folder, place):
-    """Train two epochs and die with half a file of the second written."""
+    """Train and die with half a file of the second written."""
     from memoir_core import training
 
     if place == "weights":
@@ -147,7 +147,7 @@ def train_whole(stage, folder, run, cohort, volumes):
     run = replace(run, name=folder)
     if stage == "stage1":
         return training.train_stage1(run, cohort, volumes, epochs=2)
-    return training.train_stage2(run, cohort, volumes, epochs=2, pretrained=False)
+    return training.train_stage2(run, cohort, volumes, epochs=3, pretrained=False)
 
 
 def mlm(folder, place):
