@@ -26,6 +26,7 @@ from memoir_core import (
     vqa,
 )
 from memoir_core.scan_site import find_in_text, read_identifiers, scan
+from memoir_core.synthetic import ensure_download
 
 
 @pytest.fixture(scope="module")
@@ -326,9 +327,8 @@ def test_chapters_that_show_people_ask_first(number):
 @pytest.mark.endtoend
 def test_chapters_on_real_data_hold_no_identifier(tmp_path):
     """Chapters 1 and 2 by the runner, on the smoke profile's download made to look real."""
-    source = artefacts.synthetic_dir(config.PROFILES["smoke"])
-    if not (source / artefacts.SYNTHETIC_MARKER).exists():
-        pytest.skip("no synthetic download yet: run `make notebooks` first")
+    profile = config.PROFILES["smoke"]
+    source = ensure_download(artefacts.synthetic_dir(profile), profile)
     real = make_real(source, tmp_path / "Doe_ADNI")
     ids = read_identifiers(real)
     code = (
