@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from .config import CHAPTERS, SCORES, get_chapter
 
@@ -30,6 +33,25 @@ def use_style() -> None:
     shell = get_ipython()
     if shell is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,  # keeps legends and titles apart
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "image.cmap": "gray",
+            "axes.prop_cycle": cycler(
+                color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+            ),
+        }
+    )
 
 
 def _alt_text(figure: Figure) -> tuple[dict, dict]:
@@ -386,7 +408,7 @@ def history_curves(
         if best is not None:
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel="epoch", title=name)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=8)
     return _finish(
         figure,
@@ -747,6 +769,9 @@ def llm_bars(
         error = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
         ax.barh(y, part["value"], height * 0.9, xerr=error, color=colours[place], label=protocol,
                 error_kw={"lw": 1, "capsize": 2})  # fmt: skip
+        for place_y, value in zip(y, part["value"], strict=True):  # a bar of 0 cannot be seen
+            ax.text(0.01, place_y, f"{value:.2f}", va="center", fontsize=7,
+                    color="white" if value > 0.12 else "black")  # fmt: skip
         known = part["published"].notna().to_numpy()
         if known.any():
             ax.scatter(part["published"][known], y[known], marker="D", s=24,
@@ -782,6 +807,7 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
         counts.plot.barh(stacked=True, ax=ax, width=0.7, legend=False)
     ax.invert_yaxis()
     ax.set(xlabel="wrong diagnoses", ylabel="")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*ax.get_legend_handles_labels(), ncols=3, fontsize=8, loc="outside lower center")
     return _finish(
         figure,
@@ -903,7 +929,7 @@ def checkpoint_curve(histories: dict[str, pd.DataFrame], published: dict, title:
             ax.scatter(x, y, color=PUBLISHED_COLOUR, marker="D", s=28, zorder=3,
                        label="published (ADNI)")  # fmt: skip
         ax.set(xlabel="epoch", title=name, ylim=(0.2, 1))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     np.atleast_1d(axes)[0].set_ylabel("dx3 balanced accuracy")
     handles = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=7, ncols=5, loc="outside lower center")

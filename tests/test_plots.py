@@ -1,6 +1,7 @@
 """Figures that do more than draw: the slice viewers and the pipeline."""
 
 import re
+from itertools import combinations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -142,4 +143,22 @@ def test_a_figure_says_what_it_shows(name):
         "pipeline",
         "nf4",
     ), words
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("name", sorted(small_inputs()))
+def test_titles_legends_and_labels_stay_apart(name):
+    plots.use_style()
+    label = "free answers, synthetic cohort, profile quick, seed 0, cpu"
+    inputs = [label if isinstance(v, str) and v == "run" else v for v in small_inputs()[name]]
+    figure = getattr(plots, name)(*inputs)
+    figure.canvas.draw()
+    words = [figure._suptitle] if figure._suptitle else []
+    words += [text for ax in figure.axes for text in (ax.title, ax.xaxis.label)]
+    boxes = [text.get_window_extent() for text in words if text.get_text()]
+    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()] + figure.legends
+    boxes += [legend.get_window_extent() for legend in legends]
+    for one, other in combinations(boxes, 2):
+        shared = mpl.transforms.Bbox.intersection(one, other)
+        assert shared is None or min(shared.width, shared.height) < 1, (one, other)
     plt.close(figure)
