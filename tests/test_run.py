@@ -1,13 +1,18 @@
 """The runner, on a small book of two notebooks."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
 from memoir_core import artefacts, config, run
 from memoir_core.config import Chapter
+from memoir_core.synthetic import ensure_download
 
 PARAMETERS = 'profile = "smoke"\nrun = ""\ndata_dir = ""\nseed = 0\ndevice = "auto"\n'
 WRITE = (
@@ -157,3 +162,26 @@ def test_state_is_only_written_after_success(book):
     assert (book / "runs" / "r" / "state" / "01_first.json").exists()
     assert not (book / "runs" / "r" / "state" / "02_second.json").exists()
     assert artefacts.read_json(book / "runs" / "r" / "state" / "01_first.json")["code"]
+
+
+def test_chapters_1_and_2_on_a_download_without_dti(tmp_path):
+    """As the recipe makes it; the later chapters take longer than a unit test may."""
+    profile = config.PROFILES["smoke"]
+    source = ensure_download(artefacts.synthetic_dir(profile), profile)
+    data = shutil.copytree(source, tmp_path / "t1-only")
+    images = pd.read_csv(data / "images.csv").assign(fa_path=None)
+    images.to_csv(data / "images.csv", index=False)
+    options = ["--data", str(data), "--device", "cpu", "--to", "2", "--no-publish"]
+    done = subprocess.run(
+        [sys.executable, "-m", "memoir_core.run", "--profile", "smoke", *options],
+        env=os.environ | {"MEMOIR_RUNS": str(tmp_path / "runs")},
+        cwd=config.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (folder,) = (tmp_path / "runs").iterdir()
+    cells = json.loads((folder / "notebooks" / "02_visualisation.ipynb").read_text())["cells"]
+    printed = "".join(t for c in cells for o in c.get("outputs", ()) for t in o.get("text", ()))
+    assert "no subject has an FA volume" in printed
