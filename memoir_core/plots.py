@@ -6,7 +6,9 @@ Figures have an opaque white background, so that they read on light and dark pag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -81,6 +83,13 @@ def _finish(figure: Figure, title: str, words: str) -> Figure:
     """Set the title, which says where the numbers come from, and the words for the ear."""
     figure.suptitle(title, size=9, color="#555555")
     return describe(figure, f"{words} {title}.")
+
+
+def _wrapped(labels: Iterable[str]) -> list[str]:
+    """Break long labels beside an axis: a wide one would leave the axis no room."""
+    whole = (re.sub(r"\(n = (\d+)\)", "(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}\\1)", label)
+             for label in labels)  # fmt: skip
+    return [textwrap.fill(label, 36, break_on_hyphens=False) for label in whole]
 
 
 def _list(values: pd.Series, form: str = ".2f") -> str:
@@ -778,7 +787,7 @@ def llm_bars(
                        color=PUBLISHED_COLOUR, zorder=3, label="published (ADNI)")  # fmt: skip
     if chance is not None:
         ax.axvline(chance, color="#B00000", ls="--", lw=1, label="chance")
-    ax.set(yticks=range(len(llms)), yticklabels=llms, xlabel=metric, xlim=(0, 1))
+    ax.set(yticks=range(len(llms)), yticklabels=_wrapped(llms), xlabel=metric, xlim=(0, 1))
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return _finish(
@@ -805,6 +814,7 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(counts) + 1.3))
     if len(counts):  # else every answer was right
         counts.plot.barh(stacked=True, ax=ax, width=0.7, legend=False)
+        ax.set_yticklabels(_wrapped(counts.index))
     ax.invert_yaxis()
     ax.set(xlabel="wrong diagnoses", ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -831,7 +841,7 @@ def published_ladder(rows: pd.DataFrame, title: str) -> Figure:
                 lw=1, label="this run (95 % interval)")  # fmt: skip
     ax.scatter(rows["published"], y, marker="D", color=PUBLISHED_COLOUR, s=28,
                label="published (ADNI)", zorder=3)  # fmt: skip
-    ax.set(yticks=y, yticklabels=rows["figure"], xlim=(0, 1))
+    ax.set(yticks=y, yticklabels=_wrapped(rows["figure"]), xlim=(0, 1))
     ax.invert_yaxis()
     ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _finish(
@@ -876,7 +886,7 @@ def leakage_bars(table: pd.DataFrame, title: str, axis: str = "(balanced) accura
     ----------
     table : rows of leakage.csv whose values share an axis.
     """
-    figure, ax = plt.subplots(figsize=(6.8, 0.45 * len(table) + 1.2))
+    figure, ax = plt.subplots(figsize=(6.8, 0.5 * len(table) + 1.2))
     y = np.arange(len(table))
     styles = {"honest": ("#0072B2", "o", -0.12), "leaky": ("#D55E00", "s", 0.12)}
     for kind, (colour, marker, shift) in styles.items():
@@ -886,7 +896,8 @@ def leakage_bars(table: pd.DataFrame, title: str, axis: str = "(balanced) accura
         ax.errorbar(table[kind], y + shift, xerr=error, fmt=marker, color=colour, label=label,
                     capsize=2, lw=1, ms=5)  # fmt: skip
     names = [f"{r.experiment} (n = {r.n})" for r in table.itertuples()]
-    ax.set(yticks=y, yticklabels=names, xlabel=axis)
+    ax.set(yticks=y, yticklabels=_wrapped(names), xlabel=axis)
+    ax.tick_params(axis="y", labelsize=9)
     if "accuracy" in axis:
         ax.set_xlim(0, 1.02)
     ax.invert_yaxis()
@@ -1013,7 +1024,7 @@ def interval_bars(
     if zero is not None:
         ax.axvline(zero, color="#888888", ls="--", lw=1)
     names = [f"{name} (n = {n})" for name, n in zip(table[label], table["n"], strict=True)]
-    ax.set(yticks=y, yticklabels=names, xlabel=axis)
+    ax.set(yticks=y, yticklabels=_wrapped(names), xlabel=axis)
     ax.invert_yaxis()
     return _finish(
         figure, title, f"Dots with intervals, {axis}: {_list(table.set_index(label)[value])}."

@@ -162,3 +162,13 @@ def test_titles_legends_and_labels_stay_apart(name):
         shared = mpl.transforms.Bbox.intersection(one, other)
         assert shared is None or min(shared.width, shared.height) < 1, (one, other)
     plt.close(figure)
+
+
+def test_long_labels_leave_an_axis_its_room():
+    plots.use_style()
+    name = "own caption reranks, a language model with a long name, un-quantised (stand-in)"
+    table = small_inputs()["leakage_bars"][0].assign(experiment=name)
+    figure = plots.leakage_bars(table, "run")
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.5
+    plt.close(figure)
