@@ -57,6 +57,7 @@ class Profile:
     # LLM comparison and intervals
     llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
     questions: int = 8
+    probe_every_llm: bool = False  # controls and queries of fewer modalities: first model or all
     lora_examples: int = 240  # train questions for the stand-in that is adapted with LoRA
     bootstrap: int = 500
 
@@ -127,6 +128,7 @@ PROFILES = {
         subset_top_k=50,
         rerank_pairs=40000,
         llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
+        probe_every_llm=True,
         questions=300,  # half of them on the diagnosis: the published rates all fit n = 150
         bootstrap=1000,
     ),

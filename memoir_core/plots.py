@@ -6,7 +6,6 @@ Figures have an opaque white background, so that they read on light and dark pag
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -87,8 +86,8 @@ def _finish(figure: Figure, title: str, words: str) -> Figure:
 
 def _wrapped(labels: Iterable[str]) -> list[str]:
     """Break long labels beside an axis: a wide one would leave the axis no room."""
-    whole = (re.sub(r"\(n = (\d+)\)", "(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}\\1)", label)
-             for label in labels)  # fmt: skip
+    space = "\N{NO-BREAK SPACE}"  # 'n = 30' stays on one line
+    whole = (label.replace(" = ", f"{space}={space}") for label in labels)
     return [textwrap.fill(label, 36, break_on_hyphens=False) for label in whole]
 
 
@@ -417,7 +416,7 @@ def history_curves(
         if best is not None:
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel="epoch", title=name)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.legend(fontsize=8)
     return _finish(
         figure,
@@ -817,7 +816,7 @@ def failure_bars(failures: pd.DataFrame, title: str) -> Figure:
         ax.set_yticklabels(_wrapped(counts.index))
     ax.invert_yaxis()
     ax.set(xlabel="wrong diagnoses", ylabel="")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     figure.legend(*ax.get_legend_handles_labels(), ncols=3, fontsize=8, loc="outside lower center")
     return _finish(
         figure,
@@ -940,7 +939,7 @@ def checkpoint_curve(histories: dict[str, pd.DataFrame], published: dict, title:
             ax.scatter(x, y, color=PUBLISHED_COLOUR, marker="D", s=28, zorder=3,
                        label="published (ADNI)")  # fmt: skip
         ax.set(xlabel="epoch", title=name, ylim=(0.2, 1))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     np.atleast_1d(axes)[0].set_ylabel("dx3 balanced accuracy")
     handles = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=7, ncols=5, loc="outside lower center")

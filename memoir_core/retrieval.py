@@ -36,7 +36,7 @@ from .cohort import check_training_cases
 from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
 from .evaluation import fuse_all, majority
 from .precision import checked_half_type, checked_output_type
-from .text import FAST_ATTENTION, ProgressBar, unit_rows
+from .text import FAST_ATTENTION, ProgressBar, trainer_options, unit_rows
 
 if TYPE_CHECKING:
     from .model import Memoir
@@ -360,16 +360,8 @@ def _train_reranker(folder: Path, table: pd.DataFrame, seed: int, device: str) -
         per_device_train_batch_size=16,
         learning_rate=1e-4,
         warmup_steps=0.1,
-        save_strategy="no",
         logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=device == "cpu",
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        dataloader_pin_memory=device != "cpu",
+        **trainer_options(device, precision, seed),
     )
     trainer = CrossEncoderTrainer(
         model=model,

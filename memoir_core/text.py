@@ -100,6 +100,24 @@ class ProgressBar(TrainerCallback):
         self.bar.close()
 
 
+def trainer_options(device: str, precision: str, seed: int) -> dict[str, Any]:
+    """Give the settings that every transformers Trainer here shares.
+
+    One seed, one device, the checked precision; nothing is stored or reported.
+    """
+    return {
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": device == "cpu",
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "dataloader_pin_memory": device != "cpu",
+    }
+
+
 # ---------------------------------------------------------------- masked language model
 class MaskedBert(BertForMaskedLM):
     """BERT whose vocabulary layer runs at masked places only.
@@ -241,15 +259,7 @@ def train_mlm(
             per_device_train_batch_size=batch_size,
             train_sampling_strategy="group_by_length",  # captions are long, sentences short
             logging_steps=max(1, steps // 20),
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-            data_seed=seed,
-            use_cpu=device == "cpu",
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
-            dataloader_pin_memory=device != "cpu",
+            **trainer_options(device, precision, seed),
         )
         trainer = Trainer(
             model=model,

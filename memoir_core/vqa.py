@@ -283,8 +283,8 @@ def load_backbone(
         # Merged into the weights, the adapter costs no time in generation.
         model = PeftModel.from_pretrained(model, backbone.adapter).merge_and_unload()
     if device == "cpu":
-        # bitsandbytes' own CPU kernel is made for single tokens. Prompts of hundreds are twice as
-        # fast when each layer's weights are unpacked first and multiplied as usual.
+        # bitsandbytes' own CPU kernel is made for single tokens. Prompts of hundreds are faster
+        # when each layer's weights are unpacked first and multiplied as usual.
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False
