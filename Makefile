@@ -29,21 +29,21 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(BIN)/python -m memoir_core.weights
+	$(BIN)/python -m memoir_book.weights
 	touch $(READY)
 
 book: setup  ## run all chapters and build the HTML book
-	$(BIN)/python -m memoir_core.run --profile "$(PROFILE)" --run "$(RUN)" --data "$(DATA)" \
+	$(BIN)/python -m memoir_book.run --profile "$(PROFILE)" --run "$(RUN)" --data "$(DATA)" \
 	  --seed "$(SEED)" --device "$(DEVICE)" \
 	  $(if $(filter 1,$(INDIVIDUAL)),--param publish_individual=true)
 	$(MAKE) --no-print-directory html
 
 doctor: setup  ## look before a run: versions, memory, disk, models, data
-	$(BIN)/python -m memoir_core.doctor --profile "$(PROFILE)" --data "$(DATA)" --device "$(DEVICE)"
+	$(BIN)/python -m memoir_book.doctor --profile "$(PROFILE)" --data "$(DATA)" --device "$(DEVICE)"
 
 html: setup  ## build the HTML from the chapters that were run last, and scan it
 	$(BUILD) --quiet
-	$(BIN)/python -m memoir_core.scan_site book/chapters book/_build/html \
+	$(BIN)/python -m memoir_book.scan_site book/chapters book/_build/html \
 	  $(if $(DATA),--data "$(DATA)")
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 

@@ -46,7 +46,7 @@ rule compare:
     output:
         TABLE,
     shell:
-        f"{PYTHON} -m memoir_core.compare --out {PROFILE} {' '.join(RUNS)}"
+        f"{PYTHON} -m memoir_book.compare --out {PROFILE} {' '.join(RUNS)}"
 
 
 def own_parameters(chapter):
@@ -91,5 +91,5 @@ for before, chapter in zip((None, *CHAPTERS), CHAPTERS):
             options=options(chapter),
             number=chapter.number,
         shell:
-            f"{PYTHON} -m memoir_core.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
+            f"{PYTHON} -m memoir_book.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
             f" --data '{DATA}' --device {DEVICE} --only {{params.number}} {{params.options}}"

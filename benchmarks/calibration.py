@@ -1,6 +1,6 @@
 """How the synthetic cohort was calibrated: `python benchmarks/calibration.py --run quick-seed0`.
 
-The effect sizes and noises at the top of `memoir_core/synthetic.py` were chosen so that
+The effect sizes and noises at the top of `synthetic_adni/write.py` were chosen so that
 the published *pattern* appears. Three measurements decided:
 
 1. clinical scores: logistic regression on tables of the published size, five splits;
@@ -26,10 +26,12 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memoir_core import config, evaluation, published, synthetic
-from memoir_core.artefacts import read_json, start_chapter
+from memoir_book import published
+from memoir_book.store import read_json, start_chapter
+from memoir_core import config, evaluation
 from memoir_core.cohort import build_cohort, load_cohort
 from memoir_core.volumes import open_volumes
+from synthetic_adni import write as synthetic
 
 
 def clinical(seeds: int) -> pd.DataFrame:

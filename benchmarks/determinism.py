@@ -15,8 +15,8 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
+from memoir_book.store import Run, default_run_name, provenance, start_chapter
 from memoir_core import evaluation
-from memoir_core.artefacts import Run, default_run_name, provenance, start_chapter
 from memoir_core.cohort import load_cohort
 from memoir_core.config import DX
 from memoir_core.training import MemoirDataset, load_trained, train_stage2

@@ -25,8 +25,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memoir_core import config, weights
-from memoir_core.artefacts import write_json
+from memoir_book import weights
+from memoir_book.store import write_json
+from memoir_core import config
 from memoir_core.precision import half_type
 from memoir_core.retrieval import MAX_TOKENS, Reranker
 from memoir_core.text import unit_rows

@@ -53,7 +53,7 @@ def page() -> str:
     lines = [
         f"| {what[0].upper()}{what[1:]} | {happens} | `{test}` |" for what, happens, test in rows
     ]
-    source = (BOOK.parent / "memoir_core" / "artefacts.py").read_text(encoding="utf-8")
+    source = (BOOK.parent / "memoir_book" / "store.py").read_text(encoding="utf-8")
     sealed = next(
         ast.literal_eval(node.value)
         for node in ast.parse(source).body

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .artefacts import Run, atomic_path, is_synthetic, verify
+from memoir_book.privacy import CHECK, SYNTHETIC_KEY, pseudonym
+from memoir_book.store import Run, atomic_path, is_synthetic, verify
+
 from .config import DX, SCORES
-from .privacy import CHECK, SYNTHETIC_KEY, pseudonym
 
 REQUIRED = ("RID", "PTID", "VISCODE", "EXAMDATE", "AGE", "PTGENDER", "APOE4", "DX", *SCORES)
 OPTIONAL = ("SITE", "DX_bl", "PTEDUCAT", "IMAGEUID")

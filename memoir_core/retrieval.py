@@ -22,8 +22,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from . import weights
-from .artefacts import (
+from memoir_book import weights
+from memoir_book.store import (
     atomic_path,
     checksum,
     read_json,
@@ -31,6 +31,7 @@ from .artefacts import (
     verify_weights,
     write_json,
 )
+
 from .captions import BLIND, FIELDS_OF, PROTOCOLS, caption
 from .cohort import check_training_cases
 from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS

@@ -36,8 +36,9 @@ from transformers import (
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from . import weights
-from .artefacts import seal_weights, verify, verify_weights, write_json
+from memoir_book import weights
+from memoir_book.store import seal_weights, verify, verify_weights, write_json
+
 from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
 from .losses import info_nce

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from .artefacts import (
+from memoir_book.store import (
     MissingArtefactError,
     Run,
     atomic_path,
@@ -43,6 +43,7 @@ from .artefacts import (
     verify,
     write_json,
 )
+
 from .cohort import load_cohort
 from .config import DX, SCORES
 from .evaluation import encode_all, predict_from, recall_at, task_metrics

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import config
-from .artefacts import (
+from memoir_book.privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
+from memoir_book.store import (
     MissingArtefactError,
     Run,
     atomic_path,
@@ -31,9 +31,10 @@ from .artefacts import (
     read_json,
     write_json,
 )
+
+from . import config
 from .cohort import load_cohort
 from .config import DX, Profile
-from .privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -367,7 +368,7 @@ def open_volumes(run: Run) -> Volumes:
     index = read_json(run.path("volumes.json"))
     folder = config.cache_dir() / index["folder"]
     mend = (
-        f"python -m memoir_core.run --profile {run.profile.name} --run {run.name} --only 02 --force"
+        f"python -m memoir_book.run --profile {run.profile.name} --run {run.name} --only 02 --force"
     )
     arrays = {}
     for kind in ("t1", "fa"):

@@ -32,8 +32,8 @@ import torch
 from huggingface_hub import InferenceClient
 from tqdm import tqdm
 
-from . import config, weights
-from .artefacts import (
+from memoir_book import weights
+from memoir_book.store import (
     Run,
     atomic_path,
     seal,
@@ -42,6 +42,8 @@ from .artefacts import (
     verify,
     verify_weights,
 )
+
+from . import config
 from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
 from .config import DX
 from .evaluation import majority

@@ -19,7 +19,7 @@ HTML = config.ROOT / "book" / "_build" / "html"
 
 def runner(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "memoir_core.run", "--profile", "smoke", *arguments],
+        [sys.executable, "-m", "memoir_book.run", "--profile", "smoke", *arguments],
         env=os.environ | {"MEMOIR_RUNS": str(RUNS / "papermill")},
         start_new_session=True,
     )

@@ -45,7 +45,9 @@ def tiny_folders(tmp_path_factory):
         patch.setenv("MEMOIR_RUNS", str(root / "runs"))
         patch.setenv("MEMOIR_CACHE", str(root / "cache"))
         patch.setitem(config.PROFILES, "tiny", tiny)
-        from memoir_core import artefacts, cohort, synthetic, volumes
+        from memoir_book import store as artefacts
+        from memoir_core import cohort, volumes
+        from synthetic_adni import write as synthetic
 
         run = artefacts.start_chapter("01", profile="tiny", run="t", device="cpu")
         synthetic.ensure_download(run.data_dir, run.profile)
@@ -62,7 +64,8 @@ def tiny(tiny_folders, monkeypatch):
     monkeypatch.setenv("MEMOIR_RUNS", str(root / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(root / "cache"))
     monkeypatch.setitem(config.PROFILES, "tiny", profile)
-    from memoir_core import artefacts, cohort, volumes
+    from memoir_book import store as artefacts
+    from memoir_core import cohort, volumes
 
     run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
     return Tiny(run, cohort.load_cohort(run, private=True), volumes.open_volumes(run))
@@ -71,7 +74,8 @@ def tiny(tiny_folders, monkeypatch):
 @pytest.fixture(scope="session")
 def records(tmp_path_factory):
     """A cohort table at the published size, 2,363 synthetic subjects, without images."""
-    from memoir_core import cohort, synthetic
+    from memoir_core import cohort
+    from synthetic_adni import write as synthetic
 
     folder = tmp_path_factory.mktemp("records")
     paper = config.PROFILES["paper"]
@@ -101,7 +105,7 @@ def site(request):
 @pytest.fixture(autouse=True, scope="session")
 def own_key(tmp_path_factory):
     """Pseudonyms of tests are made with a key of their own, not with the user's."""
-    from memoir_core import privacy
+    from memoir_book import privacy
 
     path = tmp_path_factory.mktemp("key") / "pseudonym.key"
     with pytest.MonkeyPatch.context() as patch:

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memoir_core import artefacts, config
+from memoir_book import store as artefacts
+from memoir_core import config
 
 
 def start(chapter="04_stage1_contrastive", **changes):
@@ -27,7 +28,7 @@ def test_a_chapter_without_its_inputs_names_the_chapter_and_the_command(runs):
     with pytest.raises(artefacts.MissingArtefactError) as caught:
         start()
     assert "chapter 01 (Cohort)" in str(caught.value)
-    assert "python -m memoir_core.run --profile smoke --seed 0 --run r --to 01" in str(caught.value)
+    assert "python -m memoir_book.run --profile smoke --seed 0 --run r --to 01" in str(caught.value)
 
 
 def test_a_chapter_with_its_inputs_opens(runs, capsys):

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from memoir_core import artefacts, bands, config
+from memoir_book import bands
+from memoir_book import store as artefacts
+from memoir_core import config
 
 
 def finish(seed, dx3, chapter="05", profile="smoke", name=""):

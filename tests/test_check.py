@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import check, cohort, synthetic, volumes
+from memoir_book import check
+from memoir_core import cohort, volumes
 from memoir_core.cohort import CohortError, DataLeakageError
+from synthetic_adni import write as synthetic
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import compare, config
-from memoir_core.artefacts import write_json
+from memoir_book import compare
+from memoir_book.store import write_json
+from memoir_core import config
 
 
 def make(runs, name, seed, value, chapters=("04", "05", "06")):

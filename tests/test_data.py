@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from memoir_core import artefacts, config, synthetic, volumes
+from memoir_book import store as artefacts
+from memoir_core import config, volumes
+from synthetic_adni import write as synthetic
 
 
 def test_a_volume_depends_on_the_subject_only(tiny):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from memoir_core import artefacts, config, doctor, weights
+from memoir_book import doctor, weights
+from memoir_book import store as artefacts
+from memoir_core import config
 
 
 def by(found):

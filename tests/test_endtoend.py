@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 from bookrun import NAME, RUNS
 
-from memoir_core import config, run
+from memoir_book import run
+from memoir_core import config
 
 pytestmark = pytest.mark.endtoend
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from memoir_core import evaluation, published
+from memoir_book import published
+from memoir_core import evaluation
 from memoir_core.config import DX
 
 

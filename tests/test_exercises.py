@@ -15,7 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from memoir_core import config, evaluation, exercises, losses
+from memoir_book import exercises
+from memoir_core import config, evaluation, losses
 
 CHAPTERS = {chapter.number: chapter for chapter in config.CHAPTERS}
 

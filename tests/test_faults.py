@@ -24,10 +24,12 @@ from damage import cut, damaged, flip
 from safetensors.torch import load_file
 from test_vqa import captions, cohort, loaded, plan, retrieval  # noqa: F401
 
-from memoir_core import artefacts, config, privacy, training, volumes, vqa
+from memoir_book import privacy
+from memoir_book import run as runner
+from memoir_book import store as artefacts
 from memoir_core import cohort as tables
+from memoir_core import config, training, volumes, vqa
 from memoir_core import retrieval as search
-from memoir_core import run as runner
 from memoir_core import text as words
 
 fault = pytest.mark.fault
@@ -298,7 +300,7 @@ def test_a_damaged_file_is_named(tmp_path, kind, damage):
 @fault(
     "a truncated or bit-flipped result of an earlier chapter (.parquet, .npz, .jsonl, weights)",
     "The chapter does not start; the message gives the command that makes the file again. "
-    "`python -m memoir_core.run` notices by itself and runs the earlier chapter again.",
+    "`python -m memoir_book.run` notices by itself and runs the earlier chapter again.",
 )
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_a_damaged_input_of_a_chapter_is_named(tiny, damage):
@@ -325,7 +327,7 @@ def test_a_damaged_memory_map_is_named(tiny, damage):
 
 @fault(
     "a truncated or bit-flipped compressed NIfTI file (.nii.gz)",
-    "The file is named, by chapter 2 and by `python -m memoir_core.check`. The whole file is "
+    "The file is named, by chapter 2 and by `python -m memoir_book.check`. The whole file is "
     "unpacked first, because gzip's checksum stands at its end. An uncompressed .nii has no "
     "checksum: truncation is found, a flipped bit in a voxel is not.",
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import plots
+from memoir_book import plots
 from memoir_core.config import CHAPTERS
 
 

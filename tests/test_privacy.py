@@ -12,21 +12,11 @@ import pandas as pd
 import pytest
 from conftest import make_real
 
-from memoir_core import (
-    artefacts,
-    captions,
-    check,
-    cohort,
-    config,
-    plots,
-    privacy,
-    retrieval,
-    run,
-    volumes,
-    vqa,
-)
-from memoir_core.scan_site import find_in_text, read_identifiers, scan
-from memoir_core.synthetic import ensure_download
+from memoir_book import check, plots, privacy, run
+from memoir_book import store as artefacts
+from memoir_book.scan_site import find_in_text, read_identifiers, scan
+from memoir_core import captions, cohort, config, retrieval, volumes, vqa
+from synthetic_adni.write import ensure_download
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +154,7 @@ def test_errors_name_lines_and_only_the_check_names_people(broken, ids, kind, ca
         cohort.build_cohort(broken, seed=0)
     silent(error.value, ids)
     assert "Doe" not in str(error.value)
-    assert "memoir_core.check" in str(error.value), "it says where the name can be had"
+    assert "memoir_book.check" in str(error.value), "it says where the name can be had"
     table = tmp_path / "problems.csv"
     assert check.main([str(broken), "--csv", str(table), "--skip-images"]) == 1
     listed = capsys.readouterr().out + table.read_text()
@@ -332,7 +322,7 @@ def test_chapters_on_real_data_hold_no_identifier(tmp_path):
     real = make_real(source, tmp_path / "Doe_ADNI")
     ids = read_identifiers(real)
     code = (
-        "import sys, pathlib; from memoir_core import config, run\n"
+        "import sys, pathlib; from memoir_core import config; from memoir_book import run\n"
         "root, config.ROOT = config.ROOT, pathlib.Path(sys.argv[1])\n"
         "for name in ('notebooks', 'memoir_core', 'requirements.txt'):\n"
         "    (config.ROOT / name).symlink_to(root / name)\n"

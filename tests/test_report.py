@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import artefacts, config, leakage, published, report, text, training
+from memoir_book import leakage, published, report
+from memoir_book import store as artefacts
+from memoir_core import config, text, training
 
 
 def test_a_published_figure_is_found_or_named():

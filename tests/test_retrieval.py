@@ -8,8 +8,8 @@ import pytest
 import torch
 from damage import flip
 
+from memoir_book.store import DamagedFileError
 from memoir_core import retrieval, text
-from memoir_core.artefacts import DamagedFileError
 from memoir_core.captions import caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.retrieval import IndexMismatchError

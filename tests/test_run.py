@@ -10,9 +10,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from memoir_core import artefacts, config, run
+from memoir_book import run
+from memoir_book import store as artefacts
+from memoir_core import config
 from memoir_core.config import Chapter
-from memoir_core.synthetic import ensure_download
+from synthetic_adni.write import ensure_download
 
 PARAMETERS = 'profile = "smoke"\nrun = ""\ndata_dir = ""\nseed = 0\ndevice = "auto"\n'
 WRITE = (
@@ -145,7 +147,7 @@ def test_a_second_runner_on_the_same_folder_is_refused(book, capsys):
 
 def test_help_starts_without_heavy_imports():
     code = (
-        "import sys, memoir_core.run as r\n"
+        "import sys, memoir_book.run as r\n"
         "try: r.main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'monai', 'transformers', 'papermill'} & set(sys.modules)\n"
@@ -173,7 +175,7 @@ def test_chapters_1_and_2_on_a_download_without_dti(tmp_path):
     images.to_csv(data / "images.csv", index=False)
     options = ["--data", str(data), "--device", "cpu", "--to", "2", "--no-publish"]
     done = subprocess.run(
-        [sys.executable, "-m", "memoir_core.run", "--profile", "smoke", *options],
+        [sys.executable, "-m", "memoir_book.run", "--profile", "smoke", *options],
         env=os.environ | {"MEMOIR_RUNS": str(tmp_path / "runs")},
         cwd=config.ROOT,
         capture_output=True,

@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import chat, config, plots
+from memoir_book import chat, plots
+from memoir_core import config
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&'\""
-MODULES = sorted((config.ROOT / "memoir_core").glob("*.py"))
+PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
+MODULES = sorted(p for name in PACKAGES for p in (config.ROOT / name).glob("*.py"))
+    p
+    for d in ("memoir_core", "memoir_book", "synthetic_adni")
+    for p in (config.ROOT / d).glob("*.py")
+)
 MODULES += sorted((config.ROOT / "benchmarks").glob("*.py"))
 
 
@@ -107,7 +113,7 @@ def test_models_are_read_from_safetensors():
 
 
 def test_the_hub_gives_no_code_and_no_pickles():
-    text = (config.ROOT / "memoir_core" / "weights.py").read_text(encoding="utf-8")
+    text = (config.ROOT / "memoir_book" / "weights.py").read_text(encoding="utf-8")
     (wanted,) = re.findall(r"wanted = (\[.*?\])", text)
     for name in ("pytorch_model.bin", "modeling.py", "model.pt", "model.pkl", "model.ckpt"):
         assert not any(re.fullmatch(p.replace(".", r"\.").replace("*", ".*"), name)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from memoir_core import scan_site
-from memoir_core.scan_site import find_in_text, main, read_identifiers, scan, scan_bytes
+from memoir_book import scan_site
+from memoir_book.scan_site import find_in_text, main, read_identifiers, scan, scan_bytes
 
 PTID, RID, DATE, UID = "137_S_4203", "4203", "2012-05-31", "61234"
 T1 = "ADNI/137_S_4203/ADNI_MPRAGE_S21.nii.gz"

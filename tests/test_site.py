@@ -10,7 +10,9 @@ import nbformat
 import pytest
 import yaml
 
-from memoir_core import artefacts, config, pages, plots
+from memoir_book import pages, plots
+from memoir_book import store as artefacts
+from memoir_core import config
 
 ROOT = config.ROOT
 BOOK = ROOT / "book"
@@ -189,7 +191,7 @@ def test_a_figure_without_words_is_described_by_its_titles():
 def test_a_notebook_stores_the_words_beside_the_picture():
     from nbclient import NotebookClient
 
-    code = "from memoir_core import plots\nplots.use_style()"
+    code = "from memoir_book import plots\nplots.use_style()"
     draw = "import matplotlib.pyplot as plt\nplt.subplots()[1].set_title('a title')"
     cells = [nbformat.v4.new_code_cell(c) for c in (code, draw, 'plots.pipeline("04");')]
     notebook = nbformat.v4.new_notebook(cells=cells)

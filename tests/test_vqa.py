@@ -12,8 +12,9 @@ import torch
 from damage import flip
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from memoir_core import chat, evaluation, vqa, weights
-from memoir_core.artefacts import DamagedFileError
+from memoir_book import chat, weights
+from memoir_book.store import DamagedFileError
+from memoir_core import evaluation, vqa
 from memoir_core.captions import caption_rows
 
 N = 60

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from memoir_core import weights
+from memoir_book import weights
 
 
 @pytest.fixture

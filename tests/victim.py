@@ -103,7 +103,8 @@ def cache_volumes(data_dir, kind="", call=0, log=""):
 
 def make_download(folder):
     """Write a synthetic download of four subjects."""
-    from memoir_core import config, synthetic
+    from memoir_core import config
+    from synthetic_adni import write as synthetic
 
     few = replace(config.PROFILES["tiny"], subjects=4)
     synthetic.ensure_download(Path(folder), few, workers=1)
@@ -116,7 +117,8 @@ def _cohort(data_dir):
 
 
 def open_run():
-    from memoir_core import artefacts, cohort, volumes
+    from memoir_book import store as artefacts
+    from memoir_core import cohort, volumes
 
     run = artefacts.start_chapter("03", profile="tiny", run="t", device="cpu")
     return run, cohort.load_cohort(run), volumes.open_volumes(run)
@@ -164,7 +166,8 @@ def mlm(folder, place):
 def mlm_whole(folder):
     from transformers import AutoTokenizer
 
-    from memoir_core import artefacts, captions, text
+    from memoir_book import store as artefacts
+    from memoir_core import captions, text
 
     artefacts.set_seed(0)  # as start_chapter does: the new head starts at random
     source = text.find_minilm().path
@@ -199,7 +202,8 @@ def fake_index():
 
 
 def index_whole(folder, rows, table):
-    from memoir_core import artefacts, retrieval
+    from memoir_book import store as artefacts
+    from memoir_core import retrieval
 
     embeddings, path = Path(folder) / "embeddings.npz", Path(folder) / "index.faiss"
     with artefacts.atomic_path(embeddings) as temporary:
@@ -259,7 +263,8 @@ def _write(kind, path, data_dir=""):
     import pandas as pd
     import torch
 
-    from memoir_core import artefacts, retrieval, training
+    from memoir_book import store as artefacts
+    from memoir_core import retrieval, training
 
     values = np.random.default_rng(0).normal(size=(1200, 512)).astype(np.float32)
     if kind == "volumes":

@@ -90,7 +90,7 @@ if importlib.util.find_spec("google.colab"):
     %cd /content/book/notebooks
     sys.path.insert(0, "/content/book")
 """
-COLAB_EARLIER = "    !{{sys.executable}} -m memoir_core.run --profile smoke --to {number}\n"
+COLAB_EARLIER = "    !{{sys.executable}} -m memoir_book.run --profile smoke --to {number}\n"
 
 
 def colab_copy(notebook: dict[str, Any], name: str, repository: tuple[str, str]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scroll
 
 
 def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Read what `memoir_core.plots` says of its figures: sha256 of the PNG -> words, width."""
+    """Read what `memoir_book.plots` says of its figures: sha256 of the PNG -> words, width."""
     figures = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):

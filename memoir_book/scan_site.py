@@ -47,8 +47,9 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from . import cohort
-from .artefacts import atomic_path
+from memoir_core import cohort
+
+from .store import atomic_path
 
 EXAMPLE = "999S9999"  # the PTID that the documentation uses; no ADNI site has this number
 DEEPEST = 6  # levels of files in files
@@ -687,7 +688,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Scan; exit code 0: nothing found, 1: something found, 2: it could not be looked for."""
     description, _, rules = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.scan_site",
+        prog="python -m memoir_book.scan_site",
         description=description.replace(": `--help`", ""),
         epilog=rules,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,7 +6,7 @@ How to add an exercise to a chapter:
 2. Below it add four code cells: an empty one tagged `exercise`; one tagged `self-check` with the
    cases and `exercises.check(function, checks_5_3)`; one tagged `solution` and `hide-cell` with the
    solved function, its docstring and `exercises.check(function, checks_5_3, strict=True)`.
-3. `python -m memoir_core.exercises` writes the stub; `--check` only says whether stubs are current.
+3. `python -m memoir_book.exercises` writes the stub; `--check` only says whether stubs are current.
 4. `pytest tests/test_exercises.py` wants a typical mistake that the checks catch: add one there.
 """
 
@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config
-from .artefacts import atomic_path
+from memoir_core import config
+
+from .store import atomic_path
 
 TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
@@ -268,7 +269,7 @@ def update(path: Path, write: bool = True) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.exercises",
+        prog="python -m memoir_book.exercises",
         description="Make each exercise's stub from its solution, in place, in the notebooks.",
     )
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if a stub is stale")

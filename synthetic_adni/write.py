@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .artefacts import SYNTHETIC_MARKER, atomic_path, file_lock, write_json
-from .config import DX, Profile
+from memoir_book.store import SYNTHETIC_MARKER, atomic_path, file_lock, write_json
+from memoir_core.config import DX, Profile
 
 VERSION = 2  # raise it when the data change, so that stale downloads are written anew
 SEED = 2026  # of the cohort; a run's own seed governs split and training

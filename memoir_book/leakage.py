@@ -26,11 +26,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from . import synthetic, text
-from .artefacts import Run, set_seed
-from .cohort import build_cohort
-from .config import SCORES
-from .evaluation import (
+from memoir_core import text
+from memoir_core.cohort import build_cohort
+from memoir_core.config import SCORES
+from memoir_core.evaluation import (
     bootstrap_ci,
     encode_all,
     hits,
@@ -40,10 +39,13 @@ from .evaluation import (
     sex_hits,
     task_metrics,
 )
-from .losses import multitask_loss
-from .model import Memoir, masking_gate
-from .training import MemoirDataset, Scaler, composite
-from .volumes import Volumes
+from memoir_core.losses import multitask_loss
+from memoir_core.model import Memoir, masking_gate
+from memoir_core.training import MemoirDataset, Scaler, composite
+from memoir_core.volumes import Volumes
+from synthetic_adni import write as synthetic
+
+from .store import Run, set_seed
 
 RECORD = [*SCORES, "APOE4"]
 ERRORS = ("mae", "loss")  # metrics of which less is better

@@ -1,4 +1,4 @@
-"""Put runs side by side: `python -m memoir_core.compare RUN RUN ...`.
+"""Put runs side by side: `python -m memoir_book.compare RUN RUN ...`.
 
 Runs whose names differ only in a last `-seedN` are one group: their figures are averaged, with
 a 95 % interval over the seeds. A run may be partial; what it has not made is left out.
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config
-from .artefacts import MissingArtefactError, atomic_path, read_json, write_json
+from memoir_core import config
+
 from .pages import markdown
+from .store import MissingArtefactError, atomic_path, read_json, write_json
 
 COLUMNS = ["run", "group", "seed", "chapter", "figure", "value", "low", "high"]
 
@@ -174,7 +175,7 @@ def label(runs: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.compare",
+        prog="python -m memoir_book.compare",
         description="Put runs side by side: mean and 95 % interval over seeds of each figure. "
         "Writes figures.csv, table.md and figure.png under runs/compare/OUT.",
         epilog="Runs whose names differ only in a last -seedN are one group.",

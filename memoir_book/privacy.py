@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import config
+from memoir_core import config
 
 if TYPE_CHECKING:
-    from .artefacts import Run
+    from .store import Run
 
 SMALLEST_GROUP = 10  # people; an average of fewer can show one of them
 SYNTHETIC_KEY = b"the synthetic cohort has nobody to protect"  # the same on every machine
-CHECK = "`python -m memoir_core.check DATA` names it"
+CHECK = "`python -m memoir_book.check DATA` names it"
 Group = TypeVar("Group", bound=Sized)
 
 

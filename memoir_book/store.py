@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from . import config, privacy
-from .config import Profile
+from memoir_core import config
+from memoir_core.config import Profile
+
+from . import privacy
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
 # Files that only programs write: each gets a checksum beside it, which a reader compares.
@@ -212,7 +214,7 @@ def _check_inputs(run: Run, spec: config.Chapter) -> None:
     for needed in spec.reads:
         maker = next(c for c in config.CHAPTERS if needed in c.writes)
         command = (
-            f"python -m memoir_core.run --profile {run.profile.name} --seed {run.seed} "
+            f"python -m memoir_book.run --profile {run.profile.name} --seed {run.seed} "
             f"--run {run.name}"
         )
         if not run.path(needed).exists():
@@ -458,7 +460,7 @@ def load_results(run: Run, chapter: str) -> dict:
     if not path.exists():
         raise MissingArtefactError(
             f"{path} is missing: run chapter {spec.number} first:\n"
-            f"  python -m memoir_core.run --profile {run.profile.name} --run {run.name} "
+            f"  python -m memoir_book.run --profile {run.profile.name} --run {run.name} "
             f"--only {spec.number}"
         )
     return read_json(path)["results"]

@@ -21,8 +21,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from . import config, published
-from .artefacts import (
+from memoir_core import config
+from memoir_core.config import CHAPTERS, DX, get_chapter
+
+from . import published
+from .store import (
     Run,
     atomic_path,
     load_results,
@@ -31,7 +34,6 @@ from .artefacts import (
     read_jsonl,
     write_json,
 )
-from .config import CHAPTERS, DX, get_chapter
 
 COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
@@ -100,8 +102,8 @@ def _cohort(run: Run) -> Iterable[dict]:
 
 
 def _network(run: Run) -> Iterable[dict]:
-    from .losses import focal_loss
-    from .model import DROP, Fusion
+    from memoir_core.losses import focal_loss
+    from memoir_core.model import DROP, Fusion
 
     known, profile = published.figure("model"), run.profile
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
-from .config import CHAPTERS, SCORES, get_chapter
+from memoir_core.config import CHAPTERS, SCORES, get_chapter
 
 DX_COLOURS = {"CN": "#0072B2", "MCI": "#E69F00", "Dementia": "#D55E00"}
 MODALITY_COLOURS = {"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7", "fused": "#555555"}

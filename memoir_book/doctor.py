@@ -1,4 +1,4 @@
-"""Look before a run: `python -m memoir_core.doctor`, or `make doctor`.
+"""Look before a run: `python -m memoir_book.doctor`, or `make doctor`.
 
 Says which versions, memory, disk, models, data and browser were found, and what a profile
 needs. Exit code 1 only for what would make the run fail.
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import config  # the others need packages, which may be what is missing
-from .config import Profile
+from memoir_core import config  # the others need packages, which may be what is missing
+from memoir_core.config import Profile
 
 WEIGHTS = 70e6 * 4  # bytes of the network in float32
 
@@ -76,7 +76,7 @@ def machine(profile: Profile, device: str) -> list[Finding]:
     """Look at the device, memory and disk, and compare them with what a profile needs."""
     import psutil
 
-    from . import artefacts
+    from . import store as artefacts
 
     found = []
     try:
@@ -177,7 +177,9 @@ def models(profile: Profile) -> list[Finding]:
 
 def data(profile: Profile, data_dir: str) -> list[Finding]:
     """Look at the tables of a download; the images are the business of `check`."""
-    from . import artefacts, cohort
+    from memoir_core import cohort
+
+    from . import store as artefacts
 
     if not data_dir:
         folder = artefacts.synthetic_dir(profile)
@@ -190,11 +192,11 @@ def data(profile: Profile, data_dir: str) -> list[Finding]:
     try:
         table, _ = cohort.build_cohort(folder, seed=0)
     except (cohort.CohortError, OSError) as error:
-        mend = f"python -m memoir_core.check {data_dir} lists everything"
+        mend = f"python -m memoir_book.check {data_dir} lists everything"
         return [Finding("fail", "data", str(error), mend)]
     with_fa = int(table["fa_path"].notna().sum())
     text = f"{len(table)} subjects with a T1, {with_fa} of them with FA"
-    return [Finding("ok", "data", text, f"python -m memoir_core.check {data_dir} reads the images")]
+    return [Finding("ok", "data", text, f"python -m memoir_book.check {data_dir} reads the images")]
 
 
 def browser() -> Finding:
@@ -206,7 +208,7 @@ def browser() -> Finding:
 
 def measured(profile: Profile) -> list[Finding]:
     """Sum up what earlier runs of this profile took, from their results files."""
-    from . import artefacts
+    from . import store as artefacts
 
     found = []
     for folder in sorted(config.runs_dir().glob("*/results")):
@@ -238,7 +240,7 @@ def measured(profile: Profile) -> list[Finding]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; exit code 1 where something would make the run fail."""
     parser = argparse.ArgumentParser(
-        prog="python -m memoir_core.doctor",
+        prog="python -m memoir_book.doctor",
         description="Look before a run: versions, device, memory, disk, models, data.",
         epilog="Exit code 1 only for what would make the run fail.",
     )
