@@ -39,7 +39,6 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from memoir_book import weights
 from memoir_book.store import seal_weights, verify, verify_weights, write_json
 
-from .captions import synthetic_sentences
 from .config import EMBEDDING_DIM
 from .losses import info_nce
 from .precision import HALF, checked_half_type
@@ -165,18 +164,28 @@ class Corpus:
     captions: int
 
 
-def build_corpus(caption_rows: Sequence[dict], synthetic: int, seed: int) -> Corpus:
-    """Join `synthetic` sentences with the captions of the train part.
+def build_corpus(caption_rows: Sequence[dict], synthetic: Sequence[str], held_out: int) -> Corpus:
+    """Join synthetic sentences with the captions of the train part.
 
     'Train part' means the published one: the rows whose split is train or val; 25,000
-    + 1,889 = 26,889 sentences at paper size. Held-out sentences come from the same
-    grammar. No sentence equals a caption of any case, so test text cannot slip in.
+    + 1,889 = 26,889 sentences at paper size.
+
+    Parameters
+    ----------
+    caption_rows : rows of captions.jsonl.
+    synthetic : distinct sentences; the last `held_out` of them are kept from training.
+
+    Raises
+    ------
+    ValueError
+        A sentence equals the caption of a case, so that test text could slip in.
     """
-    every = [row[key] for row in caption_rows for key in ("caption", "caption_blind")]
-    held = max(64, min(synthetic // 10, 500))
-    drawn = synthetic_sentences(synthetic + held, seed, exclude=every)
+    every = {row[key] for row in caption_rows for key in ("caption", "caption_blind")}
+    if same := every & set(synthetic):
+        raise ValueError(f"a synthetic sentence is the caption of a case: {min(same)!r}")
+    n = len(synthetic) - held_out
     own = [row["caption"] for row in caption_rows if row["split"] != "test"]
-    return Corpus(drawn[:synthetic] + own, drawn[synthetic:], synthetic, len(own))
+    return Corpus([*synthetic[:n], *own], list(synthetic[n:]), n, len(own))
 
 
 def tokenise(tokenizer, sentences: Sequence[str]) -> list[dict]:

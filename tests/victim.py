@@ -167,14 +167,15 @@ def mlm_whole(folder):
     from transformers import AutoTokenizer
 
     from memoir_book import store as artefacts
-    from memoir_core import captions, text
+    from memoir_core import text
+    from synthetic_adni import sentences
 
     artefacts.set_seed(0)  # as start_chapter does: the new head starts at random
     source = text.find_minilm().path
     model, _ = text.load_mlm(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    sentences = captions.synthetic_sentences(48, 0)
-    curve = text.train_mlm(model, tokenizer, sentences, epochs=1, seed=0, device="cpu")
+    drawn = sentences.synthetic_sentences(48, 0)
+    curve = text.train_mlm(model, tokenizer, drawn, epochs=1, seed=0, device="cpu")
     encoder = text.new_text_encoder(source, "cpu", 0, model)
     text.save_text_encoder(encoder, Path(folder))
     return curve
