@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from memoir_book.store import peak_memory_gib
+from memoir_book.artefacts import peak_memory_gib
 from memoir_core import config
 from memoir_core.cohort import build_cohort, counts
 from memoir_core.volumes import build_volumes

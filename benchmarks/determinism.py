@@ -15,7 +15,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from memoir_book.store import Run, default_run_name, provenance, start_chapter
+from memoir_book.artefacts import Run, default_run_name, provenance, start_chapter
 from memoir_core import evaluation
 from memoir_core.cohort import load_cohort
 from memoir_core.config import DX

@@ -25,7 +25,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandAffined, RandScaleIntensityd
 from torch import nn
 
-from memoir_book.store import peak_memory_gib
+from memoir_book.artefacts import peak_memory_gib
 from memoir_core import training
 from memoir_core.config import SCORES
 from memoir_core.losses import multitask_loss

@@ -21,7 +21,7 @@ from memoir_core import config
 from memoir_core.config import get_chapter
 
 from .compare import read_run
-from .store import MissingArtefactError, Run, read_json, write_json
+from .artefacts import MissingArtefactError, Run, read_json, write_json
 
 FILE = config.ROOT / "book" / "reference" / "bands.json"
 SPREAD, SHARE, STEPS = 1.0, 0.02, 2  # margin on either side; see `band`

@@ -20,7 +20,7 @@ import pandas as pd
 from memoir_core import cohort
 from memoir_core.cohort import CohortError, Problem
 
-from .store import atomic_path
+from .artefacts import atomic_path
 
 COLUMNS = ["file", "line", "column", "what", "mend", "names"]
 

@@ -19,7 +19,7 @@ import pandas as pd
 from memoir_core import config
 
 from .pages import markdown
-from .store import MissingArtefactError, atomic_path, read_json, write_json
+from .artefacts import MissingArtefactError, atomic_path, read_json, write_json
 
 COLUMNS = ["run", "group", "seed", "chapter", "figure", "value", "low", "high"]
 

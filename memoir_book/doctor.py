@@ -76,7 +76,7 @@ def machine(profile: Profile, device: str) -> list[Finding]:
     """Look at the device, memory and disk, and compare them with what a profile needs."""
     import psutil
 
-    from . import store as artefacts
+    from . import artefacts
 
     found = []
     try:
@@ -179,7 +179,7 @@ def data(profile: Profile, data_dir: str) -> list[Finding]:
     """Look at the tables of a download; the images are the business of `check`."""
     from memoir_core import cohort
 
-    from . import store as artefacts
+    from . import artefacts
 
     if not data_dir:
         folder = artefacts.synthetic_dir(profile)
@@ -208,7 +208,7 @@ def browser() -> Finding:
 
 def measured(profile: Profile) -> list[Finding]:
     """Sum up what earlier runs of this profile took, from their results files."""
-    from . import store as artefacts
+    from . import artefacts
 
     found = []
     for folder in sorted(config.runs_dir().glob("*/results")):

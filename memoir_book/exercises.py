@@ -28,7 +28,7 @@ import pandas as pd
 
 from memoir_core import config
 
-from .store import atomic_path
+from .artefacts import atomic_path
 
 TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below

@@ -29,23 +29,15 @@ from torch import Tensor, nn
 from memoir_core import text
 from memoir_core.cohort import build_cohort
 from memoir_core.config import SCORES
-from memoir_core.evaluation import (
-    bootstrap_ci,
-    encode_all,
-    hits,
-    majority,
-    predict_from,
-    redraw,
-    sex_hits,
-    task_metrics,
-)
+from memoir_core.data import MemoirDataset, Scaler
+from memoir_core.inference import encode, predict
 from memoir_core.losses import multitask_loss
+from memoir_core.metrics import bootstrap, composite, hits, majority, sex_hits, task_metrics
 from memoir_core.model import Memoir, masking_gate
-from memoir_core.training import MemoirDataset, Scaler, composite
 from memoir_core.volumes import Volumes
 from synthetic_adni import write as synthetic
 
-from .store import Run, set_seed
+from .artefacts import Run, set_seed
 
 RECORD = [*SCORES, "APOE4"]
 ERRORS = ("mae", "loss")  # metrics of which less is better
@@ -150,7 +142,7 @@ def score_regression(
     cohort: pd.DataFrame, features: Sequence[str], samples: int, seed: int
 ) -> dict[str, float]:
     """Balanced accuracy of `regression_hits`: value, low, high."""
-    return bootstrap_ci(*regression_hits(cohort, features), samples, seed)
+    return bootstrap(*regression_hits(cohort, features), samples, seed)
 
 
 def visit_split(visits: pd.DataFrame, by_subject: bool, seed: int, repeats: int = 5) -> np.ndarray:
@@ -265,9 +257,9 @@ def predict_hidden(
     scaler: Scaler,
     hide: tuple[str, ...],
 ) -> pd.DataFrame:
-    """Predict the test part with the trained network, some scores hidden; see `predict_from`."""
+    """Predict the test part with the trained network, some scores hidden; see `inference.predict`."""
     data = MemoirDataset(cohort, volumes, scaler, "test", hide)
-    return predict_from(model, *encode_all(model, data), cohort, data.rows, scaler)
+    return predict(model, *encode(model, data), cohort.loc[data.rows], scaler)
 
 
 @dataclass(frozen=True)
@@ -276,7 +268,7 @@ class Retrained:
 
     history : epoch, train_loss, composite, dx3_balanced_accuracy (validation) and
         test_dx3_balanced_accuracy.
-    tests : predictions of the test part after each epoch; see `predict_from`.
+    tests : predictions of the test part after each epoch; see `inference.predict`.
     """
 
     history: pd.DataFrame
@@ -359,7 +351,7 @@ def retrain_clinical(
             rows = part[name]
             with torch.no_grad():
                 z = embeddings(rows)
-            tables[name] = predict_from(model, z, present[rows], cohort, rows.numpy(), scaler)
+            tables[name] = predict(model, z, present[rows], cohort.loc[rows.numpy()], scaler)
         val, test = task_metrics(tables["val"]), tables["test"]
         history.append(
             {
@@ -542,7 +534,7 @@ def memorised_captions(
     metric = "loss, hidden words"
     seen = honest[count:][~np.isnan(honest[count:])]
     unseen = honest[:count][~np.isnan(honest[:count])]
-    means = [bootstrap_ci(found, None, samples, seed) for found in (unseen, seen)]
+    means = [bootstrap(found, None, samples, seed) for found in (unseen, seen)]
     named = "test captions in the language model's text"
     return [
         experiment("captions seen in training", means[0], means[1], len(unseen), metric),
@@ -664,13 +656,13 @@ def sex_from(
     sex = cohort["PTGENDER"].to_numpy()
     model.fit(features[train], sex[train])
     right = model.predict(features[~train]) == sex[~train]
-    return bootstrap_ci(right, sex[~train], samples, seed) | {"n": int((~train).sum())}
+    return bootstrap(right, sex[~train], samples, seed) | {"n": int((~train).sum())}
 
 
 def sex_head(table: pd.DataFrame, samples: int, seed: int) -> dict[str, float]:
     """Balanced accuracy of the network's sex head in a table of predictions, like `sex_from`."""
     truth = table["PTGENDER"].to_numpy()
-    return bootstrap_ci(sex_hits(table), truth, samples, seed) | {"n": len(table)}
+    return bootstrap(sex_hits(table), truth, samples, seed) | {"n": len(table)}
 
 
 def best_synthetic_sex() -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memoir_core import config
 
 if TYPE_CHECKING:
-    from .store import Run
+    from .artefacts import Run
 
 SMALLEST_GROUP = 10  # people; an average of fewer can show one of them
 SYNTHETIC_KEY = b"the synthetic cohort has nobody to protect"  # the same on every machine

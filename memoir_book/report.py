@@ -25,7 +25,7 @@ from memoir_core import config
 from memoir_core.config import CHAPTERS, DX, get_chapter
 
 from . import published
-from .store import (
+from .artefacts import (
     Run,
     atomic_path,
     load_results,

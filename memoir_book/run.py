@@ -26,7 +26,7 @@ from memoir_core import config
 from memoir_core.config import CHAPTERS, Chapter
 
 from . import pages
-from . import store as artefacts
+from . import artefacts
 from .privacy import hide_folder
 from .scan_site import Identifiers, read_identifiers, report, scan_file
 

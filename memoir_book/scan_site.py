@@ -49,7 +49,7 @@ import pandas as pd
 
 from memoir_core import cohort
 
-from .store import atomic_path
+from .artefacts import atomic_path
 
 EXAMPLE = "999S9999"  # the PTID that the documentation uses; no ADNI site has this number
 DEEPEST = 6  # levels of files in files

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from memoir_core import config
 
-from .store import write_json
+from .artefacts import write_json
 
 HUB_TIMEOUT = 3.0  # seconds until the hub counts as unreachable
 STAND_IN = "gemma-3-270m"

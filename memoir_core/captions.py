@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from memoir_book.privacy import check_groups
-from memoir_book.store import Run
+from memoir_book.artefacts import Run
 
 # VENTRICLES and FORNIX_FA come from the images, see `add_image_fields`.
 FIELDS = (

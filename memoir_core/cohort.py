@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from memoir_book.privacy import CHECK, SYNTHETIC_KEY, pseudonym
-from memoir_book.store import Run, atomic_path, is_synthetic, verify
+from memoir_book.artefacts import Run, atomic_path, is_synthetic, verify
 
 from .config import DX, SCORES
 

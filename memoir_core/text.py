@@ -37,7 +37,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from memoir_book import weights
-from memoir_book.store import seal_weights, verify, verify_weights, write_json
+from memoir_book.artefacts import seal_weights, verify, verify_weights, write_json
 
 from .config import EMBEDDING_DIM
 from .losses import info_nce

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from memoir_book.store import (
+from memoir_book.artefacts import (
     MissingArtefactError,
     Run,
     atomic_path,

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from memoir_book.privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
-from memoir_book.store import (
+from memoir_book.artefacts import (
     MissingArtefactError,
     Run,
     atomic_path,

@@ -33,7 +33,7 @@ from huggingface_hub import InferenceClient
 from tqdm import tqdm
 
 from memoir_book import weights
-from memoir_book.store import (
+from memoir_book.artefacts import (
     Run,
     atomic_path,
     seal,
@@ -46,7 +46,7 @@ from memoir_book.store import (
 from . import config
 from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
 from .config import DX
-from .evaluation import majority
+from .metrics import majority
 from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"

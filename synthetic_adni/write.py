@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memoir_book.store import SYNTHETIC_MARKER, atomic_path, file_lock, write_json
+from memoir_book.artefacts import SYNTHETIC_MARKER, atomic_path, file_lock, write_json
 from memoir_core.config import DX, Profile
 
 VERSION = 2  # raise it when the data change, so that stale downloads are written anew

@@ -45,7 +45,7 @@ def tiny_folders(tmp_path_factory):
         patch.setenv("MEMOIR_RUNS", str(root / "runs"))
         patch.setenv("MEMOIR_CACHE", str(root / "cache"))
         patch.setitem(config.PROFILES, "tiny", tiny)
-        from memoir_book import store as artefacts
+        from memoir_book import artefacts
         from memoir_core import cohort, volumes
         from synthetic_adni import write as synthetic
 
@@ -64,7 +64,7 @@ def tiny(tiny_folders, monkeypatch):
     monkeypatch.setenv("MEMOIR_RUNS", str(root / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(root / "cache"))
     monkeypatch.setitem(config.PROFILES, "tiny", profile)
-    from memoir_book import store as artefacts
+    from memoir_book import artefacts
     from memoir_core import cohort, volumes
 
     run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")

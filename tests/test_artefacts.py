@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config
 
 

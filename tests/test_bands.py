@@ -5,7 +5,7 @@ import json
 import pytest
 
 from memoir_book import bands
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from memoir_book import compare
-from memoir_book.store import write_json
+from memoir_book.artefacts import write_json
 from memoir_core import config
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config, volumes
 from synthetic_adni import write as synthetic
 

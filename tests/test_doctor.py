@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from memoir_book import doctor, weights
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config
 
 

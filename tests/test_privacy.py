@@ -13,7 +13,7 @@ import pytest
 from conftest import make_real
 
 from memoir_book import check, plots, privacy, run
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_book.scan_site import find_in_text, read_identifiers, scan
 from memoir_core import captions, cohort, config, retrieval, volumes, vqa
 from synthetic_adni.write import ensure_download

@@ -8,7 +8,7 @@ import pytest
 import torch
 from damage import flip
 
-from memoir_book.store import DamagedFileError
+from memoir_book.artefacts import DamagedFileError
 from memoir_core import retrieval, text
 from memoir_core.captions import caption_rows
 from memoir_core.cohort import DataLeakageError

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from memoir_book import run
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config
 from memoir_core.config import Chapter
 from synthetic_adni.write import ensure_download

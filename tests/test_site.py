@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from memoir_book import pages, plots
-from memoir_book import store as artefacts
+from memoir_book import artefacts
 from memoir_core import config
 
 ROOT = config.ROOT

@@ -117,7 +117,7 @@ def _cohort(data_dir):
 
 
 def open_run():
-    from memoir_book import store as artefacts
+    from memoir_book import artefacts
     from memoir_core import cohort, volumes
 
     run = artefacts.start_chapter("03", profile="tiny", run="t", device="cpu")
@@ -166,7 +166,7 @@ def mlm(folder, place):
 def mlm_whole(folder):
     from transformers import AutoTokenizer
 
-    from memoir_book import store as artefacts
+    from memoir_book import artefacts
     from memoir_core import text
     from synthetic_adni import sentences
 
@@ -203,7 +203,7 @@ def fake_index():
 
 
 def index_whole(folder, rows, table):
-    from memoir_book import store as artefacts
+    from memoir_book import artefacts
     from memoir_core import retrieval
 
     embeddings, path = Path(folder) / "embeddings.npz", Path(folder) / "index.faiss"
@@ -264,7 +264,7 @@ def _write(kind, path, data_dir=""):
     import pandas as pd
     import torch
 
-    from memoir_book import store as artefacts
+    from memoir_book import artefacts
     from memoir_core import retrieval, training
 
     values = np.random.default_rng(0).normal(size=(1200, 512)).astype(np.float32)

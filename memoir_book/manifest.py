@@ -1,0 +1,215 @@
+"""The manifest of a run: the one judge of what was made from what.
+
+`runs/<run>/manifest.json` holds for each chapter that has ended: all its parameters, the
+checksums of what it read and of what it left, the code that it depends on, the weights that
+it used, and the machine. Whoever reads an artefact asks it first.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from memoir_core.files import (
+    DamagedFileError,
+    MissingArtefactError,
+    checksum,
+    digest,
+    read_json,
+    write_json,
+)
+
+from . import chapters
+from .chapters import CHAPTERS, Chapter, get_chapter
+
+MANIFEST = "manifest.json"
+_VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
+PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
+
+
+class RunMismatchError(ValueError):
+    """A run folder was begun with other settings, or from other data, than the ones now given."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a run's manifest; {} where there is none.
+
+    Raises
+    ------
+    DamagedFileError
+        It is not what was written.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    mend = (
+        f"delete it and run `python -m memoir_book.run --run {folder.name}` with the run's profile "
+        "and seed again: chapters run anew, finished trainings are kept"
+    )
+    try:
+        found = read_json(path)
+        wanted = found.pop("checksum")
+    except (DamagedFileError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedFileError(f"{path} is damaged; {mend}") from error
+    if digest(json.dumps(found)) != wanted:
+        raise DamagedFileError(f"{path} is damaged (its checksum differs); {mend}")
+    return found
+
+
+def write_manifest(folder: Path, manifest: Mapping) -> None:
+    plain = json.loads(json.dumps(manifest))
+    write_json(folder / MANIFEST, plain | {"checksum": digest(json.dumps(plain))})
+
+
+def current(manifest: Mapping) -> dict[str, tuple[str, str]]:
+    """Artefact -> its checksum and the chapter that left it."""
+    return {
+        path: (wanted, name)
+        for name, record in manifest.get("chapters", {}).items()
+        for path, wanted in record["artefacts"].items()
+    }
+
+
+def stale(manifest: Mapping, chapter: str, seen: tuple[str, ...] = ()) -> str:
+    """Say why what a chapter left is not what it would leave now, by what it had read; ''."""
+    known = current(manifest)
+    for path, was in manifest["chapters"][chapter]["reads"].items():
+        now, maker = known.get(path, ("", ""))
+        if maker and was != now:
+            return f"chapter {chapter[:2]} read another {path}"
+        if maker and maker not in seen and (why := stale(manifest, maker, (*seen, chapter))):
+            return why
+    return ""
+
+
+def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:
+    """Verify all that a chapter reads; return its checksums."""
+    known = current(manifest)
+    command = f"python -m memoir_book.run --profile {manifest['profile']} --run {folder.name}"
+    absent = [n for n in spec.reads if n not in known or not (folder / n).exists()]
+    if absent:
+        last = max(c.number for c in CHAPTERS if set(absent) & set(c.writes))
+        raise MissingArtefactError(
+            f"chapter {spec.number} needs {', '.join(absent)} in {folder}, which earlier chapters "
+            f"make. Run them first, with the same seed and data:\n  {command} --to {last}"
+        )
+    for name in spec.reads:
+        wanted, maker = known[name]
+        again = f"run chapter {maker[:2]} again:\n  {command} --only {maker[:2]} --force"
+        verify(folder / name, wanted, again)
+        if why := stale(manifest, maker):
+            raise MissingArtefactError(
+                f"{name} was made from what has changed since ({why}); "
+                f"run the chapters in between again:\n  {command} --to {maker[:2]}"
+            )
+        old, now = manifest["chapters"][maker]["code"], code_of(get_chapter(maker))
+        if other := [path for path in {**old, **now} if old.get(path) != now.get(path)]:
+            print(f"note: {name} was made by other code ({', '.join(other[:3])}): {again}")
+    reads = {name: known[name][0] for name in spec.reads}
+    if spec.download and data.is_dir():
+        reads |= read_download(data, spec.download)
+        before = manifest["chapters"].get("01_cohort", {}).get("reads", {})
+        if spec.number != "01" and before.get("tables", reads["tables"]) != reads["tables"]:
+            raise RunMismatchError(
+                f"the tables in the data folder are not those that runs/{folder.name} was made "
+                f"from; take another run name, or make it anew:\n  {command} --from 1"
+            )
+    return reads
+
+
+_verified: set[tuple] = set()
+
+
+def verify(path: Path, wanted: str, mend: str) -> None:
+    """Compare a file or folder with its checksum, once per process and state of its files.
+
+    Raises
+    ------
+    DamagedFileError
+        Names the path and the mend.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = tuple((p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()])
+    if (path, wanted, stats) in _verified:
+        return
+    if checksum(path) != wanted:
+        raise DamagedFileError(
+            f"{path} is not the one that its chapter left: damaged, of another run, or half made "
+            f"anew; {mend}"
+        )
+    _verified.add((path, wanted, stats))
+
+
+_images: dict[tuple, str] = {}
+
+
+def read_download(data: Path, what: str) -> dict[str, str]:
+    """Hash a download's tables, and its images by their content where `what` is 'images'."""
+    tables = {p.name: checksum(p) for p in sorted(data.glob("*.csv")) if p.is_file()}
+    found = {"tables": digest(tables)}
+    if what == "images":
+        for path in sorted(p for p in data.rglob("*.nii*") if p.is_file()):
+            stat = path.stat()
+            key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
+            if key not in _images:
+                _images[key] = checksum(path)
+            found[str(path.relative_to(data))] = _images[key]
+        found = {"tables": found.pop("tables"), "images": digest(found)}
+    return found
+
+
+# --- what a chapter depends on ----------------------------------------------------------
+
+
+def code_of(chapter: Chapter) -> dict[str, str]:
+    """Hash a notebook and the files of ours that it imports, directly or through others."""
+    cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
+    sources = [f"{cell['cell_type']}:{''.join(cell['source'])}" for cell in cells]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    files = imported_files(code)
+    for folder in {path.parent for path in files}:  # data that modules read: JSON, templates
+        files |= {p for pattern in ("*.json", "*.j2") for p in folder.glob(pattern)}
+    found = {path.relative_to(chapters.ROOT).as_posix(): checksum(path) for path in sorted(files)}
+    return {f"notebooks/{chapter.notebook.name}": digest(sources), **found}
+
+
+def imported_files(code: str, package: str = "", seen: set[Path] | None = None) -> set[Path]:
+    """Find the files of ours that some code imports, directly or through others."""
+    seen = set() if seen is None else seen
+    names: set[str] = set()
+    code = "\n".join("" if line.lstrip()[:1] in "%!" else line for line in code.splitlines())
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            above = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level])
+            module = ".".join(filter(None, [above if node.level else "", node.module or ""]))
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    for name in names:
+        if name.split(".")[0] not in PACKAGES:
+            continue
+        base = chapters.ROOT.joinpath(*name.split("."))
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.exists() and path not in seen:
+                seen.add(path)
+                inner = path.parent.relative_to(chapters.ROOT).as_posix().replace("/", ".")
+                imported_files(path.read_text(encoding="utf-8"), inner, seen)
+    return seen
+
+
+def machine() -> dict[str, Any]:
+    """Versions and threads of this process."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
+    return {"versions": versions, "threads": threads, "system": platform.platform()}
