@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from memoir_book import published
 from memoir_book.artefacts import read_json, start_chapter
-from memoir_core import config, evaluation
+from memoir_core import config, metrics
 from memoir_core.cohort import build_cohort, load_cohort
 from memoir_core.volumes import open_volumes
 from synthetic_adni import write as synthetic
@@ -42,7 +42,7 @@ def clinical(seeds: int) -> pd.DataFrame:
         synthetic.write_tables(Path(folder), paper.subjects, paper.fa_fraction)
         for seed in range(seeds):
             cohort, _ = build_cohort(Path(folder), seed, check_images=False)
-            found = evaluation.baselines(cohort)
+            found = metrics.baselines(cohort)
             rows.append({t: found[f"{t} logistic"]["balanced_accuracy"] for t in ("dx3", "dx2")})
     return pd.DataFrame(rows)
 

@@ -16,26 +16,28 @@ import pandas as pd
 import torch
 
 from memoir_book.artefacts import Run, default_run_name, provenance, start_chapter
-from memoir_core import evaluation
 from memoir_core.cohort import load_cohort
 from memoir_core.config import DX
-from memoir_core.training import MemoirDataset, load_trained, train_stage2
+from memoir_core.data import MemoirDataset
+from memoir_core.inference import encode, load_trained, predict
+from memoir_core.metrics import task_metrics
+from memoir_core.training import train_stage2
 from memoir_core.volumes import Volumes, open_volumes
 
 
 def train(run: Run, cohort: pd.DataFrame, volumes: Volumes, epochs: int | None) -> dict:
     """Train stage 2 without stage 1; return its weights and what it says of the test part."""
     train_stage2(run, cohort, volumes, epochs, pretrained=False)
-    model, scaler = load_trained(run, which="last")
+    model, scaler = load_trained(run.path("stage2"), "last", run.device)
     test = MemoirDataset(cohort, volumes, scaler, "test")
-    z, present = evaluation.encode_all(model, test)
-    table = evaluation.predict_from(model, z, present, cohort, test.rows, scaler)
+    z, present = encode(model, test)
+    table = predict(model, z, present, cohort.loc[test.rows], scaler)
     weights = torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
     shutil.rmtree(run.dir)
     return {
         "weights": weights,
         "diagnosis": table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1),
-        "balanced_accuracy": evaluation.task_metrics(table)["dx3"]["balanced_accuracy"],
+        "balanced_accuracy": task_metrics(table)["dx3"]["balanced_accuracy"],
     }
 
 

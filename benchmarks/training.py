@@ -28,6 +28,7 @@ from torch import nn
 from memoir_book.artefacts import peak_memory_gib
 from memoir_core import training
 from memoir_core.config import SCORES
+from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.losses import multitask_loss
 from memoir_core.model import Memoir, masking_gate
 from memoir_core.volumes import Volumes, augment
@@ -85,7 +86,7 @@ def train(
 
 def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.DataFrame:
     cohort, volumes = random_cohort(batch * (steps + 1), shape, 0.394)
-    data = training.MemoirDataset(cohort, volumes, training.Scaler.fit(cohort), "train")
+    data = MemoirDataset(cohort, volumes, Scaler.fit(cohort), "train")
     angle, size = np.deg2rad(4), 0.04 * np.array(shape)
     usual_data = CacheDataset(
         [data[i] for i in range(len(data))],

@@ -20,8 +20,8 @@ import pandas as pd
 from memoir_core import config
 from memoir_core.config import get_chapter
 
-from .compare import read_run
 from .artefacts import MissingArtefactError, Run, read_json, write_json
+from .compare import read_run
 
 FILE = config.ROOT / "book" / "reference" / "bands.json"
 SPREAD, SHARE, STEPS = 1.0, 0.02, 2  # margin on either side; see `band`

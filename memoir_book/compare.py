@@ -18,8 +18,8 @@ import pandas as pd
 
 from memoir_core import config
 
-from .pages import markdown
 from .artefacts import MissingArtefactError, atomic_path, read_json, write_json
+from .pages import markdown
 
 COLUMNS = ["run", "group", "seed", "chapter", "figure", "value", "low", "high"]
 

@@ -29,19 +29,11 @@ from torch import Tensor, nn
 from memoir_core import text
 from memoir_core.cohort import build_cohort
 from memoir_core.config import SCORES
-from memoir_core.evaluation import (
-    bootstrap_ci,
-    encode_all,
-    hits,
-    majority,
-    predict_from,
-    redraw,
-    sex_hits,
-    task_metrics,
-)
+from memoir_core.data import MemoirDataset, Scaler
+from memoir_core.inference import encode, predict
 from memoir_core.losses import multitask_loss
+from memoir_core.metrics import bootstrap, composite, hits, majority, sex_hits, task_metrics
 from memoir_core.model import Memoir, masking_gate
-from memoir_core.training import MemoirDataset, Scaler, composite
 from memoir_core.volumes import Volumes
 from synthetic_adni import write as synthetic
 
@@ -100,12 +92,10 @@ def paired(
     both, groups = both[known], groups[known] if groups is not None else None
     if not len(both):
         raise ValueError(f"experiment {name!r} has no subject with both values")
-    value, draws = redraw(both, groups, samples, seed)  # (2,), (samples, 2)
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    gain = np.percentile((draws[:, 1] - draws[:, 0]) * _sign(metric), [2.5, 97.5])
-    first, second = ({"value": value[i], "low": low[i], "high": high[i]} for i in (0, 1))
+    first, second = (bootstrap(both[:, i], groups, samples, seed) for i in (0, 1))
+    gain = bootstrap((both[:, 1] - both[:, 0]) * _sign(metric), groups, samples, seed)
     row = experiment(name, first, second, len(both), metric)
-    return row | {"gain_low": gain[0], "gain_high": gain[1]}
+    return row | {"gain_low": gain["low"], "gain_high": gain["high"]}
 
 
 def shown(rows: Sequence[dict], label: str) -> pd.DataFrame:
@@ -150,7 +140,7 @@ def score_regression(
     cohort: pd.DataFrame, features: Sequence[str], samples: int, seed: int
 ) -> dict[str, float]:
     """Balanced accuracy of `regression_hits`: value, low, high."""
-    return bootstrap_ci(*regression_hits(cohort, features), samples, seed)
+    return bootstrap(*regression_hits(cohort, features), samples, seed)
 
 
 def visit_split(visits: pd.DataFrame, by_subject: bool, seed: int, repeats: int = 5) -> np.ndarray:
@@ -265,9 +255,9 @@ def predict_hidden(
     scaler: Scaler,
     hide: tuple[str, ...],
 ) -> pd.DataFrame:
-    """Predict the test part with the trained network, some scores hidden; see `predict_from`."""
+    """Predict the test part with the trained network, some scores hidden; see `predict`."""
     data = MemoirDataset(cohort, volumes, scaler, "test", hide)
-    return predict_from(model, *encode_all(model, data), cohort, data.rows, scaler)
+    return predict(model, *encode(model, data), cohort.loc[data.rows], scaler)
 
 
 @dataclass(frozen=True)
@@ -276,7 +266,7 @@ class Retrained:
 
     history : epoch, train_loss, composite, dx3_balanced_accuracy (validation) and
         test_dx3_balanced_accuracy.
-    tests : predictions of the test part after each epoch; see `predict_from`.
+    tests : predictions of the test part after each epoch; see `inference.predict`.
     """
 
     history: pd.DataFrame
@@ -359,7 +349,7 @@ def retrain_clinical(
             rows = part[name]
             with torch.no_grad():
                 z = embeddings(rows)
-            tables[name] = predict_from(model, z, present[rows], cohort, rows.numpy(), scaler)
+            tables[name] = predict(model, z, present[rows], cohort.loc[rows.numpy()], scaler)
         val, test = task_metrics(tables["val"]), tables["test"]
         history.append(
             {
@@ -542,7 +532,7 @@ def memorised_captions(
     metric = "loss, hidden words"
     seen = honest[count:][~np.isnan(honest[count:])]
     unseen = honest[:count][~np.isnan(honest[:count])]
-    means = [bootstrap_ci(found, None, samples, seed) for found in (unseen, seen)]
+    means = [bootstrap(found, None, samples, seed) for found in (unseen, seen)]
     named = "test captions in the language model's text"
     return [
         experiment("captions seen in training", means[0], means[1], len(unseen), metric),
@@ -664,13 +654,13 @@ def sex_from(
     sex = cohort["PTGENDER"].to_numpy()
     model.fit(features[train], sex[train])
     right = model.predict(features[~train]) == sex[~train]
-    return bootstrap_ci(right, sex[~train], samples, seed) | {"n": int((~train).sum())}
+    return bootstrap(right, sex[~train], samples, seed) | {"n": int((~train).sum())}
 
 
 def sex_head(table: pd.DataFrame, samples: int, seed: int) -> dict[str, float]:
     """Balanced accuracy of the network's sex head in a table of predictions, like `sex_from`."""
     truth = table["PTGENDER"].to_numpy()
-    return bootstrap_ci(sex_hits(table), truth, samples, seed) | {"n": len(table)}
+    return bootstrap(sex_hits(table), truth, samples, seed) | {"n": len(table)}
 
 
 def best_synthetic_sex() -> float:

@@ -13,8 +13,7 @@ import pandas as pd
 
 from memoir_core import config
 
-from . import published
-from . import artefacts
+from . import artefacts, published
 
 HEADLINES = {  # group and figure of report.json -> how the front page calls it
     ("heads, balanced accuracy", "dx3"): "Diagnosis, three classes (balanced accuracy)",

@@ -25,8 +25,7 @@ from typing import Any
 from memoir_core import config
 from memoir_core.config import CHAPTERS, Chapter
 
-from . import pages
-from . import artefacts
+from . import artefacts, pages
 from .privacy import hide_folder
 from .scan_site import Identifiers, read_identifiers, report, scan_file
 

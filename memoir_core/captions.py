@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memoir_book.privacy import check_groups
 from memoir_book.artefacts import Run
+from memoir_book.privacy import check_groups
 
 # VENTRICLES and FORNIX_FA come from the images, see `add_image_fields`.
 FIELDS = (

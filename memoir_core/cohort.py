@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memoir_book.privacy import CHECK, SYNTHETIC_KEY, pseudonym
 from memoir_book.artefacts import Run, atomic_path, is_synthetic, verify
+from memoir_book.privacy import CHECK, SYNTHETIC_KEY, pseudonym
 
 from .config import DX, SCORES
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import MODALITIES
+from .data import IGNORE
 
-IGNORE = -100  # label of a row that a head's loss leaves out
 # The published work names the losses but not their weights. These are ours: diagnosis is
 # the primary task, sex and age are side tasks.
 LOSS_WEIGHTS = {"dx3": 1.0, "dx2": 0.5, "sex": 0.2, "age": 0.2, "cdrsb": 0.5}

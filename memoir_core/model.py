@@ -14,10 +14,10 @@ from monai.networks.nets import resnet18
 from torch import Tensor, nn
 
 from .config import EMBEDDING_DIM, MODALITIES, SCORES
+from .volumes import own_rows
 
 HEADS = {"dx3": 3, "dx2": 2, "sex": 2, "age": 1, "cdrsb": 1}
 DROP = {"t1": 0.10, "fa": 0.30, "clinical": 0.05}  # published masking probabilities
-APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
 
 
 class NoModalityError(ValueError):
@@ -227,18 +227,6 @@ class Memoir(nn.Module):
             "attention": attention,
             **heads,
         }
-
-
-def own_rows(n: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw uniform numbers (n, width) for this process's part of a training step.
-
-    All processes draw those of the whole step from the same state, and each keeps its own,
-    so that what happens to a subject does not depend on the number of processes.
-    """
-    many = torch.distributed.is_initialized()
-    world = torch.distributed.get_world_size() if many else 1
-    first = torch.distributed.get_rank() * n if many else 0
-    return torch.rand(world * n, width, generator=generator)[first : first + n]
 
 
 def masking_gate(

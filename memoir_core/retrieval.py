@@ -35,7 +35,8 @@ from memoir_book.artefacts import (
 from .captions import BLIND, FIELDS_OF, PROTOCOLS, caption
 from .cohort import check_training_cases
 from .config import DX, EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
-from .evaluation import fuse_all, majority
+from .inference import fuse
+from .metrics import majority
 from .precision import checked_half_type, checked_output_type
 from .text import FAST_ATTENTION, ProgressBar, trainer_options, unit_rows
 
@@ -462,7 +463,7 @@ def subset_vectors(
     """
     with np.load(embeddings, allow_pickle=False) as stored:
         z, present = (torch.from_numpy(stored[k][cases]) for k in ("z", "present"))
-    z_fused = fuse_all(model, z, present, subset)["z_fused"].numpy()
+    z_fused = fuse(model, z, present, subset)["z_fused"].numpy()
     some = np.isfinite(z_fused).all(axis=1)
     return cases[some], unit_rows(z_fused[some])
 

@@ -17,26 +17,23 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from memoir_book.artefacts import (
-    MissingArtefactError,
     Run,
     atomic_path,
-    read_json,
     set_seed,
     start_chapter,
     unseal,
@@ -45,10 +42,11 @@ from memoir_book.artefacts import (
 )
 
 from .cohort import load_cohort
-from .config import DX, SCORES
-from .evaluation import encode_all, predict_from, recall_at, task_metrics
-from .losses import IGNORE, PairwiseInfoNCE, multitask_loss
-from .model import APOE_MISSING, DROP, HEADS, Memoir, masking_gate
+from .data import MemoirDataset, Scaler
+from .inference import encode, load_weights, predict
+from .losses import PairwiseInfoNCE, multitask_loss
+from .metrics import composite, recall_at, task_metrics
+from .model import DROP, HEADS, Memoir, masking_gate
 from .precision import checked_half_type
 from .volumes import Volumes, augment, open_volumes
 
@@ -59,106 +57,6 @@ WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and where the last good weights are."""
-
-
-# --- data -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Means and standard deviations of the train part; nothing of val or test enters."""
-
-    score_mean: tuple[float, ...]
-    score_std: tuple[float, ...]
-    age_mean: float
-    age_std: float
-    cdrsb_mean: float
-    cdrsb_std: float
-
-    @classmethod
-    def fit(cls, cohort: pd.DataFrame) -> Scaler:
-        train = cohort[cohort["split"] == "train"]
-        scores = train[list(SCORES)]
-        return cls(
-            tuple(scores.mean().fillna(0.0)),
-            tuple(scores.std().fillna(1.0).replace(0.0, 1.0)),
-            float(train["AGE"].mean()),
-            float(train["AGE"].std()),
-            float(train["CDRSB"].mean()),
-            float(train["CDRSB"].std()),
-        )
-
-
-class MemoirDataset(Dataset):
-    """One subject per item, as the model wants it.
-
-    Items hold t1, fa (1, X, Y, Z) float32 (zeros where absent); scores, known (5,); apoe;
-    present (3,) bool; targets dx3, dx2, sex, age, cdrsb; and `case`.
-
-    Parameters
-    ----------
-    cohort : from `load_cohort`, all rows.
-    volumes : from `open_volumes`, same order.
-    scaler : statistics of the train part.
-    part : 'train', 'val', 'test', or 'all'.
-    hide : scores that the clinical branch must not see, such as ('CDRSB',).
-    """
-
-    def __init__(
-        self,
-        cohort: pd.DataFrame,
-        volumes: Volumes,
-        scaler: Scaler,
-        part: str = "all",
-        hide: tuple[str, ...] = (),
-    ) -> None:
-        if len(volumes.t1) != len(cohort):
-            raise ValueError(
-                f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects: "
-                "run chapter 2 again"
-            )
-        kept = cohort if part == "all" else cohort[cohort["split"] == part]
-        if not len(kept):
-            raise ValueError(f"no subject has split={part!r}; use 'train', 'val', 'test' or 'all'")
-        self.rows = kept["case"].to_numpy()
-        self.volumes = volumes
-        raw = kept[list(SCORES)].to_numpy(np.float32)
-        known = ~np.isnan(raw)
-        known[:, [SCORES.index(name) for name in hide]] = False
-        mean, std = np.array(scaler.score_mean), np.array(scaler.score_std)
-        self.scores = np.where(known, (raw - mean) / std, 0).astype(np.float32)
-        self.known = known.astype(np.float32)
-        self.apoe = kept["APOE4"].fillna(APOE_MISSING).to_numpy(np.int64)
-        has_fa = volumes.fa_row[self.rows] >= 0
-        clinical = known.any(axis=1) | (self.apoe != APOE_MISSING)
-        self.present = np.stack([np.ones(len(kept), bool), has_fa, clinical], axis=1)
-        self.dx3 = kept["DX"].map({name: i for i, name in enumerate(DX)}).to_numpy(np.int64)
-        self.dx2 = np.select([self.dx3 == 0, self.dx3 == 2], [0, 1], IGNORE)
-        self.sex = (kept["PTGENDER"] == "Male").to_numpy(np.int64)
-        self.age = ((kept["AGE"] - scaler.age_mean) / scaler.age_std).to_numpy(np.float32)
-        self.cdrsb = ((kept["CDRSB"] - scaler.cdrsb_mean) / scaler.cdrsb_std).to_numpy(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        row = self.rows[i]
-        fa_row = self.volumes.fa_row[row]
-        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.shape)
-        return {
-            "t1": torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None]),
-            "fa": torch.from_numpy(np.asarray(fa, np.float32)[None]),
-            "scores": torch.from_numpy(self.scores[i]),
-            "known": torch.from_numpy(self.known[i]),
-            "apoe": self.apoe[i],
-            "present": torch.from_numpy(self.present[i]),
-            "dx3": self.dx3[i],
-            "dx2": self.dx2[i],
-            "sex": self.sex[i],
-            "age": self.age[i],
-            "cdrsb": self.cdrsb[i],
-            "case": row,
-        }
 
 
 # --- the two stages ---------------------------------------------------------------------
@@ -196,7 +94,7 @@ def train_stage1(
         return criterion(gather(out["embeddings"]), gather(out["present"]))
 
     def validate(model: Memoir, data: dict[str, MemoirDataset]) -> dict[str, float]:
-        z, present = encode_all(model, data["val"], run.profile.batch_size)
+        z, present = encode(model, data["val"], run.profile.batch_size)
         with torch.no_grad():
             value = float(criterion.cpu()(z, present))
         both = present[:, 0] & present[:, 2]
@@ -262,8 +160,8 @@ def train_stage2(
     def validate(model: Memoir, data: dict[str, MemoirDataset]) -> dict[str, float]:
         row: dict[str, float] = {}
         for part in ("val", "test"):
-            z, present = encode_all(model, data[part], run.profile.batch_size)
-            table = predict_from(model, z, present, cohort, data[part].rows, scaler)
+            z, present = encode(model, data[part], run.profile.batch_size)
+            table = predict(model, z, present, cohort.loc[data[part].rows], scaler)
             metrics = task_metrics(table)
             if part == "test":
                 row["test_dx3_balanced_accuracy"] = metrics["dx3"]["balanced_accuracy"]
@@ -298,18 +196,6 @@ def train_stage2(
     )
     write_json(run.path(folder, "scaler.json"), asdict(scaler))
     return history
-
-
-def composite(metrics: dict[str, dict[str, float]], scaler: Scaler) -> float:
-    """The score that picks the checkpoint: diagnosis first, severity and age a little.
-
-    Mean of the two diagnosis balanced accuracies, minus a tenth of the mean of the two
-    errors in standard deviations.
-    """
-    diagnosis = (metrics["dx3"]["balanced_accuracy"] + metrics["dx2"]["balanced_accuracy"]) / 2
-    age = metrics["age"]["mae"] / scaler.age_std
-    cdrsb = metrics["cdrsb"]["mae"] / scaler.cdrsb_std
-    return diagnosis - 0.1 * (age + cdrsb) / 2
 
 
 def _datasets(
@@ -565,35 +451,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     }
     with atomic_path(path, durable=False) as temporary:
         save_file(weights, temporary)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a model.
-
-    Raises
-    ------
-    MissingArtefactError, DamagedFileError, TrainingError
-        There is no such file, or it is damaged, or of another model.
-    """
-    if not Path(path).exists():
-        raise MissingArtefactError(f"{path} is missing: run the chapter that trains it first")
-    verify(path, "delete it and train again")
-    try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors and torch raise several kinds
-        raise TrainingError(
-            f"{path} is damaged or of another model ({error}); delete it and train again"
-        ) from error
-
-
-def load_trained(run: Run, folder: str = "stage2", which: str = "best") -> tuple[Memoir, Scaler]:
-    """Load a trained model, in evaluation mode, with the statistics of its train part."""
-    model = Memoir()
-    load_weights(model, run.path(folder, f"{which}.safetensors"))
-    stored = read_json(run.path(folder, "scaler.json"))
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    scaler = Scaler(**values)
-    return model.to(run.device).arrange().eval(), scaler
 
 
 def _save_epoch(folder: Path, model: nn.Module, state: dict) -> None:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from memoir_book.privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
 from memoir_book.artefacts import (
     MissingArtefactError,
     Run,
@@ -31,6 +30,7 @@ from memoir_book.artefacts import (
     read_json,
     write_json,
 )
+from memoir_book.privacy import CHECK, SMALLEST_GROUP, SmallGroupError, conceal
 
 from . import config
 from .cohort import load_cohort
@@ -456,6 +456,20 @@ def template(profile: Profile) -> np.ndarray:
     return _coarsen(torch.from_numpy(fitted)[None], profile.volume_shape)[0].numpy()
 
 
+def own_rows(n: int, width: int, generator: Generator) -> Tensor:
+    """Draw uniform numbers (n, width) for this process's part of a training step.
+
+    All processes draw those of the whole step from the same state, and each keeps its own,
+    so that what happens to a subject does not depend on the number of processes.
+    """
+    import torch
+
+    many = torch.distributed.is_initialized()
+    world = torch.distributed.get_world_size() if many else 1
+    first = torch.distributed.get_rank() * n if many else 0
+    return torch.rand(world * n, width, generator=generator)[first : first + n]
+
+
 def augment(batch: Tensor, generator: Generator) -> Tensor:
     """Move and scale each volume of a batch a little; change its contrast a little.
 
@@ -475,8 +489,6 @@ def augment(batch: Tensor, generator: Generator) -> Tensor:
     """
     import torch
     import torch.nn.functional as F
-
-    from .model import own_rows
 
     n = len(batch)
     uniform = own_rows(n, 10, generator) * 2 - 1

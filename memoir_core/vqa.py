@@ -46,7 +46,7 @@ from memoir_book.artefacts import (
 from . import config
 from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
 from .config import DX
-from .evaluation import majority
+from .metrics import majority
 from .precision import HALF, checked_half_type
 
 NOTE = "not for clinical use"

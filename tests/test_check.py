@@ -154,7 +154,7 @@ def test_a_rotated_volume_is_named(tmp_path, tiny):
 
 def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
     """Without drift between diagnosis and scores, the scores nearly define the diagnosis."""
-    from memoir_core.evaluation import baselines
+    from memoir_core.metrics import baselines
 
     accuracy = {}
     for drift in (0.0, synthetic.SCORE_DRIFT):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from memoir_book import exercises
-from memoir_core import config, evaluation, losses
+from memoir_core import config, losses, metrics
 
 CHAPTERS = {chapter.number: chapter for chapter in config.CHAPTERS}
 
@@ -403,7 +403,7 @@ def test_solutions_equal_a_library(solved):
     assert np.allclose(solved["02"]["robust_z"](x), (x - np.median(x)) / spread, rtol=1e-3)
 
     counts = rng.integers(1, 9, (3, 3))
-    value = evaluation.from_confusion(counts)["balanced_accuracy"]
+    value = metrics.from_confusion(counts)["balanced_accuracy"]
     assert solved["05"]["balanced_accuracy"](counts) == pytest.approx(value)
 
     a, b = rng.random(40) < 0.7, rng.random(40) < 0.5

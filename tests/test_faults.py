@@ -28,7 +28,7 @@ from memoir_book import privacy
 from memoir_book import run as runner
 from memoir_book import artefacts
 from memoir_core import cohort as tables
-from memoir_core import config, training, volumes, vqa
+from memoir_core import config, inference, training, volumes, vqa
 from memoir_core import retrieval as search
 from memoir_core import text as words
 
@@ -259,7 +259,7 @@ def test_a_full_disk(tiny, small_disk, kind, limit):
 
 
 def read_checkpoint(path):
-    training.load_weights(torch.nn.Linear(512, 1200), path)
+    inference.load_weights(torch.nn.Linear(512, 1200), path)
 
 
 def read_epoch(path):

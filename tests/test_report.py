@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book import leakage, published, report
-from memoir_book import artefacts
-from memoir_core import config, text, training
+from memoir_book import artefacts, leakage, published, report
+from memoir_core import config, data, text
 
 
 def test_a_published_figure_is_found_or_named():
@@ -152,7 +151,7 @@ def test_a_branch_that_is_told_the_diagnosis_gives_it_back(tiny):
     path.parent.mkdir(exist_ok=True)
     present = np.stack([np.ones(n, bool), tiny.volumes.fa_row >= 0, np.ones(n, bool)], axis=1)
     np.savez(path, z=rng.normal(size=(n, 3, 512)) / 512**0.5, present=present)
-    inputs = (tiny.run, table, tiny.volumes, training.Scaler.fit(table))
+    inputs = (tiny.run, table, tiny.volumes, data.Scaler.fit(table))
     told = leakage.retrain_clinical(*inputs, extra=leakage.one_hot(table["DX"]), epochs=25)
     blind = leakage.retrain_clinical(*inputs, hide=("CDRSB",), epochs=2)
     assert told.history["train_loss"].iloc[-1] < told.history["train_loss"].iloc[0] / 2

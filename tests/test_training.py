@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memoir_core import evaluation, training
+from memoir_core import data, inference, metrics, training
 from memoir_core.config import SUBSETS
 from memoir_core.losses import PairwiseInfoNCE
 from memoir_core.model import Memoir, masking_gate
@@ -49,13 +49,13 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(trained, monkeypatch):
             raise KeyboardInterrupt
         return real(title, *rest)
 
-    data = trained.run, trained.cohort, trained.volumes
+    arguments = trained.run, trained.cohort, trained.volumes
     monkeypatch.setattr(training, "_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        training.train_stage2(*data, epochs=2, folder="again")
+        training.train_stage2(*arguments, epochs=2, folder="again")
     assert trained.run.path("again", "epoch001.pt").exists()
     monkeypatch.setattr(training, "_epoch", real)
-    history = training.train_stage2(*data, epochs=2, folder="again")
+    history = training.train_stage2(*arguments, epochs=2, folder="again")
     same = [c for c in whole if c != "seconds"]
     pd.testing.assert_frame_equal(history[same], whole[same], rtol=1e-12)
     a, b = (load_file(trained.run.path(f, "last.safetensors")) for f in ("stage2", "again"))
@@ -67,14 +67,14 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(trained, monkeypatch):
         training, "multitask_loss", lambda out, batch: {"total": out["age"].sum() * torch.nan}
     )
     monkeypatch.setattr(training, "choose_precision", lambda *a, **k: "no")
-    data = trained.run, trained.cohort, trained.volumes
+    arguments = trained.run, trained.cohort, trained.volumes
     with pytest.raises(training.TrainingError, match=r"learning rate\. No epoch had finished"):
-        training.train_stage2(*data, epochs=1, folder="nan")
+        training.train_stage2(*arguments, epochs=1, folder="nan")
     assert not trained.run.path("nan", "last.safetensors").exists()
 
 
 def test_the_last_good_weights_are_named_and_there(trained, monkeypatch):
-    real, data = training._epoch, (trained.run, trained.cohort, trained.volumes)
+    real, arguments = training._epoch, (trained.run, trained.cohort, trained.volumes)
 
     def spoiled(title, accelerator, model, criterion, loss_of, *rest):
         def worse(out, batch):
@@ -84,8 +84,8 @@ def test_the_last_good_weights_are_named_and_there(trained, monkeypatch):
 
     monkeypatch.setattr(training, "_epoch", spoiled)
     with pytest.raises(training.TrainingError, match=r"epoch001\.safetensors"):
-        training.train_stage2(*data, epochs=2, folder="spoiled")
-    training.load_weights(Memoir(), trained.run.path("spoiled", "epoch001.safetensors"))
+        training.train_stage2(*arguments, epochs=2, folder="spoiled")
+    inference.load_weights(Memoir(), trained.run.path("spoiled", "epoch001.safetensors"))
 
 
 def test_tensorboard_is_asked_for_by_a_variable(tmp_path, monkeypatch):
@@ -99,33 +99,35 @@ def test_tensorboard_is_asked_for_by_a_variable(tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "best.safetensors"
     path.write_bytes(b"no weights")
-    with pytest.raises(training.TrainingError, match=r"best\.safetensors"):
-        training.load_weights(Memoir(), path)
+    with pytest.raises(ValueError, match=r"best\.safetensors"):
+        inference.load_weights(Memoir(), path)
 
 
 def test_the_scaler_knows_the_train_part_only(tiny):
     changed = tiny.cohort.copy()
     changed.loc[changed["split"] != "train", ["AGE", "MMSE", "CDRSB"]] = 5.0
-    assert training.Scaler.fit(changed) == training.Scaler.fit(tiny.cohort)
+    assert data.Scaler.fit(changed) == data.Scaler.fit(tiny.cohort)
 
 
 def test_hidden_scores_do_not_reach_the_network(tiny):
-    scaler = training.Scaler.fit(tiny.cohort)
-    data = training.MemoirDataset(tiny.cohort, tiny.volumes, scaler, "all", ("CDRSB",))
-    assert all(data[i]["scores"][0] == 0 and data[i]["known"][0] == 0 for i in range(len(data)))
+    scaler = data.Scaler.fit(tiny.cohort)
+    part = data.MemoirDataset(tiny.cohort, tiny.volumes, scaler, "all", ("CDRSB",))
+    assert all(part[i]["scores"][0] == 0 and part[i]["known"][0] == 0 for i in range(len(part)))
 
 
 def test_the_ablation_has_seven_subsets_and_five_tasks(trained):
-    model, scaler = training.load_trained(trained.run)
-    data = training.MemoirDataset(trained.cohort, trained.volumes, scaler, "test")
+    model, scaler = inference.load_trained(trained.run.path("stage2"))
+    part = data.MemoirDataset(trained.cohort, trained.volumes, scaler, "test")
     known = {"dx3": {"t1+dti+clinical": 0.707}}
-    table = evaluation.ablate(model, data, trained.cohort, scaler, known, 20, 0)
+    z, present = inference.encode(model, part)
+    tables = inference.predict_subsets(model, z, present, trained.cohort.loc[part.rows], scaler)
+    table = metrics.ablate(tables, known, 20, 0)
     assert len(table) == 7 * 5
     assert table["subset"].drop_duplicates().tolist() == ["+".join(s) for s in SUBSETS]
     whole = table[(table["subset"] == "t1+fa+clinical") & (table["task"] == "dx3")]
     assert whole["published"].tolist() == [0.707]
     alone = table[(table["subset"] == "fa") & (table["task"] == "dx3")]
-    assert alone["n"].item() == data.present[:, 1].sum()
+    assert alone["n"].item() == part.present[:, 1].sum()
 
 
 # --- several processes ------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from memoir_book import chat, weights
 from memoir_book.artefacts import DamagedFileError
-from memoir_core import evaluation, vqa
+from memoir_core import metrics, vqa
 from memoir_core.captions import caption_rows
 
 N = 60
@@ -408,8 +408,8 @@ def test_lora_learns_and_is_used_again(loaded, cohort, captions, tmp_path):
 
 # ---------------------------------------------------------------- scores
 def test_majority_breaks_ties_by_rank():
-    assert evaluation.majority(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
-    assert evaluation.majority(["CN", "MCI", "MCI", "CN", "Dementia"]) == "CN"
+    assert metrics.majority(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
+    assert metrics.majority(["CN", "MCI", "MCI", "CN", "Dementia"]) == "CN"
 
 
 def test_interval():

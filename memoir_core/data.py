@@ -1,0 +1,114 @@
+"""What a subject looks like to the network: statistics of the train part, and the dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from .config import DX, SCORES
+from .volumes import Volumes
+
+IGNORE = -100  # label of a row that a head's loss leaves out
+APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Means and standard deviations of the train part; nothing of val or test enters."""
+
+    score_mean: tuple[float, ...]
+    score_std: tuple[float, ...]
+    age_mean: float
+    age_std: float
+    cdrsb_mean: float
+    cdrsb_std: float
+
+    @classmethod
+    def fit(cls, cohort: pd.DataFrame) -> Scaler:
+        train = cohort[cohort["split"] == "train"]
+        scores = train[list(SCORES)]
+        return cls(
+            tuple(scores.mean().fillna(0.0)),
+            tuple(scores.std().fillna(1.0).replace(0.0, 1.0)),
+            float(train["AGE"].mean()),
+            float(train["AGE"].std()),
+            float(train["CDRSB"].mean()),
+            float(train["CDRSB"].std()),
+        )
+
+
+class MemoirDataset(Dataset):
+    """One subject per item, as the model wants it.
+
+    Items hold t1, fa (1, X, Y, Z) float32 (zeros where absent); scores, known (5,); apoe;
+    present (3,) bool; targets dx3, dx2, sex, age, cdrsb; and `case`.
+
+    Parameters
+    ----------
+    cohort : from `load_cohort`, all rows.
+    volumes : from `open_volumes`, same order.
+    scaler : statistics of the train part.
+    part : 'train', 'val', 'test', or 'all'.
+    hide : scores that the clinical branch must not see, such as ('CDRSB',).
+    """
+
+    def __init__(
+        self,
+        cohort: pd.DataFrame,
+        volumes: Volumes,
+        scaler: Scaler,
+        part: str = "all",
+        hide: tuple[str, ...] = (),
+    ) -> None:
+        if len(volumes.t1) != len(cohort):
+            raise ValueError(
+                f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects: "
+                "run chapter 2 again"
+            )
+        kept = cohort if part == "all" else cohort[cohort["split"] == part]
+        if not len(kept):
+            raise ValueError(f"no subject has split={part!r}; use 'train', 'val', 'test' or 'all'")
+        self.rows = kept["case"].to_numpy()
+        self.volumes = volumes
+        raw = kept[list(SCORES)].to_numpy(np.float32)
+        known = ~np.isnan(raw)
+        known[:, [SCORES.index(name) for name in hide]] = False
+        mean, std = np.array(scaler.score_mean), np.array(scaler.score_std)
+        self.scores = np.where(known, (raw - mean) / std, 0).astype(np.float32)
+        self.known = known.astype(np.float32)
+        self.apoe = kept["APOE4"].fillna(APOE_MISSING).to_numpy(np.int64)
+        has_fa = volumes.fa_row[self.rows] >= 0
+        clinical = known.any(axis=1) | (self.apoe != APOE_MISSING)
+        self.present = np.stack([np.ones(len(kept), bool), has_fa, clinical], axis=1)
+        self.dx3 = kept["DX"].map({name: i for i, name in enumerate(DX)}).to_numpy(np.int64)
+        self.dx2 = np.select([self.dx3 == 0, self.dx3 == 2], [0, 1], IGNORE)
+        self.sex = (kept["PTGENDER"] == "Male").to_numpy(np.int64)
+        self.age = ((kept["AGE"] - scaler.age_mean) / scaler.age_std).to_numpy(np.float32)
+        self.cdrsb = ((kept["CDRSB"] - scaler.cdrsb_mean) / scaler.cdrsb_std).to_numpy(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        row = self.rows[i]
+        fa_row = self.volumes.fa_row[row]
+        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.shape)
+        return {
+            "t1": torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None]),
+            "fa": torch.from_numpy(np.asarray(fa, np.float32)[None]),
+            "scores": torch.from_numpy(self.scores[i]),
+            "known": torch.from_numpy(self.known[i]),
+            "apoe": self.apoe[i],
+            "present": torch.from_numpy(self.present[i]),
+            "dx3": self.dx3[i],
+            "dx2": self.dx2[i],
+            "sex": self.sex[i],
+            "age": self.age[i],
+            "cdrsb": self.cdrsb[i],
+            "case": row,
+        }

@@ -1,0 +1,144 @@
+"""Encode every subject once, fuse any subset of modalities, predict the five tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .config import DX, MODALITIES, SUBSETS
+from .data import MemoirDataset, Scaler
+from .files import MissingArtefactError, read_json
+from .model import Memoir
+
+
+@torch.no_grad()
+def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Tensor, Tensor]:
+    """Encode every modality of every subject once.
+
+    Returns
+    -------
+    embeddings (n, 3, 512), zero where absent, and present (n, 3) bool, on the CPU.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    embeddings, present = [], []
+    for batch in DataLoader(data, batch_size):
+        batch = {name: value.to(device) for name, value in batch.items()}
+        embeddings.append(model.encode(batch).float().cpu())
+        present.append(batch["present"].cpu())
+    return torch.cat(embeddings), torch.cat(present)
+
+
+def restrict(present: Tensor, subset: Sequence[str]) -> Tensor:
+    """Mask all modalities but `subset`: (n, 3) bool -> (n, 3) bool.
+
+    Raises
+    ------
+    ValueError
+        An empty subset, or a name that is no modality.
+    """
+    unknown = [name for name in subset if name not in MODALITIES]
+    if unknown or not subset:
+        raise ValueError(f"subset={tuple(subset)!r}: choose one or more of {', '.join(MODALITIES)}")
+    return present & torch.tensor([name in subset for name in MODALITIES])
+
+
+@torch.no_grad()
+def fuse(
+    model: Memoir, embeddings: Tensor, present: Tensor, subset: Sequence[str] = MODALITIES
+) -> dict[str, Tensor]:
+    """Fuse ready embeddings from a subset of modalities.
+
+    Returns
+    -------
+    z_fused (n, 512), attention (n, 3) and the five heads' outputs, see `Memoir.forward`; NaN
+    for rows that have nothing of the subset.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    present = restrict(present, subset)
+    some = present.any(dim=1)
+    out = model.fuse(embeddings[some].to(device), present[some].to(device))
+    full = {}
+    for name, value in out.items():
+        if name not in ("embeddings", "present"):
+            full[name] = torch.full((len(present), *value.shape[1:]), float("nan"))
+            full[name][some] = value.float().cpu()
+    return full
+
+
+def predict(
+    model: Memoir,
+    embeddings: Tensor,
+    present: Tensor,
+    subjects: pd.DataFrame,
+    scaler: Scaler,
+    subset: Sequence[str] = MODALITIES,
+) -> pd.DataFrame:
+    """Predict all five tasks from ready embeddings.
+
+    Parameters
+    ----------
+    embeddings, present : (n, 3, 512) and (n, 3), from `encode`.
+    subjects : the n rows of the cohort that they belong to, in the same order.
+
+    Returns
+    -------
+    One row per subject: truth (case, DX, PTGENDER, AGE, CDRSB) and prediction (p_CN, p_MCI,
+    p_Dementia, p2_Dementia, p_Male, AGE_pred in years, CDRSB_pred in points). Subjects
+    without any modality of `subset` are left out.
+    """
+    if len(subjects) != len(present):
+        raise ValueError(f"{len(subjects)} subjects do not fit {len(present)} rows of embeddings")
+    out = fuse(model, embeddings, present, subset)
+    table = subjects[["case", "DX", "PTGENDER", "AGE", "CDRSB"]].reset_index(drop=True)
+    table[[f"p_{name}" for name in DX]] = out["dx3"].softmax(dim=1).double().numpy()
+    table["p2_Dementia"] = out["dx2"].softmax(dim=1)[:, 1].double().numpy()
+    table["p_Male"] = out["sex"].softmax(dim=1)[:, 1].double().numpy()
+    table["AGE_pred"] = out["age"].double().numpy() * scaler.age_std + scaler.age_mean
+    table["CDRSB_pred"] = out["cdrsb"].double().numpy() * scaler.cdrsb_std + scaler.cdrsb_mean
+    return table[table["p_CN"].notna()].reset_index(drop=True)
+
+
+def predict_subsets(
+    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler
+) -> dict[str, pd.DataFrame]:
+    """Predict from each of the seven subsets: 't1+fa+clinical' -> table of `predict`."""
+    return {
+        "+".join(subset): predict(model, embeddings, present, subjects, scaler, subset)
+        for subset in SUBSETS
+    }
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a model.
+
+    Raises
+    ------
+    MissingArtefactError, ValueError
+        There is no such file, or it is damaged or of another model.
+    """
+    if not Path(path).exists():
+        raise MissingArtefactError(f"{path} is missing: run the chapter that trains it first")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several kinds
+        raise ValueError(
+            f"{path} is damaged or of another model ({error}); delete it and train again"
+        ) from error
+
+
+def load_trained(folder: Path, which: str = "best", device: str = "cpu") -> tuple[Memoir, Scaler]:
+    """Load a model of stage 2 in evaluation mode, with the statistics of its train part."""
+    model = Memoir()
+    load_weights(model, Path(folder) / f"{which}.safetensors")
+    stored = read_json(Path(folder) / "scaler.json")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return model.to(device).arrange().eval(), Scaler(**values)

@@ -1,0 +1,341 @@
+"""Metrics with intervals, baselines, and the seven-subset ablation.
+
+Metrics are scikit-learn's. Every headline comes with a 95 % stratified bootstrap interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.dummy import DummyClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from .config import DX, SCORES
+from .data import Scaler
+
+Metrics = dict[str, dict[str, float]]
+
+
+# --- metrics ----------------------------------------------------------------------------
+
+
+def task_metrics(table: pd.DataFrame) -> Metrics:
+    """Compute the published metrics from a table of predictions (see `inference.predict`).
+
+    Returns
+    -------
+    dx3, dx2, sex: balanced_accuracy, macro_f1, auc (dx3: one against the rest, mean over
+    classes; dx2: CN against Dementia, MCI left out); age, cdrsb: mae (years, points) and r2.
+    """
+    classes = {name: i for i, name in enumerate(DX)}
+    dx3 = table["DX"].map(classes).to_numpy()
+    p3 = table[[f"p_{name}" for name in DX]].to_numpy()
+    ends = (table["DX"] != "MCI").to_numpy()
+    known, aged = table[table["CDRSB"].notna()], table[table["AGE"].notna()]
+    return {
+        "dx3": _classification(dx3, p3 / p3.sum(axis=1, keepdims=True)),
+        "dx2": _classification(
+            (dx3[ends] == 2).astype(int), _two(table["p2_Dementia"].to_numpy()[ends])
+        ),
+        "sex": _classification(
+            (table["PTGENDER"] == "Male").to_numpy().astype(int), _two(table["p_Male"].to_numpy())
+        ),
+        "age": _regression(aged["AGE"].to_numpy(), aged["AGE_pred"].to_numpy()),
+        "cdrsb": _regression(known["CDRSB"].to_numpy(), known["CDRSB_pred"].to_numpy()),
+    }
+
+
+def _two(p: np.ndarray) -> np.ndarray:
+    return np.stack([1 - p, p], axis=1)
+
+
+def _classification(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    predicted = p.argmax(axis=1)
+    score = p[:, 1] if p.shape[1] == 2 else p
+    whole = len(np.unique(truth)) == p.shape[1]  # an AUC needs every class
+    return {
+        # Balanced accuracy is the mean recall of the classes that are there (a bootstrap draw
+        # of few subjects may lack one).
+        "balanced_accuracy": float(
+            recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+        ),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "auc": float(roc_auc_score(truth, score, multi_class="ovr")) if whole else float("nan"),
+    }
+
+
+def _regression(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    return {
+        "mae": float(mean_absolute_error(truth, predicted)),
+        "r2": float(r2_score(truth, predicted)),
+    }
+
+
+def composite(metrics: Metrics, scaler: Scaler) -> float:
+    """The score that picks the checkpoint: diagnosis first, severity and age a little.
+
+    Mean of the two diagnosis balanced accuracies, minus a tenth of the mean of the two
+    errors in standard deviations.
+    """
+    diagnosis = (metrics["dx3"]["balanced_accuracy"] + metrics["dx2"]["balanced_accuracy"]) / 2
+    age = metrics["age"]["mae"] / scaler.age_std
+    cdrsb = metrics["cdrsb"]["mae"] / scaler.cdrsb_std
+    return diagnosis - 0.1 * (age + cdrsb) / 2
+
+
+def confusion(table: pd.DataFrame) -> np.ndarray:
+    """Count true class (rows) against predicted class (columns), in the order of DX."""
+    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
+    return confusion_matrix(table["DX"], predicted, labels=list(DX))
+
+
+def from_confusion(counts: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Recompute balanced accuracy and macro F1 from a confusion matrix alone."""
+    cells = np.asarray(counts)
+    truth = np.repeat(np.arange(len(cells)), cells.sum(axis=1))
+    predicted = np.concatenate([np.repeat(np.arange(len(cells)), row) for row in cells])
+    return {
+        "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro")),
+    }
+
+
+def calibration_error(truth: np.ndarray, p: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of a probability (n,) against 0/1 outcomes (n,)."""
+    which = np.clip((p * bins).astype(int), 0, bins - 1)
+    gaps = [
+        abs(truth[which == b].mean() - p[which == b].mean()) * (which == b).mean()
+        for b in np.unique(which)
+    ]
+    return float(sum(gaps))
+
+
+def redraw(groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Redraw subjects with replacement within their group: (n,) groups -> (samples, n) rows."""
+    rng = np.random.default_rng([seed, 2])
+    rows = np.empty((samples, len(groups)), int)
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        rows[:, own] = rng.choice(own, (samples, len(own)))
+    return rows
+
+
+def bootstrap(
+    values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int
+) -> dict[str, float]:
+    """95 % interval of a mean of group means, subjects redrawn within their group.
+
+    Of hits (0 or 1) by true class, this is balanced accuracy. A difference between two models
+    is paired: give the differences per subject.
+
+    Parameters
+    ----------
+    values : (n,) per-subject values: hits, absolute errors, or differences of these.
+    groups : (n,) true class of each subject, or None for a plain mean.
+    """
+    values = np.asarray(values, float)
+    groups = np.zeros(len(values)) if groups is None else np.asarray(groups)
+    _, where, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    share = values / (sizes[where] * len(sizes))  # what each subject adds to the mean of means
+    return _interval(share.sum(), share[redraw(groups, samples, seed)].sum(axis=1))
+
+
+def bootstrap_metrics(table: pd.DataFrame, samples: int, seed: int) -> dict[str, dict[str, dict]]:
+    """Add a 95 % interval to every metric of `task_metrics`, subjects redrawn within classes.
+
+    Returns
+    -------
+    task -> metric -> {'value', 'low', 'high'}.
+    """
+    draws = [
+        task_metrics(table.iloc[rows]) for rows in redraw(table["DX"].to_numpy(), samples, seed)
+    ]
+    return {
+        task: {
+            name: _interval(value, [draw[task][name] for draw in draws])
+            for name, value in found.items()
+        }
+        for task, found in task_metrics(table).items()
+    }
+
+
+def _interval(value: float, draws: Sequence[float] | np.ndarray) -> dict[str, float]:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    """How often row i of b is among the k nearest of row i of a; (N, D) unit vectors each."""
+    if not len(a):
+        return {f"recall@{k}": float("nan") for k in ks}
+    similarity = a @ b.T
+    better = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+    return {f"recall@{k}": float((better < k).float().mean()) for k in ks}
+
+
+# --- baselines and ablation -------------------------------------------------------------
+
+
+def baselines(cohort: pd.DataFrame) -> Metrics:
+    """Score what needs no network on the same split.
+
+    'constant' predicts the most frequent class, or the train mean. 'logistic' is a logistic
+    regression on the five scores and APOE4 (missing values imputed with train medians).
+    """
+    train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
+    found: Metrics = {}
+    features = [*SCORES, "APOE4"]
+    pick = {"dx3": list(DX), "dx2": ["CN", "Dementia"]}
+    for task, names in pick.items():
+        fit, check = train[train["DX"].isin(names)], test[test["DX"].isin(names)]
+        logistic = make_pipeline(
+            SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=2000)
+        )
+        for name, model in (("constant", DummyClassifier()), ("logistic", logistic)):
+            model.fit(fit[features], fit["DX"])
+            found[f"{task} {name}"] = {
+                "balanced_accuracy": float(
+                    balanced_accuracy_score(check["DX"], model.predict(check[features]))
+                )
+            }
+    for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
+        error = (test[column] - train[column].mean()).abs().mean()
+        found[f"{task} constant"] = {"mae": float(error)}
+    return found
+
+
+def ablate(
+    predictions: dict[str, pd.DataFrame], published: dict[str, Any], samples: int, seed: int
+) -> pd.DataFrame:
+    """Score one trained model on all seven modality subsets.
+
+    Parameters
+    ----------
+    predictions : from `inference.predict_subsets`: each modality encoded once, fused seven times
+        with the others masked.
+    published : task -> subset -> published value.
+
+    Returns
+    -------
+    Long table: subset, task, metric, value, low, high, n, published. n is smaller for FA
+    alone, because only some subjects have it.
+    """
+    rows = []
+    for name, table in predictions.items():
+        for task, (metric, values, groups) in _per_subject(table).items():
+            known = published.get(task, {}).get(name.replace("fa", "dti"))
+            rows.append(
+                {"subset": name, "task": task, "metric": metric}
+                | bootstrap(values, groups, samples, seed)
+                | {"n": len(values), "published": known}
+            )
+    return pd.DataFrame(rows)
+
+
+def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.ndarray | None]]:
+    """Per task: metric name, hit or absolute error of each subject, and its true class."""
+    dx = table["DX"].to_numpy()
+    ends = dx != "MCI"
+    two = np.where(table["p2_Dementia"] > 0.5, "Dementia", "CN")
+    cdrsb = (table["CDRSB"] - table["CDRSB_pred"]).abs().dropna().to_numpy()
+    return {
+        "dx3": ("balanced_accuracy", hits(table), dx),
+        "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
+        "sex": ("balanced_accuracy", sex_hits(table), table["PTGENDER"].to_numpy()),
+        "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().dropna().to_numpy(), None),
+        "cdrsb": ("mae", cdrsb, None),
+    }
+
+
+def subset_differences(
+    predictions: dict[str, pd.DataFrame], samples: int, seed: int
+) -> pd.DataFrame:
+    """Compare each subset with all modalities on the same subjects, three-class diagnosis.
+
+    Returns
+    -------
+    One row per smaller subset: n, difference in balanced accuracy (subset minus all) with a
+    95 % interval from paired redraws of subjects within each class, and `p`, an exact McNemar
+    test of whether the two err equally often.
+    """
+    (_, whole), *others = predictions.items()
+    rows = []
+    for name, table in others:
+        both = (
+            whole[["case", "DX"]]
+            .assign(all=hits(whole))
+            .merge(table[["case"]].assign(subset=hits(table)), on="case")
+        )
+        gain = both["subset"].to_numpy(float) - both["all"].to_numpy(float)  # 1, 0 or -1
+        won, lost = int((gain > 0).sum()), int((gain < 0).sum())
+        found = bootstrap(gain, both["DX"].to_numpy(), samples, seed)
+        p = binomtest(lost, won + lost).pvalue if won + lost else 1.0
+        rows.append({"subset": name, "n": len(both), **found, "p": p})
+    return pd.DataFrame(rows).rename(columns={"value": "difference"})
+
+
+def hits(table: pd.DataFrame) -> np.ndarray:
+    """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
+    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
+    return predicted == table["DX"].to_numpy()
+
+
+def sex_hits(table: pd.DataFrame) -> np.ndarray:
+    """Which rows of a table of predictions have the right sex: (n,) bool."""
+    return np.where(table["p_Male"] > 0.5, "Male", "Female") == table["PTGENDER"].to_numpy()
+
+
+def majority(labels: Sequence[str]) -> str:
+    """The most frequent label; on a tie, the one that comes first."""
+    ordered = list(labels)
+    return max(ordered, key=lambda name: (ordered.count(name), -ordered.index(name)))
+
+
+def subgroups(table: pd.DataFrame, cohort: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
+    """Three-class balanced accuracy by sex, age band, APOE4 and whether there is an FA volume.
+
+    Parameters
+    ----------
+    table : predictions of `inference.predict` for some cases of `cohort`.
+
+    Returns
+    -------
+    One row per group: group, value, low, high, n. Classes that a group lacks do not count.
+    """
+    record = cohort.loc[table["case"]].reset_index(drop=True)
+    groups = {
+        "women": record["PTGENDER"] == "Female",
+        "men": record["PTGENDER"] == "Male",
+        "under 70": record["AGE"] < 70,
+        "70 to 79": record["AGE"].between(70, 80, inclusive="left"),
+        "80 or older": record["AGE"] >= 80,
+        "no APOE e4": record["APOE4"] == 0,
+        "APOE e4": record["APOE4"] > 0,
+        "with FA": record["has_fa"],
+        "without FA": ~record["has_fa"],
+    }
+    right, dx = hits(table), table["DX"].to_numpy()
+    rows = []
+    for name, chosen in groups.items():
+        mask = chosen.to_numpy()
+        if mask.any():
+            found = bootstrap(right[mask], dx[mask], samples, seed)
+            rows.append({"group": name, **found, "n": int(mask.sum())})
+    return pd.DataFrame(rows)
