@@ -5,12 +5,16 @@ It imports nothing but Python and `memoir_core.config`, so that Snakemake can re
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from memoir_core.config import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/, cache/
 
@@ -124,6 +128,9 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+_RUN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # it becomes a folder's name
+
+
 def get_chapter(name: str) -> Chapter:
     """Find a chapter by its full name or its number: '04_stage1_contrastive', '04' or '4'."""
     for chapter in CHAPTERS:
@@ -180,10 +187,37 @@ def checked(name: str, value: Any, kind: type, default: Any) -> Any:
         raise ValueError(f"{name}={given!r}: {wanted} is expected")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name}={given!r}: choose one of {', '.join(CHOICES[name])}")
+    text = str(value)
+    if name == "run" and value and (not re.fullmatch(_RUN, text) or text == "compare"):
+        raise ValueError(
+            f"run={text[:100]!r} must be a plain folder name of letters, digits and . _ + - that "
+            "begins with a letter or digit (and is not 'compare')"
+        )
     low, high = RANGES.get(name, (float("-inf"), float("inf")))
     if isinstance(value, int | float) and not low <= value <= high:
         raise ValueError(f"{name}={given!r} must lie between {low} and {high}")
     return value
+
+
+def resolved(spec: Chapter, values: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Replace a 0 or '' that stands for the profile's value (see `Chapter`) by that value."""
+    return {
+        name: sizes[spec.sizes[name]] if name in spec.sizes and not value else value
+        for name, value in values.items()
+    }
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which run is meant; see `store.find_run`."""
+    parser.add_argument("--profile", default="", choices=("", *PROFILES), metavar="PROFILE",
+                        help="smoke, quick or paper (default: that of the run)")  # fmt: skip
+    parser.add_argument("--run", default="", help="folder under runs/ (default: the run made last)")
+    parser.add_argument("--data", default="", help="ADNI download (default: the run's, synthetic)")
+    parser.add_argument("--seed", type=_seed, default=None, help="default: that of the run, or 0")
+
+
+def _seed(text: str) -> int | None:
+    return checked("seed", text, int, None) if text else None
 
 
 # --- folders ----------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from memoir_core.files import (
     DamagedFileError,
     MissingArtefactError,
@@ -29,6 +31,7 @@ from . import chapters
 from .chapters import CHAPTERS, Chapter, get_chapter
 
 MANIFEST = "manifest.json"
+NEW = "new"
 _VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
 
@@ -86,6 +89,32 @@ def stale(manifest: Mapping, chapter: str, seen: tuple[str, ...] = ()) -> str:
         if maker and maker not in seen and (why := stale(manifest, maker, (*seen, chapter))):
             return why
     return ""
+
+
+def add_artefact(folder: Path, chapter: str, name: str) -> None:
+    """Note one more file that belongs to a chapter which has ended."""
+    with FileLock(folder / ".manifest.lock"):
+        manifest = read_manifest(folder)
+        manifest["chapters"][chapter]["artefacts"][name] = checksum(folder / name)
+        write_manifest(folder, manifest)
+
+
+def reads_now(manifest: Mapping, chapter: Chapter, data: Path) -> dict[str, str]:
+    """Checksums of what a chapter would read."""
+    known = current(manifest)
+    reads = {name: known.get(name, ("missing", ""))[0] for name in chapter.reads}
+    return reads | (read_download(data, chapter.download) if chapter.download else {})
+
+
+def checksum_now(path: Path) -> str:
+    return checksum(path) if path.exists() else "missing"
+
+
+def weights_now(name: str, was: dict) -> dict:
+    """What a chapter would find today in place of the weights that it used."""
+    from . import weights
+
+    return was | {"sha256": weights.fingerprint(name)}
 
 
 def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:

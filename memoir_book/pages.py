@@ -1,20 +1,29 @@
-"""Small tables for the pages around the chapters, written from the files of the last run.
+"""From a run to pages: `python -m memoir_book.pages` builds the HTML of one finished run.
 
-`book/intro.md` and `book/how_to_read.md` include them, so that no number there is typed.
+Pages of the synthetic cohort go to `book/`, to be published. Pages of real data are built in
+the run's own folder, which is its owner's only, and say so: they are never public.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import yaml
 
-from memoir_core import config
+from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
-from . import artefacts, published
+from . import chapters, manifest, published, store
+from .chapters import CHAPTERS, ROOT
 
+PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
 HEADLINES = {  # group and figure of report.json -> how the front page calls it
     ("heads, balanced accuracy", "dx3"): "Diagnosis, three classes (balanced accuracy)",
     ("heads, AUC", "dx3"): "Diagnosis, three classes (AUC)",
@@ -29,14 +38,127 @@ WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 wo
 WORDS_PER_CELL = 40
 
 
-def write_pages(run_dir: Path, folder: Path | None = None) -> list[Path]:
-    """Write headline.md and times.md into book/chapters/ from a run's result files."""
-    folder = folder or config.ROOT / "book" / "chapters"
-    texts = {"headline.md": headline(run_dir), "times.md": times(run_dir)}
-    for name, text in texts.items():
-        with artefacts.atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m memoir_book.pages", description=__doc__)
+    chapters.add_run_options(parser)
+    parser.add_argument("--builder", default="html", choices=("html", "singlehtml"))
+    parser.add_argument("--strict", action="store_true", help="warnings are errors")
+    args = parser.parse_args(argv)
+    try:
+        name, settings = store.find_run(args.profile, args.run, args.data, args.seed)
+        source, out = lay_out(name, settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    tool = Path(sys.executable).with_name("jupyter-book")
+    command = [str(tool), "build", str(source), "--path-output", str(out), "--quiet"]
+    command += [
+        "--builder",
+        args.builder,
+        *(["--all", "-W", "--keep-going"] if args.strict else []),
+    ]
+    code = subprocess.run(command, check=False).returncode
+    if code == 0:
+        print(f"The book: {out / '_build' / args.builder / 'index.html'}")
+    return code
+
+
+def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
+    """Put a run's executed chapters where the book's table of contents expects them.
+
+    Returns
+    -------
+    source and output folder for Jupyter Book.
+
+    Raises
+    ------
+    MissingArtefactError
+        A chapter has not run; a book of two runs is never built.
+    DamagedFileError
+        An executed chapter is not the one that the run left.
+    """
+    run_dir = chapters.runs_dir() / name
+    known = manifest.current(manifest.read_manifest(run_dir))
+    absent = [c.number for c in CHAPTERS if f"notebooks/{c.name}.ipynb" not in known]
+    if absent:
+        raise MissingArtefactError(
+            f"a book shows one whole run, and runs/{name} has not run chapter "
+            f"{', '.join(absent)}:\n  python -m memoir_book.run --run {name}"
+        )
+    source, out = ROOT, ROOT / "book"
+    if not store.is_synthetic(settings):
+        source, out = run_dir / "book", run_dir / "book"
+        _copy_private(source)
+    folder = source / "book" / "chapters"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for chapter in CHAPTERS:
+        path = run_dir / "notebooks" / f"{chapter.name}.ipynb"
+        wanted = known[f"notebooks/{chapter.name}.ipynb"][0]
+        if manifest.checksum_now(path) != wanted:
+            raise DamagedFileError(f"{path} is not the page that the run left; run it again")
+        shutil.copyfile(path, folder / path.name)
+    for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
+        (folder / file).write_text(text, encoding="utf-8")
+    return source, out
+
+
+def _copy_private(source: Path) -> None:
+    """Copy what surrounds the chapters, with a banner, and closed to search engines."""
+    shutil.rmtree(source, ignore_errors=True)
+    for name in ("book/_ext", "book/_static"):
+        shutil.copytree(ROOT / name, source / name)
+    for path in [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]:
+        if path.is_file():
+            shutil.copyfile(path, source / path.relative_to(ROOT))
+    shutil.copytree(ROOT / "book" / "code", source / "book" / "code", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "memoir_core", source / "memoir_core")
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    theme = config["sphinx"]["config"]["html_theme_options"]
+    theme["announcement"] = PRIVATE
+    config["sphinx"]["config"]["myst_html_meta"] = {"robots": "noindex, nofollow"}
+    (source / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def tidy(notebook: Path, run: str, data_dir: str) -> None:
+    """Make an executed notebook fit to be shown.
+
+    Of each progress bar only the last state is kept; paths begin at the project, and DATA
+    stands for the data folder; the metadata name the run.
+    """
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        joined: list[dict] = []
+        for output in cell.get("outputs", ()):
+            text = "".join(output.get("text", ""))
+            same = joined and joined[-1].get("name") == output.get("name") == "stderr"
+            if same:  # a bar comes in many pieces
+                joined[-1]["text"] += text
+            else:
+                joined.append(output | ({"text": text} if "text" in output else {}))
+        for output in joined:
+            if output.get("name") == "stderr":
+                lines = output["text"].split("\n")
+                output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
+        if "outputs" in cell:
+            cell["outputs"] = joined
+    folders = {data_dir: "DATA", str(notebook.parent): "notebooks", f"{ROOT}/": ""}
+    content = _without_paths(content, {k: v for k, v in folders.items() if k})
+    content["metadata"]["memoir"] = {"run": run}
+    write_json(notebook, content)
+
+
+def _without_paths(value: Any, folders: dict[str, str]) -> Any:
+    """Replace folders in every text of a notebook, however deep."""
+    if isinstance(value, str):
+        for folder, instead in folders.items():
+            value = value.replace(folder, instead)
+        return value
+    if isinstance(value, list):
+        return [_without_paths(item, folders) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_paths(item, folders) for key, item in value.items()}
+    return value
 
 
 def headline(run_dir: Path) -> str:
@@ -46,7 +168,7 @@ def headline(run_dir: Path) -> str:
         return (
             "The run that built these pages has not reached chapter 10, which makes this table.\n"
         )
-    report = artefacts.read_json(path)
+    report = read_json(path)
     found = {(row["group"], row["figure"]): row for row in report["figures"]}
     rows = [
         {"figure": title, "published": row["published"], "this run": row["value"]}
@@ -61,9 +183,9 @@ def headline(run_dir: Path) -> str:
 def times(run_dir: Path) -> str:
     """List how long each chapter takes to read and took to run, as a Markdown table."""
     rows, label = [], ""
-    for chapter in config.CHAPTERS:
+    for chapter in CHAPTERS:
         path = run_dir / "results" / f"{chapter.name}.json"
-        found = artefacts.read_json(path) if path.exists() else {}
+        found = read_json(path) if path.exists() else {}
         label = found.get("provenance", {}).get("label", label)
         rows.append(
             {
@@ -95,3 +217,7 @@ def markdown(table: pd.DataFrame) -> str:
     """Columns and rows of a table as Markdown."""
     lines: list[list] = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

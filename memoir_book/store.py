@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from memoir_core.files import (
 )
 
 from . import chapters
-from .chapters import Chapter, get_chapter
+from .chapters import get_chapter
 from .manifest import (
     MANIFEST,
     RunMismatchError,
@@ -138,17 +138,9 @@ def start_chapter(
     name, settings = find_run(*(values.pop(key) for key in COMMON[:4]))
     sizes = get_profile(settings["profile"])
     chosen = resolve_device(values.pop("device"))
-    data = Path(settings["data"]) if settings["data"] else synthetic_dir(sizes)
-    synthetic = not settings["data"] or is_synthetic(data)
-    folder = chapters.runs_dir() / name
-    if not synthetic:  # whatever is written from here on is its owner's only
-        os.umask(0o077)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".manifest.lock"):
-        found = read_manifest(folder)
-        manifest = {"chapters": {}} | found | settings  # a download may have moved
-        if manifest != found:
-            write_manifest(folder, manifest)
+    folder = open_folder(name, settings)
+    data = data_folder(settings)
+    manifest = read_manifest(folder)
     reads = check_inputs(folder, manifest, spec, data)
     seed_everything(settings["seed"])
     book = Run(
@@ -157,9 +149,9 @@ def start_chapter(
         seed=settings["seed"],
         device=chosen,
         data_dir=data,
-        synthetic=synthetic,
+        synthetic=is_synthetic(settings),
         chapter=spec.name,
-        parameters=resolved(spec, values, sizes),
+        parameters=chapters.resolved(spec, values, sizes.as_dict()),
         reads=reads,
     )
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
@@ -179,11 +171,7 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     data = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
     if data and not Path(data).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder")
-    if run and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", run) or run == "compare"):
-        raise ValueError(
-            f"run={run[:100]!r} must be a plain folder name of letters, digits and . _ + - that "
-            "begins with a letter or digit (and is not 'compare')"
-        )
+    run = chapters.checked("run", run, str, "")
     if not run and not profile and not data and seed is None:
         run = last_run()
     name = run or default_run_name(profile or "smoke", seed or 0, data)
@@ -217,15 +205,6 @@ def last_run() -> str:
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=Path()).parent.name
 
 
-def resolved(spec: Chapter, values: dict[str, Any], sizes: Profile) -> dict[str, Any]:
-    """Replace a 0 or '' that stands for the profile's value by that value."""
-    known = sizes.as_dict()
-    return {
-        name: known[spec.sizes[name]] if name in spec.sizes and not value else value
-        for name, value in values.items()
-    }
-
-
 def resolve_device(device: str) -> str:
     """Turn 'auto' into 'cuda' where there is a GPU, else 'cpu'."""
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
@@ -248,16 +227,36 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def synthetic_dir(profile: Profile) -> Path:
-    """Where the profile's synthetic download lies; made by chapter 1, shared by all runs."""
-    return chapters.cache_dir() / "synthetic" / f"{profile.name}-{profile.subjects}"
+def data_folder(settings: Mapping[str, Any]) -> Path:
+    """The download of a run: a given folder, or the profile's synthetic one."""
+    given = settings.get("data", settings.get("data_dir"))
+    sizes = get_profile(settings["profile"])
+    synthetic = chapters.cache_dir() / "synthetic" / f"{sizes.name}-{sizes.subjects}"
+    return Path(given) if given else synthetic
 
 
-def is_synthetic(data_dir: Path) -> bool:
-    """Are a folder's tables those that the generator of the synthetic cohort wrote?"""
+def is_synthetic(settings: Mapping[str, Any]) -> bool:
+    """Are a run's tables those that the generator of the synthetic cohort wrote?"""
     from synthetic_adni import write
 
-    return write.is_synthetic(data_dir)
+    return not settings["data"] or write.is_synthetic(data_folder(settings))
+
+
+def open_folder(name: str, settings: Mapping[str, Any]) -> Path:
+    """Make a run's folder and manifest where needed; one of real data is its owner's only."""
+    folder = chapters.runs_dir() / name
+    private = not is_synthetic(settings)
+    if private:
+        os.umask(0o077)  # of all that this process writes from here on
+    folder.mkdir(parents=True, exist_ok=True)
+    if private:
+        folder.chmod(0o700)
+    with FileLock(folder / ".manifest.lock"):
+        found = read_manifest(folder)
+        manifest = {"chapters": {}} | found | dict(settings)  # a download may have moved
+        if manifest != found:
+            write_manifest(folder, manifest)
+    return folder
 
 
 # --- results and the end of a chapter ---------------------------------------------------
@@ -274,7 +273,7 @@ def provenance(book: Run) -> dict[str, Any]:
         "device": book.device,
         "parameters": book.parameters,
         "weights": book.weights,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(),
         **machine(),
     }
 
@@ -335,7 +334,7 @@ def end_chapter(book: Run) -> None:
         "artefacts": {name: checksum(book.path(name)) for name in promised},
         "device": book.device,
         **machine(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(),
     }
     with FileLock(book.dir / ".manifest.lock"):
         manifest = read_manifest(book.dir)
