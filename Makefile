@@ -1,23 +1,23 @@
 # make book    the whole book, executed and built      (book/_build/html/index.html)
 # make test    every check that CI runs
 # Options of `make book`: PROFILE=smoke|quick|paper DATA=folder RUN=name SEED=n DEVICE=auto|cpu|cuda
-#   INDIVIDUAL=1 shows single subjects of real data, on pages that you keep to yourself
+# With DATA, chapters and pages are built in runs/<run>/ only, for you alone.
 
 PROFILE ?= quick
 DATA ?=
 RUN ?=
 SEED ?= 0
 DEVICE ?= auto
-INDIVIDUAL ?=
+export PROFILE DATA RUN SEED DEVICE  # recipes read them from the environment: no shell expands them
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
 READY := .venv/ready
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-BUILD := $(BIN)/jupyter-book build . --path-output book
+WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend audit clean help
+.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend mutants audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -33,29 +33,24 @@ $(READY): requirements.txt pyproject.toml
 	touch $(READY)
 
 book: setup  ## run all chapters and build the HTML book
-	$(BIN)/python -m memoir_book.run --profile "$(PROFILE)" --run "$(RUN)" --data "$(DATA)" \
-	  --seed "$(SEED)" --device "$(DEVICE)" \
-	  $(if $(filter 1,$(INDIVIDUAL)),--param publish_individual=true)
-	$(MAKE) --no-print-directory html
+	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE"
+	$(BIN)/python -m memoir_book.pages $(WHICH)
 
 doctor: setup  ## look before a run: versions, memory, disk, models, data
-	$(BIN)/python -m memoir_book.doctor --profile "$(PROFILE)" --data "$(DATA)" --device "$(DEVICE)"
+	$(BIN)/python -m memoir_book.doctor --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE"
 
-html: setup  ## build the HTML from the chapters that were run last, and scan it
-	$(BUILD) --quiet
-	$(BIN)/python -m memoir_book.scan_site book/chapters book/_build/html \
-	  $(if $(DATA),--data "$(DATA)")
-	@echo "The book: $(CURDIR)/book/_build/html/index.html"
+html: setup  ## build the HTML of the run made last, or of RUN
+	$(BIN)/python -m memoir_book.pages --run "$$RUN"
 
-pdf: setup  ## print the chapters that were run last into book/_build/memoir-vlm.pdf
+pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
 	@test -n "$(CHROMIUM)" || { echo "make pdf needs chromium: apt-get install chromium"; exit 1; }
-	$(BUILD) --quiet --builder singlehtml
+	$(BIN)/python -m memoir_book.pages --run "$$RUN" --builder singlehtml
 	"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
 	  --virtual-time-budget=60000 --print-to-pdf="$(CURDIR)/book/_build/memoir-vlm.pdf" \
 	  "file://$(CURDIR)/book/_build/singlehtml/book/intro.html"
 
 browser: setup  ## look at the pages that were built last, in a browser
-	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/test_browser.py
+	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
 test: lint unit notebooks endtoend  ## everything that CI checks
 
@@ -78,6 +73,9 @@ notebooks: setup
 # pages in a browser.
 endtoend: setup
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s
+
+mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)
+	$(BIN)/python tests/mutants.py
 
 audit: setup  ## look up known weaknesses of the installed packages (needs the network)
 	sh .ci/audit.sh

@@ -7,12 +7,11 @@
 # The chapters of one run follow one another; runs go side by side. On a cluster, add one of
 # Snakemake's own executors, such as --executor slurm.
 
-import ast
 import json
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from memoir_core import config as book  # needs nothing beyond Python: Snakemake lives apart
+from memoir_book import chapters as book  # needs nothing beyond Python: Snakemake lives apart
 
 PROFILE = config.get("profile", "smoke")
 SEEDS = config.get("seeds", [0])
@@ -31,7 +30,7 @@ wildcard_constraints:
     run="[^/]+-seed[0-9]+",
 
 
-FINISHED = [f"{book.runs_dir()}/{run}/state/{LAST.name}.json" for run in RUNS]
+FINISHED = [f"{book.runs_dir()}/{run}/results/{LAST.name}.json" for run in RUNS]
 TABLE = f"{book.runs_dir()}/compare/{PROFILE}/table.md"
 
 
@@ -46,20 +45,12 @@ rule compare:
     output:
         TABLE,
     shell:
-        f"{PYTHON} -m memoir_book.compare --out {PROFILE} {' '.join(RUNS)}"
-
-
-def own_parameters(chapter):
-    """Names in a notebook's parameters cell."""
-    cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
-    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", ()))
-    body = ast.parse("".join(cell["source"])).body
-    return {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
+        f"{PYTHON} -m memoir_book.seeds compare --out {PROFILE} {' '.join(RUNS)}"
 
 
 def options(chapter):
     """The runner's options for a run: seed, and those of its parameters that a chapter has."""
-    known = own_parameters(chapter)
+    known = book.parameters_of(chapter)
 
     def of(wildcards):
         name, seed = wildcards.run.removeprefix(f"{PROFILE}-").rsplit("-seed", 1)
@@ -71,7 +62,7 @@ def options(chapter):
 
 
 unused = {key for given in SWEEP.values() for key in given} - {
-    key for chapter in CHAPTERS for key in own_parameters(chapter)
+    key for chapter in CHAPTERS for key in book.parameters_of(chapter)
 }
 if unused:
     raise ValueError(f"no chapter has the parameter {', '.join(sorted(unused))}")
@@ -82,14 +73,12 @@ for before, chapter in zip((None, *CHAPTERS), CHAPTERS):
         name:
             f"chapter_{chapter.number}"
         input:
-            [f"{FOLDER}/{path}" for path in chapter.reads],
-            [f"{FOLDER}/state/{before.name}.json"] if before else [],
+            [f"{FOLDER}/results/{before.name}.json"] if before else [],
         output:
-            [f"{FOLDER}/{path}" for path in chapter.writes],
-            f"{FOLDER}/state/{chapter.name}.json",
+            f"{FOLDER}/results/{chapter.name}.json",
         params:
             options=options(chapter),
             number=chapter.number,
         shell:
-            f"{PYTHON} -m memoir_book.run --no-publish --profile {PROFILE} --run {{wildcards.run}}"
+            f"{PYTHON} -m memoir_book.run --profile {PROFILE} --run {{wildcards.run}}"
             f" --data '{DATA}' --device {DEVICE} --only {{params.number}} {{params.options}}"
