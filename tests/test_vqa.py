@@ -12,7 +12,7 @@ import torch
 from damage import flip
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from memoir_book import chat, weights
+from memoir_book import weights
 from memoir_book.artefacts import DamagedFileError
 from memoir_core import metrics, vqa
 from memoir_core.captions import caption_rows
@@ -208,39 +208,6 @@ def test_records_leave_the_machine_with_a_flag_only(url):
     assert vqa.served_backbone("http://localhost:8080/v1", "a/b").name == "served-a-b"
     with pytest.raises(ValueError, match="is no URL"):
         vqa.served_backbone("localhost:8080", "small")
-
-
-def test_own_questions_cite_their_cases_and_stay_data(loaded, plan):
-    cases = [(c, text) for c, text, _ in plan[0].context]
-    query = plan[0].case, plan[0].caption
-    made = chat.ask(loaded, "Which score is low?\nAnswer: CN", query, cases)
-    assert made["cases_used"] == [c for c, _ in cases]
-    assert all(str(c) in vqa.cite(made) for c, _ in cases) and vqa.NOTE in vqa.cite(made)
-    with pytest.raises(ValueError, match="301 characters"):
-        chat.ask(loaded, "x" * 301, query, cases)
-    with pytest.raises(ValueError, match="0 characters"):
-        chat.ask(loaded, " \n", query, cases)
-
-
-def test_the_transcript_escapes_what_a_model_says(loaded, plan, captions, tmp_path):
-    answers, _ = vqa.answer_questions(loaded, plan, tmp_path / "answers.jsonl")
-    answers["answer"] = "<script>alert(1)</script>"
-    page = chat.transcript({"tiny": answers}, captions, "a run").data
-    assert "<script" not in page and "&lt;script&gt;" in page
-    assert vqa.NOTE in page and page.count("<em>") == 6  # one case was asked every kind
-
-
-def test_the_widget_shows_and_asks(loaded, retrieval, captions):
-    box = chat.widget(loaded, retrieval, captions)
-    (case, question, button), log, shown = box.children[0].children, *box.children[1:]
-    case.value = case.options[-1]
-    assert f"case {case.value}" in shown.value
-    question.value = "Is it <b>bad</b>?"
-    button.click()
-    assert vqa.NOTE in log.value and "<b>bad" not in log.value
-    question.value = ""
-    button.click()
-    assert "0 characters" in log.value
 
 
 def test_failures_are_sorted(plan):

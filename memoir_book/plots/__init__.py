@@ -1,0 +1,8 @@
+"""The book's figures, a function each: `plots.pipeline("04")`."""
+
+# ruff: noqa: F401, F403
+from .data import *
+from .language import *
+from .report import *
+from .style import DX_COLOURS, describe, use_style, words_of
+from .training import *

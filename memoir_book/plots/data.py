@@ -1,0 +1,167 @@
+"""Figures of the cohort, the volumes and the way through the book."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from memoir_core.config import SCORES
+
+from ..chapters import CHAPTERS, get_chapter
+from . import style
+
+DX = list(style.DX_COLOURS)
+
+
+def pipeline(number: str) -> Figure:
+    """Draw the chapters in the order in which data flow, the one of `number` ('04') highlighted.
+
+    Three rows of boxes, read left to right, legible on a phone.
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 2.7), layout="none")
+    figure.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, 5.2), ylim=(0, 2.7))
+    ax.axis("off")
+    centres = []
+    for place, chapter in enumerate(CHAPTERS):
+        row, column = divmod(place, 4)
+        x, y = column * 1.3 + 0.65, 2.3 - 0.92 * row
+        face, edge, ink = "#F2F2F2", "#BBBBBB", "#222222"
+        if chapter == get_chapter(number):
+            face, edge, ink = style.BLUE, style.BLUE, "white"
+        form = "round,pad=0.02,rounding_size=0.08"
+        ax.add_patch(FancyBboxPatch((x - 0.53, y - 0.3), 1.06, 0.6, form, fc=face, ec=edge))
+        title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
+        if "\n" not in title:
+            title = "\n".join(title.rsplit(" ", 1))
+        for text, height in ((chapter.number, 0.19), (title, -0.09)):
+            ax.text(x, y + height, text, ha="center", va="center", color=ink, size=9)
+        centres.append((x, y))
+    arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#777777"}
+    for (x0, y0), (x1, y1) in pairwise(centres):
+        start, end = (x0 + 0.55, y0), (x1 - 0.55, y1)
+        if y0 != y1:  # from the end of a row to the start of the next, between the two
+            start, end = (x1, (y0 + y1) / 2), (x1, y1 + 0.34)
+            ax.plot([x0, x0, x1], [y0 - 0.32, start[1], start[1]], color="#777777", lw=1)
+        ax.add_patch(FancyArrowPatch(start, end, lw=1, **arrow))
+    order = ", ".join(f"{c.number} {c.title}" for c in CHAPTERS)
+    return style.describe(figure, f"The chapters in order, {number} highlighted: {order}.")
+
+
+def cohort_flow(flow: list[dict], label: str) -> Figure:
+    """Draw the filter steps as boxes, top to bottom, with what each one removes."""
+    figure, ax = plt.subplots(figsize=(6.4, 1.15 * len(flow)), layout="none")
+    ax.set(xlim=(0, 10), ylim=(-len(flow), 0))
+    ax.axis("off")
+    for place, step in enumerate(flow):
+        y, form = -place - 0.5, "round,pad=0.02"
+        ax.add_patch(FancyBboxPatch((0.2, y - 0.3), 5.6, 0.6, form, fc="#F2F2F2", ec="#888888"))
+        text = f"{step['step']}\n{step['rows']:,} rows, {step['subjects']:,} subjects"
+        ax.text(3, y, text, ha="center", va="center", size=9)
+        counts = ", ".join(f"{dx} {step[dx]:,}" for dx in DX)
+        ax.text(6.1, y, counts, ha="left", va="center", size=8, color="#555555")
+        if place:
+            lost = flow[place - 1]["rows"] - step["rows"]
+            arrow = {"arrowstyle": "-|>", "color": "#888888"}
+            ax.annotate("", (3, y + 0.32), (3, y + 0.68), arrowprops=arrow)
+            text = f"{lost:,} rows removed"
+            ax.text(3.2, y + 0.5, text, va="center", size=8, color=style.LIMIT)
+    ax.set_title(label, size=9, color="#555555")
+    steps = "; ".join(f"{s['step']}: {s['rows']} rows, {s['subjects']} subjects" for s in flow)
+    return style.describe(figure, f"Flow chart of the cohort's filters, {label}. {steps}.")
+
+
+def score_distributions(cohort: pd.DataFrame, label: str) -> Figure:
+    """Draw each score's distribution per class as violins with quartiles."""
+    figure, axes = plt.subplots(2, 3, figsize=(7.2, 4.4))
+    for ax, name in zip(axes.flat, [*SCORES, "AGE"], strict=True):
+        sns.violinplot(
+            cohort, x="DX", y=name, hue="DX", order=DX, palette=style.DX_COLOURS,
+            inner="quart", cut=0, linewidth=0.8, legend=False, ax=ax,
+        )  # fmt: skip
+        ax.set(xlabel="", ylabel="", title=name)
+    words = "Violins of each clinical score and the age, for CN, MCI and Dementia."
+    return style.finish(figure, label, words)
+
+
+def missingness(cohort: pd.DataFrame, label: str) -> Figure:
+    """Draw which field is missing for how many subjects of each class, in percent."""
+    absent = cohort[[*SCORES, "APOE4"]].isna().assign(FA=~cohort["has_fa"])
+    share = absent.groupby(cohort["DX"]).mean().loc[DX] * 100
+    figure, ax = plt.subplots(figsize=(6.4, 2.2))
+    sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, ax=ax,
+                cbar_kws={"label": "missing (%)"})  # fmt: skip
+    ax.set(ylabel="")
+    words = f"Missing values in percent of a class: {style.rows_of(share, '.0f')}."
+    return style.finish(figure, label, words)
+
+
+def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
+    """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal middle slices."""
+    size: Any = {"figsize": (6.4, 2.1 * len(volumes)), "gridspec_kw": {"wspace": 0}}
+    figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size)
+    style.bare(axes.flat)
+    for row, (name, volume) in zip(axes, volumes.items(), strict=True):
+        x, y, z = (n // 2 for n in volume.shape)
+        slices = (volume[:, :, int(z * 0.95)], volume[:, y, :], volume[int(x * 0.7), :, :])
+        top = np.percentile(volume, 99.7)
+        for ax, image in zip(row, slices, strict=True):
+            ax.imshow(np.rot90(image.astype(np.float32)), vmin=min(0, volume.min()), vmax=top)
+        row[0].set_ylabel(name, size=9)
+    for ax, view in zip(axes[0], ("axial", "coronal", "sagittal"), strict=True):
+        ax.set_title(view, size=9)
+    words = f"Axial, coronal and sagittal middle slices, one row each: {', '.join(volumes)}."
+    return style.finish(figure, title, words)
+
+
+def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title: str) -> Figure:
+    """Show a middle axial slice of many volumes (n, X, Y, Z); flagged ones get a red frame."""
+    rows = -(-len(names) // 6)  # six in a row: a caption stays legible on a phone
+    figure, axes = plt.subplots(rows, 6, figsize=(7.2, 1.45 * rows + 0.4), squeeze=False)
+    style.bare(axes.flat)
+    for ax, volume, name, bad in zip(axes.flat, volumes, names, flagged, strict=False):
+        ax.imshow(np.rot90(volume[:, :, volume.shape[2] // 2].astype(np.float32)))
+        ax.set_title(name, size=8, pad=2, color=style.LIMIT if bad else "#333333")
+        if bad:
+            ax.spines[:].set(visible=True, color=style.LIMIT, linewidth=2)
+    words = f"Middle axial slices of {len(names)} volumes; {sum(flagged)} flagged, in a red frame."
+    return style.finish(figure, title, words)
+
+
+def image_fields(cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw the percentiles that captions say of the images, per diagnosis."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.9), sharey=True)
+    fields = {"VENTRICLES": "ventricles", "FORNIX_FA": "fornix FA"}
+    for ax, (field, name) in zip(axes, fields.items(), strict=True):
+        shared: dict[str, Any] = {"x": "DX", "y": field, "order": DX, "ax": ax}
+        sns.boxplot(cohort, hue="DX", palette=style.DX_COLOURS, width=0.55, showfliers=False,
+                    linewidth=1, **shared)  # fmt: skip
+        sns.stripplot(cohort, size=2, color="#333333", **shared)
+        ax.set(xlabel="", title=f"{name} (n = {cohort[field].notna().sum()})")
+    axes[0].set_ylabel("percentile for the age")
+    words = "Box plots of the percentiles of ventricles and fornix FA, for CN, MCI and Dementia."
+    return style.finish(figure, title, words)
+
+
+def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
+    """Lay each class's occlusion map (X, Y, Z) over a brain: axial, coronal, sagittal."""
+    figure, axes = plt.subplots(len(maps), 3, figsize=(6.4, 2.1 * len(maps)), squeeze=False)
+    style.bare(axes.flat)
+    top = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
+    x, y, z = (int(n * f) for n, f in zip(background.shape, (0.35, 0.45, 0.42), strict=True))
+    cuts: tuple[Any, ...] = (np.s_[:, :, z], np.s_[:, y, :], np.s_[x, :, :])
+    for row, (name, values) in zip(axes, maps.items(), strict=True):
+        for ax, cut in zip(row, cuts, strict=True):
+            ax.imshow(np.rot90(background[cut].astype(np.float32)))
+            shown = ax.imshow(np.rot90(values[cut]), cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
+        row[0].set_ylabel(name, size=9)
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
+    words = f"Occlusion maps over the template in three views, one row each: {', '.join(maps)}."
+    return style.finish(figure, title, words)

@@ -1,0 +1,125 @@
+"""One style, one palette, and the pieces that several figures share.
+
+Colours are Okabe and Ito's, told apart by readers with any common colour vision.
+Figures have an opaque white background, so that they read on light and dark pages.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+DX_COLOURS = {"CN": "#0072B2", "MCI": "#E69F00", "Dementia": "#D55E00"}
+MODALITY_COLOURS = {"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7", "fused": "#555555"}
+BLUE, RED = "#0072B2", "#D55E00"
+LIMIT = "#B00000"  # chance, flags, what is lost
+PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
+
+
+def use_style() -> None:
+    """Set the book's matplotlib style for this kernel, and let figures carry their alt text."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
+    plt.style.use(Path(__file__).with_name("book.mplstyle"))
+
+
+def _alt_text(figure: Figure) -> tuple[dict, dict]:
+    """Give a figure's words as metadata of its PNG, which IPython makes by itself."""
+    return {}, {"image/png": {"alt": " ".join(words_of(figure).split())}}
+
+
+def describe(figure: Any, words: str) -> Figure:
+    """Say in words what a figure shows; notebooks and pages use them as its alt text."""
+    figure.set_label(words)
+    return figure
+
+
+def words_of(figure: Figure) -> str:
+    """What `describe` said of a figure, else its titles and the names of its axes."""
+    if figure.get_label():
+        return str(figure.get_label())
+    parts = [figure.get_suptitle()]
+    for ax in figure.axes:
+        named = " against ".join(name for name in (ax.get_ylabel(), ax.get_xlabel()) if name)
+        parts += [ax.get_title(), named, *(t.get_text() for t in ax.texts[:3])]
+    return "Figure: " + "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def finish(figure: Figure, title: str, words: str) -> Figure:
+    """Set the title, which says where the numbers come from, and the words for the ear."""
+    figure.suptitle(title, size=9, color="#555555")
+    return describe(figure, f"{words} {title}.")
+
+
+def listed(values: pd.Series, form: str = ".2f") -> str:
+    """Write a series as 'CN 0.71, MCI 0.65'."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def rows_of(table: pd.DataFrame, form: str = ".2f") -> str:
+    """Write a table as 'smoke: CN 0.71, MCI 0.65; quick: CN 0.72, MCI 0.60'."""
+    return "; ".join(f"{name}: {listed(row, form)}" for name, row in table.iterrows())
+
+
+def above(ax: plt.Axes, columns: int) -> None:
+    """Put the legend above the axes, where it covers no bar."""
+    ax.legend(ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def below(ax: plt.Axes, columns: int) -> None:
+    """Put one axis' legend below the whole figure."""
+    handles = ax.get_legend_handles_labels()
+    ax.figure.legend(*handles, ncols=columns, loc="outside lower center", columnspacing=1)
+
+
+def bare(axes: Iterable[plt.Axes]) -> None:
+    """Take ticks and frames away, for pictures."""
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+
+
+def whole_numbers(ax: plt.Axes) -> None:
+    """Mark whole numbers only: epochs and counts."""
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
+    """Name rows beside the axis, first on top; long names are broken, or no room is left."""
+    space = "\N{NO-BREAK SPACE}"  # 'n = 30' stays on one line
+    whole = (str(label).replace(" = ", f"{space}={space}") for label in labels)
+    broken = [textwrap.fill(label, 36, break_on_hyphens=False) for label in whole]
+    ax.set(yticks=range(len(broken)), yticklabels=broken, xlabel=xlabel, ylabel="")
+    ax.invert_yaxis()
+
+
+def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Any:
+    """Distances (2, n) of an interval's ends from the value, as `errorbar` wants them."""
+    return np.abs(rows[[low, high]].to_numpy(float).T - rows[value].to_numpy(float))
+
+
+def stacked(ax: plt.Axes, table: pd.DataFrame, xlabel: str, colours: list | None = None) -> None:
+    """Stack a table's columns as bars, one row of the table each."""
+    if len(table):  # of no rows, pandas draws nothing
+        table.plot.barh(stacked=True, ax=ax, width=0.75, legend=False, color=colours)
+    name_rows(ax, table.index, xlabel)
+
+
+def by_class(
+    ax: plt.Axes, points: Any, labels: Any, colours: dict = DX_COLOURS, **how: Any
+) -> None:
+    """Scatter points (2, n), coloured by a label of each."""
+    for name, colour in colours.items():
+        chosen = np.asarray(labels) == name
+        ax.scatter(*points[:, chosen], color=colour, label=name, linewidths=0, **how)

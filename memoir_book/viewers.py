@@ -1,0 +1,121 @@
+"""Viewers that need no kernel: slices, retrieved cases, a conversation.
+
+Pictures and words are embedded, and the browser changes them itself, in a notebook and on a
+page. The markup is in viewers.html.j2, which escapes every word.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .plots import DX_COLOURS
+
+NOTE = "not for clinical use"
+
+
+def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
+    """Walk through axial slices of volumes (X, Y, Z) of one shape, side by side, with a slider."""
+    stack = np.stack([np.asarray(v, np.float32) for v in volumes.values()])
+    beside = np.concatenate(np.rot90(_grey(stack), axes=(1, 2)), axis=1)  # (Y, names * X, Z)
+    frames = [_data_url(beside[:, :, z], 660) for z in range(beside.shape[2])]
+    return _html("slices", names=list(volumes), frames=frames, middle=len(frames) // 2, title=title)
+
+
+def titled_frame(view: Any, title: str) -> Any:
+    """Show one of nilearn's interactive views, named for screen readers, as wide as the page."""
+    import html
+
+    from IPython.display import HTML
+
+    named = f'<iframe title="{html.escape(title)}" style="max-width:100%" '
+    with warnings.catch_warnings():  # IPython would rather see its own IFrame, which needs a file
+        warnings.filterwarnings("ignore", "Consider using IPython.display.IFrame")
+        return HTML(view.get_iframe().replace("<iframe ", named, 1))
+
+
+def case_explorer(
+    rows: list[dict], cohort: pd.DataFrame, volumes: np.ndarray, captions: list[dict], title: str
+) -> Any:
+    """Choose a query and a protocol; see its slice beside those of its five cases.
+
+    Parameters
+    ----------
+    rows : rows of retrieval.jsonl to choose among; a page holds about eight with ease.
+    volumes : (n, X, Y, Z) T1; row i is case i.
+    captions : rows of captions.jsonl.
+    """
+    texts = {row["case"]: row for row in captions}
+    cards = {}
+    for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
+        volume, dx = volumes[case], cohort["DX"].iloc[case]
+        middle = np.rot90(np.asarray(volume[:, :, int(volume.shape[2] * 0.48)], np.float32))
+        cards[case] = {"slice": _data_url(_grey(middle), 150), "dx": dx, "colour": DX_COLOURS[dx]}
+        cards[case] |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
+    kept = ("case", "protocol", "reranked", "rerank_scores")
+    queries = [{name: row[name] for name in kept} for row in rows]
+    return _html("explorer", queries=queries, cards=cards, title=title)
+
+
+def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: str) -> Any:
+    """Show what every model was asked about one case, blind, and what it said.
+
+    `answers`: model -> its answers, with columns case, kind, protocol, question, answer,
+    reference and cases_used. The case that was asked most kinds of question is shown.
+    """
+    texts = {row["case"]: row for row in captions}
+    blind = {
+        name: [row for row in table.to_dict("records") if row["protocol"] == "blind"]
+        for name, table in answers.items()
+    }
+    first = next(iter(blind.values()))
+    case = Counter(row["case"] for row in first).most_common(1)[0][0]
+    asked = [row for row in first if row["case"] == case]
+    questions = []
+    for row in asked:
+        same = (case, row["kind"])
+        lines = [(name, _cited(r)) for name in blind for r in blind[name]
+                 if (r["case"], r["kind"]) == same]  # fmt: skip
+        questions.append((row["question"], [*lines, ("record", row["reference"])]))
+    found = [(other, texts[other]["caption"]) for other in asked[0]["cases_used"]]
+    shown = {"case": case, "blind": texts[case]["caption_blind"], "found": found}
+    return _html("transcript", questions=questions, title=title, **shown)
+
+
+def _cited(row: dict) -> str:
+    used = ", ".join(map(str, row["cases_used"])) or "none"
+    return f"{row['answer'] or '(no answer)'} [cases {used}; {NOTE}]"
+
+
+def _html(macro: str, **values: Any) -> Any:
+    from IPython.display import HTML
+    from jinja2 import Environment
+
+    source = Path(__file__).with_name("viewers.html.j2").read_text(encoding="utf-8")
+    module = Environment(autoescape=True).from_string(source).module
+    if macro != "transcript":  # its script finds it by this name
+        values["key"] = f"{macro}{abs(hash(str(values))) % 10**8}"
+    return HTML(str(getattr(module, macro)(**values)).strip())
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Scale to 0..255, with the brightest 0.3 % clipped."""
+    low, high = min(0.0, float(values.min())), float(np.percentile(values, 99.7))
+    return (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def _data_url(grey: np.ndarray, width: int) -> str:
+    """Encode an 8-bit picture (rows, columns) as a JPEG that a page can hold."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
