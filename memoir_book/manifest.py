@@ -143,7 +143,7 @@ def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> 
     reads = {name: known[name][0] for name in spec.reads}
     if spec.download and data.is_dir():
         reads |= read_download(data, spec.download)
-        before = manifest["chapters"].get("01_cohort", {}).get("reads", {})
+        before = manifest["chapters"].get(CHAPTERS[0].name, {}).get("reads", {})
         if spec.number != "01" and before.get("tables", reads["tables"]) != reads["tables"]:
             raise RunMismatchError(
                 f"the tables in the data folder are not those that runs/{folder.name} was made "

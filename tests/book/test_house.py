@@ -1,0 +1,96 @@
+"""The house keeps its shape: sizes of rooms and files, and imports that go one way."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = {  # room -> most lines in all, and in one file
+    "memoir_core": (3000, 300),
+    "memoir_book": (3300, 350),
+    "synthetic_adni": (900, 300),
+}
+ALL = 7300
+ORDER = (  # a module of the core imports only from those before it
+    *("config", "files", "cohort", "volumes", "data", "model", "losses", "precision", "inference"),
+    *("metrics", "training", "captions", "text", "retrieval", "llm", "vqa"),
+)
+ALIASES = {"run", "check"}  # one line each, for the commands of earlier editions
+
+
+def files(room):
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def length(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_and_files_stay_small(room):
+    most, one = ROOMS[room]
+    sizes = {path.name: length(path) for path in files(room)}
+    assert sum(sizes.values()) <= most, sizes
+    assert max(sizes.values()) <= one, max(sizes, key=sizes.get)
+
+
+def test_all_rooms_together():
+    assert sum(length(path) for room in ROOMS for path in files(room)) <= ALL
+
+
+def imports(path):
+    """Names of our modules that a file imports, anywhere in it: 'memoir_core.losses'."""
+    package = path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+                base = ".".join([*above, *filter(None, [node.module])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] in ROOMS}
+
+
+def module(path):
+    name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module(path): path for room in ROOMS for path in files(room)}
+GRAPH = {name: imports(path) & MODULES.keys() - {name} for name, path in MODULES.items()}
+
+
+def test_the_core_and_the_data_import_no_other_room():
+    for room in ("memoir_core", "synthetic_adni"):
+        wrong = {n: g for n, g in GRAPH.items() if n.startswith(room)}
+        wrong = {n: {m for m in g if not m.startswith(room)} for n, g in wrong.items()}
+        assert not {n: g for n, g in wrong.items() if g}
+
+
+def test_imports_of_the_core_go_one_way():
+    for name, path in MODULES.items():
+        short = name.removeprefix("memoir_core.")
+        if not name.startswith("memoir_core.") or short in ALIASES:
+            continue
+        assert short in ORDER, f"{path.name} has no place in the order of imports"
+        before = {f"memoir_core.{m}" for m in ORDER[: ORDER.index(short)]} | {"memoir_core"}
+        assert GRAPH[name] <= before, f"{name} imports {GRAPH[name] - before}"
+
+
+def test_there_is_no_circle():
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    TopologicalSorter({n: g - packages for n, g in GRAPH.items() if n not in packages}).prepare()
+
+
+def test_chapters_import_on_windows():
+    """No module asks for what only Unix has when it is imported."""
+    for path in MODULES.values():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+                assert not names & {"fcntl", "resource", "pwd", "grp"}, path.name
