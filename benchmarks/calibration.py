@@ -1,6 +1,6 @@
 """How the synthetic cohort was calibrated: `python benchmarks/calibration.py --run quick-seed0`.
 
-The effect sizes and noises at the top of `synthetic_adni/write.py` were chosen so that
+The effect sizes and noises in `synthetic_adni/` (tables, anatomy, render) were chosen so that
 the published *pattern* appears. Three measurements decided:
 
 1. clinical scores: logistic regression on tables of the published size, five splits;
@@ -31,7 +31,7 @@ from memoir_book.artefacts import read_json, start_chapter
 from memoir_core import config, metrics
 from memoir_core.cohort import build_cohort, load_cohort
 from memoir_core.volumes import open_volumes
-from synthetic_adni import write as synthetic
+from synthetic_adni.write import write_tables
 
 
 def clinical(seeds: int) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def clinical(seeds: int) -> pd.DataFrame:
     paper = config.PROFILES["paper"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        synthetic.write_tables(Path(folder), paper.subjects, paper.fa_fraction)
+        write_tables(Path(folder), paper.subjects, paper.fa_fraction)
         for seed in range(seeds):
             cohort, _ = build_cohort(Path(folder), seed, check_images=False)
             found = metrics.baselines(cohort)

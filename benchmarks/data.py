@@ -15,7 +15,7 @@ from memoir_book.artefacts import peak_memory_gib
 from memoir_core import config
 from memoir_core.cohort import build_cohort, counts
 from memoir_core.volumes import build_volumes
-from synthetic_adni import write as synthetic
+from synthetic_adni import render, tables, write
 
 
 def main() -> None:
@@ -38,19 +38,19 @@ def main() -> None:
         folder = Path(scratch) / "paper"
 
         def published_table():
-            synthetic.write_tables(folder, paper.subjects, paper.fa_fraction)
+            write.write_tables(folder, paper.subjects, paper.fa_fraction)
             return build_cohort(folder, seed=0, check_images=False)
 
         cohort, _ = timed("published cohort table, 2,363 subjects, no images", published_table)
         print(counts(cohort).to_string(), "\n")
-        latents = synthetic.make_tables(4, 1.0)[2].to_dict("records")
-        synthetic.render_t1(latents[:1])  # set-up of the templates
-        synthetic.render_fa(latents[:1])
-        timed("one T1 volume, one core", lambda: synthetic.render_t1(latents[1:2]))
-        timed("one FA volume, one core", lambda: synthetic.render_fa(latents[1:2]))
+        latents = tables.make_tables(4, 1.0)[2].to_dict("records")
+        render.render_t1(latents[:1])  # set-up of the templates
+        render.render_fa(latents[:1])
+        timed("one T1 volume, one core", lambda: render.render_t1(latents[1:2]))
+        timed("one FA volume, one core", lambda: render.render_fa(latents[1:2]))
         data = Path(scratch) / "download"
         n = options.subjects
-        timed(f"render {n} subjects", lambda: synthetic.ensure_download(data, profile))
+        timed(f"render {n} subjects", lambda: write.ensure_download(data, n, profile.fa_fraction))
         table, _ = timed("tables, filters, split", lambda: build_cohort(data, seed=0))
         timed(f"cache {n} subjects", lambda: build_volumes(table, data, profile))
     print(pd.DataFrame(rows).to_string(index=False))

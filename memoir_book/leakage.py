@@ -35,7 +35,8 @@ from memoir_core.losses import multitask_loss
 from memoir_core.metrics import bootstrap, composite, hits, majority, sex_hits, task_metrics
 from memoir_core.model import Memoir, masking_gate
 from memoir_core.volumes import Volumes
-from synthetic_adni import write as synthetic
+from synthetic_adni.render import SEX_EFFECT, SEX_NOISE
+from synthetic_adni.write import write_tables
 
 from .artefacts import Run, set_seed
 
@@ -238,7 +239,7 @@ def drift_curve(drifts: Sequence[float], subjects: int, samples: int, seed: int)
     rows = []
     for drift in drifts:
         with tempfile.TemporaryDirectory() as folder:
-            synthetic.write_tables(Path(folder), subjects, 0.4, drift)
+            write_tables(Path(folder), subjects, 0.4, drift)
             cohort, _ = build_cohort(Path(folder), seed, check_images=False)
         found = score_regression(cohort, RECORD, samples, seed)
         rows.append({"drift": drift, **found, "n": int((cohort["split"] == "test").sum())})
@@ -671,4 +672,4 @@ def best_synthetic_sex() -> float:
     """
     from scipy.stats import norm
 
-    return float(norm.cdf(synthetic.SEX_EFFECT / synthetic.SEX_NOISE))
+    return float(norm.cdf(SEX_EFFECT / SEX_NOISE))

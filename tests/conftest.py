@@ -47,10 +47,10 @@ def tiny_folders(tmp_path_factory):
         patch.setitem(config.PROFILES, "tiny", tiny)
         from memoir_book import artefacts
         from memoir_core import cohort, volumes
-        from synthetic_adni import write as synthetic
+        from synthetic_adni.write import ensure_download
 
         run = artefacts.start_chapter("01", profile="tiny", run="t", device="cpu")
-        synthetic.ensure_download(run.data_dir, run.profile)
+        ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction)
         table, _ = cohort.build_cohort(run.data_dir, run.seed)
         cohort.write_cohort(run, table)
         volumes.write_volumes(run, table)
@@ -75,11 +75,11 @@ def tiny(tiny_folders, monkeypatch):
 def records(tmp_path_factory):
     """A cohort table at the published size, 2,363 synthetic subjects, without images."""
     from memoir_core import cohort
-    from synthetic_adni import write as synthetic
+    from synthetic_adni.write import write_tables
 
     folder = tmp_path_factory.mktemp("records")
     paper = config.PROFILES["paper"]
-    synthetic.write_tables(folder, paper.subjects, paper.fa_fraction)
+    write_tables(folder, paper.subjects, paper.fa_fraction)
     return cohort.build_cohort(folder, seed=0, check_images=False)
 
 

@@ -10,7 +10,8 @@ import pytest
 from memoir_book import check
 from memoir_core import cohort, volumes
 from memoir_core.cohort import CohortError, DataLeakageError
-from synthetic_adni import write as synthetic
+from synthetic_adni.tables import SCORE_DRIFT
+from synthetic_adni.write import write_tables
 
 
 @pytest.fixture
@@ -157,8 +158,8 @@ def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
     from memoir_core.metrics import baselines
 
     accuracy = {}
-    for drift in (0.0, synthetic.SCORE_DRIFT):
-        synthetic.write_tables(tmp_path, 600, 0.4, drift)
+    for drift in (0.0, SCORE_DRIFT):
+        write_tables(tmp_path, 600, 0.4, drift)
         table, _ = cohort.build_cohort(tmp_path, seed=0, check_images=False)
         accuracy[drift] = baselines(table)["dx3 logistic"]["balanced_accuracy"]
-    assert accuracy[0.0] > 0.85 > 0.78 > accuracy[synthetic.SCORE_DRIFT]
+    assert accuracy[0.0] > 0.85 > 0.78 > accuracy[SCORE_DRIFT]

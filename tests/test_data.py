@@ -1,8 +1,7 @@
-"""Synthetic volumes, the volume cache, and what may stand in git."""
+"""The volume cache, and what may stand in git."""
 
 import functools
 import re
-import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,38 +13,7 @@ import torch
 
 from memoir_book import artefacts
 from memoir_core import config, volumes
-from synthetic_adni import write as synthetic
-
-
-def test_a_volume_depends_on_the_subject_only(tiny):
-    first = tiny.run.data_dir / tiny.cohort["t1_path"][5]
-    again = tiny.run.data_dir.parent / "again"
-    latents = synthetic.write_tables(again, 24, tiny.run.profile.fa_fraction)
-    chosen = latents[latents["t1_path"] == str(first.relative_to(tiny.run.data_dir))]
-    others = latents[latents["t1_path"] != chosen["t1_path"].item()].head(2)
-    stored = nib.load(first)
-    assert stored.shape == volumes.GRID
-    rows = [*chosen.to_dict("records"), *others.to_dict("records")]
-    for batch in (rows[:1], rows, rows[::-1]):  # alone, first of three, last of three
-        place = batch.index(rows[0])
-        fresh = synthetic.render_t1(batch)[place]
-        assert np.abs(np.asarray(stored.dataobj) - fresh).max() <= 1.0  # one grey value
-
-
-def test_fa_lies_between_0_and_1_and_falls_with_severity_in_limbic_tracts():
-    latent = {"PTID": "000_S_0001", "AGE": 73.0, "female": True}
-    mild, severe = synthetic.render_fa([latent | {"severity": s} for s in (0.0, 4.0)])
-    assert mild.min() >= 0 and mild.max() <= 1
-    x, y, z = ((24 - 90) // -2, (-30 + 126) // 2, (-4 + 72) // 2)
-    fornix = np.s_[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2]
-    assert severe[fornix].mean() < mild[fornix].mean()
-
-
-def test_severity_shows_in_the_anatomy():
-    latent = {"PTID": "000_S_0001", "AGE": 73.0, "female": True}
-    mild, severe = synthetic.render_t1([latent | {"severity": s} for s in (0.0, 4.0)])
-    centre = (slice(38, 53), slice(45, 70), slice(35, 50))  # the ventricles are dark in T1
-    assert severe[centre].mean() < 0.97 * mild[centre].mean()
+from synthetic_adni import render
 
 
 def test_the_cache_holds_normalised_volumes_in_the_order_of_the_cohort(tiny):
@@ -61,18 +29,9 @@ def test_the_cache_holds_normalised_volumes_in_the_order_of_the_cohort(tiny):
 
 
 def test_the_number_of_workers_changes_no_byte(tiny, tmp_path, monkeypatch):
-    again = tmp_path / "again"
-    shutil.copytree(tiny.run.data_dir, again)
-    (again / artefacts.SYNTHETIC_MARKER).rename(again / "begun.json")  # as after a kill
-    few = [*tiny.cohort["t1_path"][:3], *tiny.cohort["fa_path"].dropna()[:2]]
-    for name in few:
-        (again / name).unlink()
-    synthetic.ensure_download(again, tiny.run.profile, workers=1)
-    for name in few:
-        assert (again / name).read_bytes() == (tiny.run.data_dir / name).read_bytes(), name
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(volumes, "ThreadPoolExecutor", functools.partial(ThreadPoolExecutor, 1))
-    folder = volumes.build_volumes(tiny.cohort, again, tiny.run.profile)
+    folder = volumes.build_volumes(tiny.cohort, tiny.run.data_dir, tiny.run.profile)
     assert np.array_equal(np.load(folder / "t1.npy"), tiny.volumes.t1)
     assert np.array_equal(np.load(folder / "fa.npy"), tiny.volumes.fa)
 
@@ -87,9 +46,9 @@ def test_the_measures_of_an_image_follow_its_anatomy(tiny):
     assert (tiny.volumes.measures["fornix_fa"].notna() == has_fa).all()
     latent = {"PTID": "000_S_0001", "AGE": 73.0, "female": True}
     stages = [latent | {"severity": s} for s in (0.0, 4.0)]
-    for render, kind, sign in ((synthetic.render_t1, "t1", 1), (synthetic.render_fa, "fa", -1)):
+    for draw, kind, sign in ((render.render_t1, "t1", 1), (render.render_fa, "fa", -1)):
         mild, severe = (
-            volumes.measure(v[::-1], np.diag([2.0, 2, 2, 1]) + at, kind) for v in render(stages)
+            volumes.measure(v[::-1], np.diag([2.0, 2, 2, 1]) + at, kind) for v in draw(stages)
         )
         assert sign * (severe - mild) > 0
 
@@ -148,13 +107,6 @@ def test_augmentation_is_small_and_follows_its_generator(tiny):
     assert torch.equal(first, again) and not torch.equal(first, other)
     for a, b in zip(batch, first, strict=True):
         assert np.corrcoef(a.flatten(), b.flatten())[0, 1] > 0.4
-
-
-def test_a_download_is_made_once(tiny):
-    marker = tiny.run.data_dir / artefacts.SYNTHETIC_MARKER
-    before = marker.stat().st_mtime_ns
-    synthetic.ensure_download(tiny.run.data_dir, tiny.run.profile)
-    assert marker.stat().st_mtime_ns == before
 
 
 def test_no_image_and_no_adni_table_is_tracked():

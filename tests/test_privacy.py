@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 from conftest import make_real
 
-from memoir_book import check, plots, privacy, run
-from memoir_book import artefacts
+from memoir_book import artefacts, check, plots, privacy, run
 from memoir_book.scan_site import find_in_text, read_identifiers, scan
 from memoir_core import captions, cohort, config, retrieval, volumes, vqa
 from synthetic_adni.write import ensure_download
@@ -318,7 +317,9 @@ def test_chapters_that_show_people_ask_first(number):
 def test_chapters_on_real_data_hold_no_identifier(tmp_path):
     """Chapters 1 and 2 by the runner, on the smoke profile's download made to look real."""
     profile = config.PROFILES["smoke"]
-    source = ensure_download(artefacts.synthetic_dir(profile), profile)
+    source = ensure_download(
+        artefacts.synthetic_dir(profile), profile.subjects, profile.fa_fraction
+    )
     real = make_real(source, tmp_path / "Doe_ADNI")
     ids = read_identifiers(real)
     code = (

@@ -10,8 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from memoir_book import run
-from memoir_book import artefacts
+from memoir_book import artefacts, run
 from memoir_core import config
 from memoir_core.config import Chapter
 from synthetic_adni.write import ensure_download
@@ -169,7 +168,9 @@ def test_state_is_only_written_after_success(book):
 def test_chapters_1_and_2_on_a_download_without_dti(tmp_path):
     """As the recipe makes it; the later chapters take longer than a unit test may."""
     profile = config.PROFILES["smoke"]
-    source = ensure_download(artefacts.synthetic_dir(profile), profile)
+    source = ensure_download(
+        artefacts.synthetic_dir(profile), profile.subjects, profile.fa_fraction
+    )
     data = shutil.copytree(source, tmp_path / "t1-only")
     images = pd.read_csv(data / "images.csv").assign(fa_path=None)
     images.to_csv(data / "images.csv", index=False)

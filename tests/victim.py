@@ -103,11 +103,9 @@ def cache_volumes(data_dir, kind="", call=0, log=""):
 
 def make_download(folder):
     """Write a synthetic download of four subjects."""
-    from memoir_core import config
-    from synthetic_adni import write as synthetic
+    from synthetic_adni.write import ensure_download
 
-    few = replace(config.PROFILES["tiny"], subjects=4)
-    synthetic.ensure_download(Path(folder), few, workers=1)
+    ensure_download(folder, 4, 0.5, workers=1)
 
 
 def _cohort(data_dir):

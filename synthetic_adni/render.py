@@ -1,0 +1,169 @@
+"""Draw T1 and FA volumes of synthetic subjects from the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .anatomy import REGIONS, TRACTS, templates
+from .tables import ANATOMY, FA_STREAM, SHAPE, T1_STREAM, generator
+
+T1_NOISE = 0.55  # of the severity that the anatomy shows, in severity units
+FA_NOISE = 2.0
+SEX_EFFECT, SEX_NOISE = 0.02, 0.06  # head shape barely tells sex after 9DOF scaling
+
+
+def _anatomy(latent: dict) -> dict[str, np.ndarray]:
+    """Draw what makes one subject's anatomy: region amplitudes, smooth noise, head position."""
+    rng = generator(latent["PTID"], ANATOMY)
+    shown = latent["severity"] + T1_NOISE * rng.standard_normal()
+    brain_age = latent["AGE"] + 6 * rng.standard_normal()
+    amplitudes = [
+        effect["age"] * (brain_age - 73) / 10
+        + effect["severity"] * (shown - 0.7)
+        + effect["noise"] * rng.standard_normal()
+        for effect in REGIONS.values()
+    ]
+    coarse = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
+    coarser = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
+    angles = np.deg2rad(0.8) * rng.standard_normal(3)
+    scales = 1 + 0.012 * rng.standard_normal(3)
+    sex = SEX_EFFECT * (-1 if latent["female"] else 1) + SEX_NOISE * rng.standard_normal()
+    scales[1] *= 1 + 0.1 * sex
+    return {
+        "amplitudes": np.array(amplitudes, np.float32),
+        "coarse": coarse,
+        "coarser": coarser,
+        "matrix": (_rotation(angles) * scales).astype(np.float32),
+    }
+
+
+def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torch.Tensor:
+    """Deform template channels with each subject's anatomy.
+
+    Parameters
+    ----------
+    latents : n dicts with PTID, severity, AGE and female.
+    kind : 't1' or 'fa', whose channels are deformed.
+    scale : 1 for T1; less for FA, whose registration removes part of the deformation.
+
+    Returns
+    -------
+    (C, n, 91, 109, 91) tensor on `device`.
+    """
+    shared = templates(device)
+    drawn = [_anatomy(latent) for latent in latents]
+    subject = {name: _tensor([d[name] for d in drawn], device) for name in drawn[0]}
+    velocity = torch.einsum("nr,rcxyz->ncxyz", subject["amplitudes"], shared["modes"])
+    for name, size in (("coarse", 0.3), ("coarser", 0.35)):
+        up = F.interpolate(subject[name], (46, 55, 46), mode="trilinear", align_corners=True)
+        velocity = velocity + 1.15 * size * up / 0.65  # interpolation shrinks the spread
+    # Points of the subject take their value from the template at exp(-v)(point): where v
+    # spreads out, a region is larger in the subject than in the template.
+    u = -scale * velocity / 16
+    identity = _positions(u.shape[2:], device)
+    for _ in range(4):
+        u = u + _sample(u, identity + u)
+    fine = F.interpolate(u, SHAPE, mode="trilinear", align_corners=True) * 2
+    middle = torch.tensor(SHAPE, device=device).reshape(3, 1, 1, 1) / 2 - 0.5
+    at = _positions(SHAPE, device) + fine - middle
+    moved = torch.einsum("nab,nbxyz->naxyz", subject["matrix"], at) + middle
+    channels = shared[f"{kind}_channels"]
+    warped = _sample(channels[None].expand(len(latents), *channels.shape), moved)
+    return warped.transpose(0, 1)
+
+
+def _tensor(values: Sequence, device: str) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
+
+
+def _column(values: Sequence, device: str) -> torch.Tensor:
+    """One number per subject, (n, 1, 1, 1), to be multiplied with volumes."""
+    return _tensor(values, device).reshape(-1, 1, 1, 1)
+
+
+def _positions(shape: Sequence[int], device: str) -> torch.Tensor:
+    """Voxel positions of a grid: (3, x, y, z)."""
+    axes = (torch.arange(n, dtype=torch.float32, device=device) for n in shape)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _sample(volumes: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Trilinear values of `volumes` (n, C, X, Y, Z) at voxel positions `at` (n, 3, x, y, z)."""
+    size = torch.tensor(volumes.shape[2:], device=at.device).reshape(3, 1, 1, 1)
+    unit = 2 * at / (size - 1) - 1
+    grid = unit.flip(1).permute(0, 2, 3, 4, 1)  # grid_sample wants z, y, x last
+    return F.grid_sample(volumes, grid, align_corners=True, padding_mode="border")
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    a, b, c = angles
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return rx @ ry @ rz
+
+
+def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
+    """Render T1-weighted volumes of n subjects at once.
+
+    Random numbers are drawn per subject on the CPU, so that a subject's volume does not
+    depend on the batch it is in; between devices it differs by rounding only.
+
+    Returns
+    -------
+    (n, 91, 109, 91) float32, white matter near 1000.
+    """
+    t1, brain, pial, hippocampus, near = _warp(latents, "t1", 1.0, device)
+    draws = []
+    for latent in latents:
+        rng = generator(latent["PTID"], T1_STREAM)
+        dark, gamma = rng.standard_normal(2)
+        field = rng.standard_normal((1, 5, 6, 5), dtype=np.float32)
+        gain = rng.standard_normal()
+        noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
+        draws.append((dark, gamma, field, gain, noise))
+    darks, gammas, fields, gains, noises = zip(*draws, strict=True)
+    older = _column([(latent["AGE"] - 73) / 10 for latent in latents], device)
+    severe = _column([latent["severity"] - 0.7 for latent in latents], device)
+    t1 = t1 * (1 - pial * (0.25 + 0.08 * older + 0.06 * severe).clamp(0, 0.8))
+    t1 = t1 - 0.05 * severe * 0.5 * hippocampus * t1
+    t1 = t1 - near * (0.10 + 0.12 * older + 0.05 * _column(darks, device)).clamp(0, 0.5)
+    t1 = t1.clamp(0, 1.6) ** (0.10 * _column(gammas, device)).exp()
+    bias = F.interpolate(_tensor(fields, device), SHAPE, mode="trilinear", align_corners=True)
+    t1 = t1 * (0.10 * bias[:, 0] + 0.08 * _column(gains, device)).exp()
+    real, imaginary = 0.03 * _tensor(noises, device).transpose(0, 1)
+    t1 = ((t1 + real) ** 2 + imaginary**2).sqrt()  # Rician, as in magnitude images
+    return (1000 * t1 * (brain * 2 - 0.5).clamp(0, 1)).cpu().numpy()
+
+
+def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
+    """Render fractional-anisotropy maps of n subjects at once; see `render_t1`.
+
+    Returns
+    -------
+    (n, 91, 109, 91) float32 in 0..1.
+    """
+    wm, core, brain, *tubes = _warp(latents, "fa", 0.5, device)
+    draws = []
+    for latent in latents:
+        rng = generator(latent["PTID"], FA_STREAM)
+        shown, ageing = rng.standard_normal(2)
+        own = rng.standard_normal(len(TRACTS))
+        noise = rng.standard_normal(SHAPE, dtype=np.float32)
+        severity = latent["severity"] + FA_NOISE * shown
+        age = (latent["AGE"] + 8 * ageing - 73) / 10
+        draws.append((severity, age, 0.04 * own, noise))
+    severities, ages, own_parts, noises = zip(*draws, strict=True)
+    severe, older = _column(severities, device), _column(ages, device)
+    fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
+    for tract, (name, (_, _, height, loss)) in enumerate(TRACTS.items()):
+        older_loss = (0.06 if name == "genu" else 0.01) * older
+        individual = _column([values[tract] for values in own_parts], device)
+        strength = 1 - loss * severe - older_loss + individual
+        fa = torch.maximum(fa, (0.2 + height) * tubes[tract] * strength * brain)
+    fa = fa + 0.025 * _tensor(noises, device)
+    return (fa.clamp(0, 1) * (brain > 0.5)).cpu().numpy()

@@ -1,0 +1,194 @@
+"""Tables of people who do not exist: ADNIMERGE, the list of images, and what lies behind.
+
+The mechanism, in one paragraph. A subject of a diagnostic class has a severity at the
+time of the diagnosis and, because scores and scan come from another day and another
+rater, a shifted severity at the visit that the model sees (`SCORE_DRIFT`). Scores, T1 and
+FA are three separate read-outs of that shifted severity, each with noise of its own.
+Anatomy changes are smooth invertible deformations of population templates; no label is
+painted anywhere. The cohort is for teaching: no clinical claim follows from it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SEED = 2026  # of the cohort; a run's own seed governs split and training
+SHAPE = (91, 109, 91)  # of the volumes, on the 2 mm MNI grid
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+
+# Published counts (project page, section 2): the classes of the 2,363 subjects.
+CLASS_COUNTS = {"CN": 837, "MCI": 813, "Dementia": 713}
+DX = tuple(CLASS_COUNTS)
+
+# Severity at the diagnosis: class means, spread within a class; then the shift to the
+# day of scores and scan. With these, a perfect reader of the shifted severity reaches a
+# DX3 balanced accuracy near 0.70, as clinical scores alone do in the published table.
+CLASS_SEVERITY = {"CN": 0.0, "MCI": 1.45, "Dementia": 3.1}
+CLASS_SPREAD = 0.5
+SCORE_DRIFT = 0.87
+
+# Mean scores at five severities, so that the class means come near those of ADNI:
+# CDR-SB, MMSE, ADAS and MoCA by group as in Petersen et al., Neurology 2010
+# (doi:10.1212/WNL.0b013e3181cb3e25) and PMC8446666. `noise` is in score points.
+SCORE_GRID = (-1.0, 0.0, 1.45, 3.1, 6.0)
+SCORES: dict[str, dict[str, Any]] = {
+    "CDRSB": {"at": (0.0, 0.0, 1.4, 4.8, 11.0), "noise": 0.4, "range": (0, 18), "step": 0.5},
+    "ADAS11": {"at": (3.5, 5.8, 10.3, 19.5, 38.0), "noise": 2.4, "range": (0, 70), "step": 0.33},
+    "ADAS13": {"at": (5.0, 9.0, 16.8, 30.0, 54.0), "noise": 3.2, "range": (0, 85), "step": 0.33},
+    "MMSE": {"at": (29.8, 29.1, 27.4, 23.2, 13.0), "noise": 1.1, "range": (0, 30), "step": 1},
+    "MOCA": {"at": (28.0, 26.0, 22.8, 17.3, 7.0), "noise": 1.9, "range": (0, 30), "step": 1},
+}
+SCORE_MISSING = {"CDRSB": 0.01, "ADAS11": 0.01, "ADAS13": 0.02, "MMSE": 0.01, "MOCA": 0.30}
+
+# Age, sex and APOE by class: Petersen et al. 2010; Jack et al., Lancet Neurol 2013.
+AGE = {"CN": (73.5, 6.3), "MCI": (73.2, 7.4), "Dementia": (75.0, 7.8)}
+FEMALE = {"CN": 0.53, "MCI": 0.43, "Dementia": 0.45}
+APOE4 = {"CN": (0.71, 0.27, 0.02), "MCI": (0.52, 0.37, 0.11), "Dementia": (0.34, 0.47, 0.19)}
+
+COLUMNS = [
+    *("RID", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE", "PTGENDER", "PTEDUCAT"),
+    *("APOE4", *SCORES, "DX", "IMAGEUID"),
+]
+RECORD, T1_STREAM, FA_STREAM, ANATOMY = range(4)
+
+
+def generator(ptid: str, stream: int) -> np.random.Generator:
+    """Random numbers that depend on the subject and the purpose, not on order or process."""
+    return np.random.Generator(
+        np.random.Philox(key=np.array([SEED, zlib.crc32(ptid.encode()) * 8 + stream], np.uint64))
+    )
+
+
+def class_counts(n: int) -> dict[str, int]:
+    """Share n subjects over the classes in the published proportion (largest remainder)."""
+    total = sum(CLASS_COUNTS.values())
+    exact = {dx: n * count / total for dx, count in CLASS_COUNTS.items()}
+    counts = {dx: int(value) for dx, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda dx: counts[dx] - exact[dx])
+    for dx in by_remainder[: n - sum(counts.values())]:
+        counts[dx] += 1
+    return counts
+
+
+def make_tables(
+    subjects: int, fa_fraction: float, drift: float = SCORE_DRIFT
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Make ADNIMERGE, the image manifest, and the latent variables behind them.
+
+    Parameters
+    ----------
+    subjects : how many shall remain after the published filters; about a quarter more
+        are written that the filters remove.
+    fa_fraction : share of the remaining subjects with an FA volume.
+    drift : standard deviation between the severity that was diagnosed and the one that
+        scores and images show; 0 makes the scores nearly define the diagnosis.
+
+    Returns
+    -------
+    adnimerge, images, latents : one row per visit, per image, and per rendered subject.
+    """
+    counts = class_counts(subjects)
+    shuffle = np.random.Generator(np.random.Philox(key=SEED))
+    classes = shuffle.permutation([dx for dx in DX for _ in range(counts[dx])])
+    has_fa = np.zeros(subjects, bool)
+    has_fa[shuffle.permutation(subjects)[: round(fa_fraction * subjects)]] = True
+    # Subjects that the filters remove: without a valid diagnosis, without a T1.
+    removed = round(0.06 * subjects), round(0.18 * subjects)
+    kinds = ["kept"] * subjects + ["no_dx"] * removed[0] + ["no_t1"] * removed[1]
+    extra = shuffle.choice(list(DX), sum(removed))
+    found: tuple[list[dict], list[dict], list[dict]] = [], [], []
+    for place, index in enumerate(shuffle.permutation(len(kinds))):
+        dx = str(classes[index] if index < subjects else extra[index - subjects])
+        fa = bool(index < subjects and has_fa[index])
+        made = _subject(90001 + place, dx, kinds[index], fa, drift)
+        for table, new in zip(found, made, strict=True):
+            table += new
+    adnimerge = pd.DataFrame(found[0], columns=COLUMNS)
+    repeated = adnimerge.iloc[:: max(1, len(adnimerge) // 20)]  # some rows come twice
+    adnimerge = pd.concat([adnimerge, repeated], ignore_index=True)
+    return adnimerge, pd.DataFrame(found[1]), pd.DataFrame(found[2])
+
+
+def _subject(
+    rid: int, dx: str, kind: str, fa: bool, drift: float
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """Make one subject's visits, images and latent variables."""
+    rows: list[dict] = []
+    images: list[dict] = []
+    latents: list[dict] = []
+    site = 901 + rid % 57  # no ADNI site has such a number
+    ptid = f"{site}_S_{rid}"
+    rng = generator(ptid, RECORD)
+    diagnosed = CLASS_SEVERITY[dx] + CLASS_SPREAD * rng.standard_normal()
+    severity = diagnosed + drift * rng.standard_normal()
+    age_bl = float(np.clip(rng.normal(*AGE[dx]), 55, 91))
+    female = rng.random() < FEMALE[dx]
+    apoe4 = int(rng.choice(3, p=APOE4[dx]))
+    education = int(np.clip(round(rng.normal(16, 2.7)), 6, 20))
+    months = [0, 6, 12, 24, 36, 48][: int(rng.integers(2, 7))]
+    start = pd.Timestamp("2006-01-01") + pd.Timedelta(days=int(rng.integers(0, 5000)))
+    scanned = int(rng.integers(1, len(months)))  # the visit with the latest T1
+    pace = abs(rng.normal(0.12, 0.10)) * (1 + CLASS_SEVERITY[dx] / 2)  # severity per year
+    for number, month in enumerate(months):
+        if kind == "kept" and number > scanned and rng.random() < 0.5:
+            continue  # a visit that was missed
+        years = (month - months[scanned]) / 12
+        date = start + pd.Timedelta(days=round(month * 30.44 + (number > 0) * rng.normal(0, 10)))
+        at_visit = severity + pace * years
+        row = {
+            "RID": rid,
+            "PTID": ptid,
+            "SITE": site,
+            "VISCODE": "bl" if month == 0 else f"m{month:02d}",
+            "EXAMDATE": date.strftime("%Y-%m-%d"),
+            "AGE": round(age_bl, 1),
+            "PTGENDER": "Female" if female else "Male",
+            "PTEDUCAT": education,
+            "APOE4": apoe4,
+            "DX": ""
+            if kind == "no_dx"
+            else _diagnosis(dx, diagnosed + pace * years, number, scanned),
+        }
+        row |= {name: _score(name, at_visit, rng) for name in SCORES}
+        earlier = kind == "kept" and number < scanned and rng.random() < 0.08
+        if kind == "kept" and (number == scanned or earlier):
+            row["IMAGEUID"] = 9_000_000 + rid * 10 + number
+            stem = f"images/{ptid}/{ptid}_{row['VISCODE']}"
+            image = {
+                "PTID": ptid,
+                "VISCODE": row["VISCODE"],
+                "t1_path": f"{stem}_T1w_9DOF.nii.gz",
+                "fa_path": f"{stem}_FA.nii.gz" if fa and not earlier else "",
+            }
+            images.append(image)
+            age = age_bl + (date - start).days / 365.25
+            latents.append({**image, "severity": at_visit, "AGE": age, "female": female})
+        elif rng.random() < 0.1:  # listed in the manifest, but never downloaded
+            images.append({"PTID": ptid, "VISCODE": row["VISCODE"], "t1_path": "", "fa_path": ""})
+        rows.append(row)
+    first = {"CN": "CN", "MCI": "LMCI", "Dementia": "AD", "": ""}
+    for row in rows:
+        row["DX_bl"] = first[rows[0]["DX"]]
+    return rows, images, latents
+
+
+def _diagnosis(dx: str, diagnosed: float, number: int, scanned: int) -> str:
+    """The class at the scan; before it, milder where the severity was clearly lower."""
+    if number > scanned:
+        return ""  # later visits without a consensus diagnosis yet
+    limits = {"CN": -np.inf, "MCI": 0.3, "Dementia": 1.9}
+    reached = [name for name in DX[: DX.index(dx) + 1] if diagnosed >= limits[name]]
+    return dx if number == scanned else reached[-1]
+
+
+def _score(name: str, severity: float, rng: np.random.Generator) -> float:
+    spec = SCORES[name]
+    value = np.interp(severity, SCORE_GRID, spec["at"]) + spec["noise"] * rng.standard_normal()
+    missing = rng.random() < SCORE_MISSING[name]
+    low, high = spec["range"]
+    value = float(np.clip(round(value / spec["step"]) * spec["step"], low, high))
+    return np.nan if missing else round(value, 2)
