@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memoir_book import published
-from memoir_core import evaluation, inference, metrics
+from memoir_core import inference, metrics
 from memoir_core.config import DX
 
 
@@ -135,25 +135,3 @@ def test_subgroups_cover_everybody(records):
     assert found.loc[["under 70", "70 to 79", "80 or older"], "n"].sum() == 300
     assert found.loc[["with FA", "without FA"], "n"].sum() == 300
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
-
-
-def test_occlusion_finds_the_only_region_that_counts():
-    class Corner(torch.nn.Module):
-        """Diagnoses Dementia from the mean of one corner, and nothing else."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(1))
-
-        def t1(self, volume):
-            return volume[:, :, :6, :6, :6].mean(dim=(1, 2, 3, 4))[:, None].expand(-1, 512)
-
-        def fuse(self, embeddings, present):
-            assert present[:, 0].all() and not present[:, 1:].any()
-            score = embeddings[:, 0, 0] * self.weight
-            return {"dx3": torch.stack([score * 0, score * 0, 4 * score], dim=1)}
-
-    volumes = {"Dementia": np.ones((2, 18, 18, 18), np.float16)}
-    found = evaluation.occlusion_maps(Corner(), volumes, mask_mm=24, voxel_mm=4.0)["Dementia"]
-    assert found.shape == (18, 18, 18)
-    assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()

@@ -1,4 +1,4 @@
-"""Where does T1 matter? Occlusion maps (on their way to memoir_book)."""
+"""Where does the T1 volume matter for the diagnosis? Occlusion maps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import warnings
 
 import numpy as np
 import torch
+from monai.visualize import OcclusionSensitivity
 from torch import Tensor
 
-from .config import DX, EMBEDDING_DIM, MODALITIES
-from .model import Memoir
+from memoir_core.config import DX, EMBEDDING_DIM, MODALITIES
+from memoir_core.model import Memoir
 
 
 class T1Only(torch.nn.Module):
@@ -44,12 +45,11 @@ def occlusion_maps(
     -------
     class -> (X, Y, Z) fall of probability; positive where hiding hurts.
     """
-    from monai.visualize import OcclusionSensitivity
-
     device = next(model.parameters()).device
     size = max(4, round(mask_mm / voxel_mm))
+    network = T1Only(model).eval()
     sensitivity = OcclusionSensitivity(
-        T1Only(model).eval(),
+        network,
         mask_size=size,
         n_batch=16,
         overlap=0.3,
@@ -63,7 +63,7 @@ def occlusion_maps(
         for volume in group:
             x = torch.from_numpy(np.asarray(volume, np.float32))[None, None].to(device)
             with torch.no_grad():
-                whole = T1Only(model)(x)[0, DX.index(name)]
+                whole = network(x)[0, DX.index(name)]
                 occluded, _ = sensitivity(x)  # (1, 3, X, Y, Z) probabilities
             falls.append((whole - occluded[0, DX.index(name)]).cpu().numpy())
         maps[name] = np.mean(falls, axis=0)

@@ -1,0 +1,28 @@
+"""Occlusion maps."""
+
+import numpy as np
+import torch
+
+from memoir_book import explain
+
+
+def test_occlusion_finds_the_only_region_that_counts():
+    class Corner(torch.nn.Module):
+        """Diagnoses Dementia from the mean of one corner, and nothing else."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def t1(self, volume):
+            return volume[:, :, :6, :6, :6].mean(dim=(1, 2, 3, 4))[:, None].expand(-1, 512)
+
+        def fuse(self, embeddings, present):
+            assert present[:, 0].all() and not present[:, 1:].any()
+            score = embeddings[:, 0, 0] * self.weight
+            return {"dx3": torch.stack([score * 0, score * 0, 4 * score], dim=1)}
+
+    volumes = {"Dementia": np.ones((2, 18, 18, 18), np.float16)}
+    found = explain.occlusion_maps(Corner(), volumes, mask_mm=24, voxel_mm=4.0)["Dementia"]
+    assert found.shape == (18, 18, 18)
+    assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()
