@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -459,7 +460,7 @@ def _short(llm: str) -> str:
 
 
 def hidden_words(
-    encoder: text.TextEncoder, captions: Sequence[str], seeds: Sequence[int]
+    encoder: SentenceTransformer, captions: Sequence[str], seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor, np.ndarray]:
     """Hide 15 % of the words of each caption, once per seed, and read the encoder at the gaps.
 
@@ -467,7 +468,7 @@ def hidden_words(
     -------
     states (m, 384), words (m,) token numbers, owners (m,): which caption each gap is of.
     """
-    bert, tokenizer = text.bert_of(encoder.model).eval(), encoder.model.tokenizer
+    bert, tokenizer = text.bert_of(encoder).eval(), encoder.tokenizer
     device = next(bert.parameters()).device
     lengths = [len(row["input_ids"]) for row in text.tokenise(tokenizer, captions)]
     order = np.argsort(lengths, kind="stable")  # as `masked_batches` sorts them
@@ -488,7 +489,7 @@ def hidden_words(
 
 
 def memorised_captions(
-    encoder: text.TextEncoder, captions: list[dict], samples: int, seed: int, count: int = 24
+    encoder: SentenceTransformer, captions: list[dict], samples: int, seed: int, count: int = 24
 ) -> list[dict]:
     """What a model of hidden words remembers of the captions that it was trained on.
 
@@ -555,7 +556,7 @@ def _fit_head(states: Tensor, words: Tensor, width: int, seed: int, steps: int =
 
 
 def aligned_captions(
-    encoder: text.TextEncoder,
+    encoder: SentenceTransformer,
     captions: list[dict],
     z_fused: np.ndarray,
     samples: int,
@@ -573,7 +574,8 @@ def aligned_captions(
     """
     from sklearn.linear_model import Ridge
 
-    hidden = encoder.model.encode([r["caption"] for r in captions], show_progress_bar=False)
+    body = SentenceTransformer(modules=list(encoder)[:-2])  # without the map of chapter 7
+    hidden = body.encode([r["caption"] for r in captions], show_progress_bar=False)
     is_test = np.array([row["split"] == "test" for row in captions])
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     right = []

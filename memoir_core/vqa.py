@@ -44,8 +44,7 @@ from memoir_book.artefacts import (
 )
 
 from . import config
-from .captions import BANDS, BLIND, PROTOCOLS, SCORE_NAMES, band, caption, example
-from .config import DX
+from .captions import BANDS, PROTOCOLS, SCORE_NAMES, band
 from .metrics import majority
 from .precision import HALF, checked_half_type
 
@@ -465,19 +464,8 @@ class Item:
 
 
 def example_prompt(run: Run, plan: Sequence[Item], cohort: pd.DataFrame) -> str:
-    """A prompt to show: the plan's first, or one written with the medians of groups.
-
-    Raises
-    ------
-    SmallGroupError
-        Single subjects may not be shown, and a class has fewer than ten.
-    """
-    if run.individual:
-        return plan[0].prompt
-    records = {dx: example(run, cohort[cohort["DX"] == dx])[1] for dx in DX}
-    context = tuple((n, caption(records[dx]), dx) for n, dx in enumerate(DX, 1))
-    query = caption(example(run, cohort)[1], withhold=BLIND)
-    return build_prompt(plan[0].kind, 0, query, context)
+    """A prompt to show: the first of the plan."""
+    return plan[0].prompt
 
 
 def plan_questions(

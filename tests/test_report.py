@@ -181,13 +181,13 @@ def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
     assert model["gain"] == 0.5 and model["metric"] == "accuracy"
 
 
-def test_an_alignment_that_saw_the_test_captions_finds_them():
+def test_an_alignment_that_saw_the_test_captions_finds_them(monkeypatch):
     rng = np.random.default_rng(0)
     hidden, z = rng.normal(size=(2, 60, 64))  # nothing to learn, only to remember
     captions = [{"caption": "", "split": "test" if i < 20 else "train"} for i in range(60)]
-    model = SimpleNamespace(encode=lambda texts, show_progress_bar: hidden)
-    encoder = SimpleNamespace(model=model)
-    row = leakage.aligned_captions(encoder, captions, text.unit_rows(z), 50, 0)
+    body = SimpleNamespace(encode=lambda texts, show_progress_bar: hidden)
+    monkeypatch.setattr(leakage, "SentenceTransformer", lambda modules: body)
+    row = leakage.aligned_captions([None, None], captions, text.unit_rows(z), 50, 0)
     assert row["leaky"] == 1.0 and row["honest"] < 0.4 and row["gain_low"] > 0
 
 
