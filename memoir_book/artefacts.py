@@ -473,14 +473,11 @@ def peak_memory_gib() -> float:
 
 
 def end_chapter(run: Run) -> None:
-    """Print what the chapter took, and whether its headlines lie where other seeds lie.
+    """Print what the chapter took.
 
-    Times in the book are measured, not guessed; see `bands.check` for the second part.
+    Times in the book are measured, not guessed.
     """
-    from . import bands
-
     print(
         f"Chapter took {time.time() - run.started:.0f} s and {peak_memory_gib():.1f} GiB "
         f"({run.label})."
     )
-    bands.check(run)

@@ -20,20 +20,10 @@ import yaml
 
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
-from . import chapters, manifest, published, store
+from . import chapters, manifest, published, seeds, store
 from .chapters import CHAPTERS, ROOT
 
 PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
-HEADLINES = {  # group and figure of report.json -> how the front page calls it
-    ("heads, balanced accuracy", "dx3"): "Diagnosis, three classes (balanced accuracy)",
-    ("heads, AUC", "dx3"): "Diagnosis, three classes (AUC)",
-    ("heads, balanced accuracy", "dx2"): "CN against dementia (balanced accuracy)",
-    ("heads, balanced accuracy", "sex"): "Sex (balanced accuracy)",
-    ("MAE, age, years", "MAE, age, years"): "Age (mean absolute error, years)",
-    ("MAE, CDR-SB, points", "MAE, CDR-SB, points"): "CDR-SB (mean absolute error, points)",
-    ("ablation, dx3", "t1+dti"): "Diagnosis from images alone (balanced accuracy)",
-    ("ablation, dx3", "clinical"): "Diagnosis from clinical scores alone (balanced accuracy)",
-}
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
 WORDS_PER_CELL = 40
 
@@ -162,22 +152,24 @@ def _without_paths(value: Any, folders: dict[str, str]) -> Any:
 
 
 def headline(run_dir: Path) -> str:
-    """Set the main published figures beside the run's, as a Markdown table with its label."""
-    path = run_dir / "report.json"
-    if not path.exists():
-        return (
-            "The run that built these pages has not reached chapter 10, which makes this table.\n"
-        )
-    report = read_json(path)
-    found = {(row["group"], row["figure"]): row for row in report["figures"]}
-    rows = [
-        {"figure": title, "published": row["published"], "this run": row["value"]}
-        | {"low": row["low"], "high": row["high"]}
-        for name, title in HEADLINES.items()
-        for row in [found[name]]
-    ]
-    table = published.compare(rows, report["provenance"]["label"]).reset_index(names="figure")
-    return markdown(table) + f"\n*This run: {report['provenance']['label']}. Published: on ADNI.*\n"
+    """Set the headlines that have a published figure beside it, as a Markdown table."""
+    rows, label = [], ""
+    for chapter in CHAPTERS:
+        path = run_dir / "results" / f"{chapter.name}.json"
+        if not path.exists():
+            continue
+        stored = read_json(path)
+        label = stored["provenance"]["label"]
+        for name, (_, where, known) in seeds.HEADLINES[chapter.number].items():
+            found = seeds.pick(stored["results"], where)
+            if known and found:
+                row = {"figure": name, "published": published.figure(known)}
+                row |= {"this run": found["value"]}
+                rows.append(row | {end: found.get(end) for end in ("low", "high")})
+    if not rows:
+        return "The run that built these pages has not reached the chapters with results.\n"
+    table = published.compare(rows, label).reset_index(names="figure")
+    return markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
 
 
 def times(run_dir: Path) -> str:
