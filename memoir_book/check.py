@@ -10,19 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
-from memoir_core import cohort
-from memoir_core.cohort import CohortError, Problem
+from memoir_core.cohort import build_cohort, counts, read_adnimerge
+from memoir_core.files import atomic_path
+from memoir_core.images import VolumeError, read_volume
+from memoir_core.tables import PATHS, CohortError, Problem
 
-from .artefacts import atomic_path
+from .intake import list_images
 
-COLUMNS = ["file", "line", "column", "what", "mend", "names"]
+COLUMNS = ["file", "line", "column", "what", "mend"]
 
 
 def check_download(data_dir: Path, images: bool = True, workers: int = 0) -> list[Problem]:
@@ -35,74 +37,45 @@ def check_download(data_dir: Path, images: bool = True, workers: int = 0) -> lis
     workers : processes that read; 0 takes one per core.
     """
     problems: list[Problem] = []
-    visits = _collect(cohort.read_adnimerge, data_dir / "ADNIMERGE.csv", problems)
-    listed = _collect(cohort.list_images, data_dir, problems)
-    if listed is not None:
-        problems += _check_paths(data_dir, listed)
-        if images:
-            problems += _check_volumes(data_dir, listed, workers)
-    if visits is not None and listed is not None and not problems:
+    tables = []
+    for read, path in ((read_adnimerge, data_dir / "ADNIMERGE.csv"), (list_images, data_dir)):
         try:
-            cohort.build_cohort(data_dir, seed=0)
+            tables.append(read(path))
+        except CohortError as error:
+            problems += error.problems
+    for listed in tables:
+        names = [name for column in PATHS if column in listed for name in listed[column].dropna()]
+        paths = [data_dir / name for name in dict.fromkeys(names)]
+        there = [path for path in paths if path.exists()]
+        mend = "download it, or empty its path in images.csv"
+        problems += [Problem(str(p), "is missing", mend) for p in paths if p not in {*there}]
+        problems += check_volumes(there, workers) if images else []
+    if not problems:
+        try:
+            build_cohort(*tables, data_dir, seed=0)
         except CohortError as error:  # what only shows when the tables meet
-            problems.append(_as_problem(error, data_dir))
+            problems += error.problems
     return problems
 
 
-def _collect(read, path: Path, problems: list[Problem]) -> pd.DataFrame | None:
-    try:
-        return read(path, problems.append)
-    except CohortError as error:  # nothing of this table can be read
-        problems.append(_as_problem(error, path))
-        return None
-
-
-def _as_problem(error: CohortError, path: Path) -> Problem:
-    if isinstance(error.problem, Problem):
-        return error.problem
-    return Problem(str(path), "", "", str(error), "drop one of the two")
-
-
-def _files(data_dir: Path, listed: pd.DataFrame) -> list[Path]:
-    names = [name for column in ("t1_path", "fa_path") for name in listed[column].dropna()]
-    return [data_dir / name for name in dict.fromkeys(names)]
-
-
-def _check_paths(data_dir: Path, listed: pd.DataFrame) -> list[Problem]:
-    return [
-        Problem(str(path), "", "", "is missing", "download it, or empty its path in images.csv")
-        for path in _files(data_dir, listed)
-        if not path.exists()
-    ]
-
-
-def _check_volumes(data_dir: Path, listed: pd.DataFrame, workers: int) -> list[Problem]:
-    from tqdm import tqdm
-
-    paths = [str(path) for path in _files(data_dir, listed) if path.exists()]
+def check_volumes(paths: list[Path], workers: int = 0) -> list[Problem]:
+    """Read volumes, and list those that cannot be used."""
     bar = partial(tqdm, total=len(paths), desc="reading volumes", unit="file", mininterval=2)
     if workers == 1 or len(paths) < 100:  # a process takes longer to start than to read these
-        return [problem for problem in bar(map(_volume_problem, paths)) if problem is not None]
+        return [problem for problem in bar(map(_volume_problem, paths)) if problem]
     with ProcessPoolExecutor(workers or None, get_context("spawn")) as pool:
-        found = pool.map(_volume_problem, paths, chunksize=8)
-        return [problem for problem in bar(found) if problem is not None]
+        return [
+            problem for problem in bar(pool.map(_volume_problem, paths, chunksize=8)) if problem
+        ]
 
 
-def _volume_problem(path: str) -> Problem | None:
-    from memoir_core.volumes import VolumeError, read_volume
-
+def _volume_problem(path: Path) -> Problem | None:
     try:
         read_volume(path)
     except VolumeError as error:
-        what, _, mend = str(error).removeprefix(path).strip().rpartition("; ")
-        return Problem(path, "", "", what, mend)
+        what, _, mend = str(error).removeprefix(str(path)).strip().rpartition("; ")
+        return Problem(str(path), what, mend)
     return None
-
-
-def _place(problem: Problem) -> str:
-    parts = [Path(problem.file).name]
-    parts += [f"line {problem.line}"] * bool(problem.line)
-    return ", ".join([*parts, problem.column] if problem.column else parts)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,22 +91,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--skip-images", action="store_true", help="check the tables only")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
     options = parser.parse_args(arguments)
-    if not options.data.is_dir():
-        parser.error(f"{options.data} is not a folder")
-    problems = check_download(options.data, not options.skip_images, options.workers)
-    table = pd.DataFrame([asdict(problem) for problem in problems], columns=COLUMNS)
+    data = options.data
+    if not data.is_dir():
+        parser.error(f"{data} is not a folder")
+    problems = check_download(data, not options.skip_images, options.workers)
+    table = pd.DataFrame([problem._asdict() for problem in problems], columns=COLUMNS)
     with atomic_path(options.csv) as temporary:
         table.to_csv(temporary, index=False)
+    for problem in problems:
+        print(problem)
     if problems:
-        places = [_place(problem) for problem in problems]
-        width = max(map(len, places))
-        for place, problem in zip(places, problems, strict=True):
-            names = f" ({problem.names})" if problem.names else ""
-            print(f"{place:<{width}}  {problem.what}{names}; {problem.mend}")
-        print(f"{len(problems)} problems; the list with full paths is in {options.csv}")
+        print(f"{len(problems)} problems; they are listed in {options.csv}")
         return 1
-    found, _ = cohort.build_cohort(options.data, seed=0, check_images=not options.skip_images)
-    print(cohort.counts(found).to_string())
+    found, _ = build_cohort(read_adnimerge(data / "ADNIMERGE.csv"), list_images(data), None, seed=0)
+    print(counts(found).to_string())
     with_fa = int(found["has_fa"].sum())
     print(f"No problem found; {with_fa} of {len(found)} subjects have an FA volume.")
     return 0

@@ -1,0 +1,75 @@
+"""Find the images of a download that has no images.csv: BIDS trees and Clinica's CAPS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from memoir_core.tables import CohortError, Problem, parse, read_images
+
+# The first pattern that finds anything is used.
+T1_GLOBS = (
+    "subjects/sub-*/ses-*/t1_linear/*_T1w.nii*",
+    "sub-*/ses-*/t1_linear/*_T1w.nii*",
+    "sub-*/ses-*/anat/*_T1w.nii*",
+)
+FA_GLOBS = (
+    "subjects/sub-*/ses-*/dwi/**/*_FA*.nii*",
+    "sub-*/ses-*/dwi/**/*_FA*.nii*",
+)
+
+
+def list_images(data_dir: Path) -> pd.DataFrame:
+    """Read a download's images.csv, or look for the images where there is none."""
+    manifest = Path(data_dir) / "images.csv"
+    return read_images(manifest) if manifest.exists() else find_images(Path(data_dir))
+
+
+def find_images(data_dir: Path) -> pd.DataFrame:
+    """List the images of a BIDS or CAPS tree.
+
+    Subject and visit come from the folders: `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999
+    at m48.
+
+    Returns
+    -------
+    PTID, VISCODE, t1_path, fa_path, as from `read_images`.
+
+    Raises
+    ------
+    CohortError
+        No T1 is found, a folder's name holds no PTID or visit, or a visit has two volumes.
+    """
+    problems: list[Problem] = []
+    kinds = []
+    for column, patterns in (("t1_path", T1_GLOBS), ("fa_path", FA_GLOBS)):
+        files = next((f for p in patterns if (f := sorted(data_dir.glob(p)))), [])
+        table = pd.DataFrame({"file": files}, dtype=object)
+        names = [file.relative_to(data_dir).parts for file in files]
+        table["PTID"] = parse(_part(names, "sub-", "PTID"))
+        table["VISCODE"] = parse(_part(names, "ses-", "VISCODE"))
+        table[column] = [str(Path(*parts)) for parts in names]
+        named = table["PTID"].str.fullmatch(r"\d{3}_S_\d{4,5}").astype(bool)
+        known = named & table["VISCODE"].notna()
+        what = "no PTID or visit can be read from the names of its folders"
+        mend = "name the folders like sub-ADNI999S9999/ses-M048, or write images.csv"
+        problems += [Problem(str(file), what, mend) for file in table["file"][~known]]
+        table = table[known]
+        for file in table["file"][table.duplicated(["PTID", "VISCODE"])]:
+            what = f"a second {column[:2].upper()} for one visit"
+            problems.append(Problem(str(file), what, "keep one, or write images.csv"))
+        kinds.append(table.drop(columns="file"))
+    if not len(kinds[0]) and not problems:
+        what = f"there is neither images.csv nor a T1 volume at {', '.join(T1_GLOBS)}"
+        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
+        raise CohortError(Problem(str(data_dir), what, mend))
+    if problems:
+        raise CohortError(*problems)
+    return kinds[0].merge(kinds[1], on=["PTID", "VISCODE"], how="outer", sort=True)
+
+
+def _part(names: list[tuple[str, ...]], prefix: str, column: str) -> pd.Series:
+    """Take from each path the folder that begins with `prefix`, without it."""
+    found = [next(part for part in parts if part.startswith(prefix)) for parts in names]
+    return pd.Series([part.removeprefix(prefix) for part in found], name=column, dtype=object)
