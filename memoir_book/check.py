@@ -52,7 +52,7 @@ def check_download(data_dir: Path, images: bool = True, workers: int = 0) -> lis
         problems += check_volumes(there, workers) if images else []
     if not problems:
         try:
-            build_cohort(*tables, data_dir, seed=0)
+            build_cohort(tables[0], tables[1], data_dir, seed=0)
         except CohortError as error:  # what only shows when the tables meet
             problems += error.problems
     return problems

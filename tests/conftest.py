@@ -19,6 +19,15 @@ def pytest_configure(config):
     )
 
 
+def tables_of(folder):
+    """Read the visits and the list of images of a download."""
+    from memoir_core import cohort
+
+    return cohort.read_adnimerge(folder / "ADNIMERGE.csv"), cohort.read_images(
+        folder / "images.csv"
+    )
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Send run folders to a temporary place."""
@@ -45,15 +54,24 @@ def tiny_folders(tmp_path_factory):
         patch.setenv("MEMOIR_RUNS", str(root / "runs"))
         patch.setenv("MEMOIR_CACHE", str(root / "cache"))
         patch.setitem(config.PROFILES, "tiny", tiny)
-        from memoir_book import artefacts
-        from memoir_core import cohort, volumes
+        from memoir_book import chapters, store
+        from memoir_core import cohort, files, volumes
         from synthetic_adni.write import ensure_download
 
-        run = artefacts.start_chapter("01", profile="tiny", run="t", device="cpu")
+        run = store.start_chapter("01", profile="tiny", run="t", device="cpu")
         ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction)
-        table, _ = cohort.build_cohort(run.data_dir, run.seed)
-        cohort.write_cohort(run, table)
-        volumes.write_volumes(run, table)
+        table, flow = cohort.build_cohort(*tables_of(run.data_dir), run.data_dir, run.seed)
+        cohort.write_cohort(run.path("cohort.parquet"), table)
+        files.write_json(run.path("cohort_flow.json"), flow)
+        store.save_results(run, {})
+        store.end_chapter(run)
+        run = store.start_chapter("02", run="t", device="cpu")
+        index = volumes.build_volumes(
+            table, run.data_dir, tiny.volume_shape, tiny.voxel_mm, chapters.cache_dir()
+        )
+        files.write_json(run.path("volumes.json"), index)
+        store.save_results(run, {})
+        store.end_chapter(run)
     return root, tiny
 
 
@@ -64,11 +82,12 @@ def tiny(tiny_folders, monkeypatch):
     monkeypatch.setenv("MEMOIR_RUNS", str(root / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(root / "cache"))
     monkeypatch.setitem(config.PROFILES, "tiny", profile)
-    from memoir_book import artefacts
+    from memoir_book import chapters, store
     from memoir_core import cohort, volumes
 
-    run = artefacts.start_chapter("02", profile="tiny", run="t", device="cpu")
-    return Tiny(run, cohort.load_cohort(run, private=True), volumes.open_volumes(run))
+    run = store.start_chapter("02", run="t", device="cpu")
+    table = cohort.load_cohort(run.path("cohort.parquet"))
+    return Tiny(run, table, volumes.load_volumes(run.path("volumes.json"), chapters.cache_dir()))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +99,7 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     paper = config.PROFILES["paper"]
     write_tables(folder, paper.subjects, paper.fa_fraction)
-    return cohort.build_cohort(folder, seed=0, check_images=False)
+    return cohort.build_cohort(*tables_of(folder), None, seed=0)
 
 
 @pytest.fixture(scope="session")
