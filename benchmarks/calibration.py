@@ -29,8 +29,8 @@ from sklearn.preprocessing import StandardScaler
 from memoir_book import published
 from memoir_book.artefacts import read_json, start_chapter
 from memoir_core import config, metrics
-from memoir_core.cohort import build_cohort, load_cohort
-from memoir_core.volumes import open_volumes
+from memoir_core.cohort import build_cohort, load_cohort, read_adnimerge, read_images
+from memoir_core.volumes import load_volumes
 from synthetic_adni.write import write_tables
 
 
@@ -41,7 +41,8 @@ def clinical(seeds: int) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         write_tables(Path(folder), paper.subjects, paper.fa_fraction)
         for seed in range(seeds):
-            cohort, _ = build_cohort(Path(folder), seed, check_images=False)
+            visits = read_adnimerge(Path(folder) / "ADNIMERGE.csv")
+            cohort, _ = build_cohort(visits, read_images(Path(folder) / "images.csv"), None, seed)
             found = metrics.baselines(cohort)
             rows.append({t: found[f"{t} logistic"]["balanced_accuracy"] for t in ("dx3", "dx2")})
     return pd.DataFrame(rows)
@@ -86,7 +87,10 @@ def main() -> None:
         run = start_chapter(
             "03", profile=settings["profile"], run=options.run, seed=settings["seed"], device="cpu"
         )
-        cohort, data = load_cohort(run), open_volumes(run)
+        cohort, data = (
+            load_cohort(run.path("cohort.parquet")),
+            load_volumes(run.path("volumes.json"), config.cache_dir()),
+        )
         has_fa = data.fa_row >= 0
         images = {
             "t1": linear(data.t1, cohort),

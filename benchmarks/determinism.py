@@ -17,12 +17,13 @@ import torch
 
 from memoir_book.artefacts import Run, default_run_name, provenance, start_chapter
 from memoir_core.cohort import load_cohort
+from memoir_book import chapters
 from memoir_core.config import DX
 from memoir_core.data import MemoirDataset
 from memoir_core.inference import encode, load_trained, predict
 from memoir_core.metrics import task_metrics
 from memoir_core.training import train_stage2
-from memoir_core.volumes import Volumes, open_volumes
+from memoir_core.volumes import Volumes, load_volumes
 
 
 def train(run: Run, cohort: pd.DataFrame, volumes: Volumes, epochs: int | None) -> dict:
@@ -59,7 +60,10 @@ def main() -> None:
         seed=options.seed,
         device=options.device,
     )
-    cohort, volumes = load_cohort(run), open_volumes(run)
+    cohort, volumes = (
+        load_cohort(run.path("cohort.parquet")),
+        load_volumes(run.path("volumes.json"), chapters.cache_dir()),
+    )
     seeds = [run.seed] * options.repeats + [run.seed + 1]
     rows: list[dict] = []
     for number, seed in enumerate(seeds):

@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from memoir_core import text
-from memoir_core.cohort import build_cohort
+from memoir_core.cohort import build_cohort, read_adnimerge, read_images
 from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import encode, predict
@@ -241,7 +241,8 @@ def drift_curve(drifts: Sequence[float], subjects: int, samples: int, seed: int)
     for drift in drifts:
         with tempfile.TemporaryDirectory() as folder:
             write_tables(Path(folder), subjects, 0.4, drift)
-            cohort, _ = build_cohort(Path(folder), seed, check_images=False)
+            visits = read_adnimerge(Path(folder) / "ADNIMERGE.csv")
+            cohort, _ = build_cohort(visits, read_images(Path(folder) / "images.csv"), None, seed)
         found = score_regression(cohort, RECORD, samples, seed)
         rows.append({"drift": drift, **found, "n": int((cohort["split"] == "test").sum())})
     return pd.DataFrame(rows)

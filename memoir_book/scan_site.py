@@ -47,7 +47,8 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from memoir_core import cohort
+from memoir_book.intake import find_images
+from memoir_core import tables
 
 from .artefacts import atomic_path
 
@@ -106,9 +107,6 @@ def read_identifiers(data_dir: Path) -> Identifiers:
     """
     data_dir = Path(data_dir).expanduser().resolve()
 
-    def ignore(problem: cohort.Problem) -> None:
-        """Rows with a problem are read below as they stand."""
-
     raw = pd.read_csv(
         data_dir / "ADNIMERGE.csv", dtype=str, encoding="utf-8-sig", keep_default_na=False
     )
@@ -117,7 +115,7 @@ def read_identifiers(data_dir: Path) -> Identifiers:
     images = (
         pd.read_csv(manifest, dtype=str, encoding="utf-8-sig", keep_default_na=False)
         if manifest.exists()
-        else cohort.find_images(data_dir, ignore)
+        else find_images(data_dir)
     )
     images.columns = images.columns.str.strip()
 
@@ -157,8 +155,8 @@ def _plain_ptid(text: str) -> str:
 
 
 def _exam_date(text: str) -> str:
-    parsed = cohort._date(text)
-    return "" if parsed is None else parsed.strftime("%Y%m%d")
+    parsed = tables.parse(pd.Series([text], name="EXAMDATE"))[0]
+    return "" if pd.isna(parsed) else parsed.strftime("%Y%m%d")
 
 
 # --- rules for text ---------------------------------------------------------------------

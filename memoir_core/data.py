@@ -51,7 +51,7 @@ class MemoirDataset(Dataset):
     Parameters
     ----------
     cohort : from `load_cohort`, all rows.
-    volumes : from `open_volumes`, same order.
+    volumes : from `load_volumes`, same order.
     scaler : statistics of the train part.
     part : 'train', 'val', 'test', or 'all'.
     hide : scores that the clinical branch must not see, such as ('CDRSB',).

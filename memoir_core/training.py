@@ -48,7 +48,7 @@ from .losses import PairwiseInfoNCE, multitask_loss
 from .metrics import composite, recall_at, task_metrics
 from .model import DROP, HEADS, Memoir, masking_gate
 from .precision import checked_half_type
-from .volumes import Volumes, augment, open_volumes
+from .volumes import Volumes, augment, load_volumes
 
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
@@ -482,6 +482,8 @@ def _resume(folder: Path, settings: dict, main: bool) -> dict | None:
 
 
 def main() -> None:
+    from memoir_book import chapters
+
     parser = argparse.ArgumentParser(
         description="Train one stage outside a notebook, for `accelerate launch`. Chapters 1 and 2 "
         "must have run."
@@ -504,7 +506,16 @@ def main() -> None:
         device=args.device,
     )
     train = train_stage1 if args.stage == "stage1" else train_stage2
-    print(train(run, load_cohort(run), open_volumes(run), args.epochs).round(3).to_string())
+    print(
+        train(
+            run,
+            load_cohort(run.path("cohort.parquet")),
+            load_volumes(run.path("volumes.json"), chapters.cache_dir()),
+            args.epochs,
+        )
+        .round(3)
+        .to_string()
+    )
 
 
 if __name__ == "__main__":
