@@ -130,7 +130,7 @@ def parse(text: pd.Series) -> pd.Series:
     """Parse a column of text by its name; NaN stands for what is not as `EXPECTED`."""
     name = str(text.name)
     if name in RANGES:
-        number = pd.to_numeric(text, errors="coerce")
+        number = pd.to_numeric(text, errors="coerce").astype(float)
         return number.where(number.between(*RANGES[name]))
     if name == "DX":
         return text.map(SPELLINGS)
