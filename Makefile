@@ -81,4 +81,4 @@ audit: setup  ## look up known weaknesses of the installed packages (needs the n
 	sh .ci/audit.sh
 
 clean:  ## delete runs, caches and the built book (not .venv)
-	rm -rf runs cache book/_build book/chapters
+	rm -rf runs cache book/_build book/chapters book/code

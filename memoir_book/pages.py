@@ -20,7 +20,7 @@ import yaml
 
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
-from . import chapters, manifest, published, seeds, store
+from . import chapters, codepages, manifest, published, seeds, store
 from .chapters import CHAPTERS, ROOT
 
 PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
@@ -79,6 +79,7 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
     if not store.is_synthetic(settings):
         source, out = run_dir / "book", run_dir / "book"
         _copy_private(source)
+    codepages.write_pages(source)
     folder = source / "book" / "chapters"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -101,7 +102,6 @@ def _copy_private(source: Path) -> None:
     for path in [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]:
         if path.is_file():
             shutil.copyfile(path, source / path.relative_to(ROOT))
-    shutil.copytree(ROOT / "book" / "code", source / "book" / "code", dirs_exist_ok=True)
     shutil.copytree(ROOT / "memoir_core", source / "memoir_core")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     theme = config["sphinx"]["config"]["html_theme_options"]
