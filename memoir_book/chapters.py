@@ -152,7 +152,7 @@ def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
     for node in ast.parse("".join(cell["source"])).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             default = ast.literal_eval(node.value)
-            kind = int if default is None else type(default)  # `seed: int | None = None`
+            kind = int if default is None else type(default)  # `seed: int = None`
             found[node.target.id] = (kind, default)
     return found
 

@@ -4,48 +4,20 @@ import json
 import os
 from dataclasses import replace
 
-import nbformat
-import pandas as pd
+import fakebook
 import pytest
 
 from memoir_book import chapters, manifest, run, store
-from memoir_book.chapters import Chapter
 from memoir_core.files import DamagedFileError, MissingArtefactError
-
-COMMON = (
-    'profile: str = ""\nrun: str = ""\ndata_dir: str = ""\n'
-    'seed: int | None = None\ndevice: str = "auto"\n'
-)
-
-
-def write_notebook(path, code, parameters=""):
-    cell = nbformat.v4.new_code_cell(COMMON + parameters, metadata={"tags": ["parameters"]})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(code)]), path)
 
 
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     """Two chapters; `work` plays one as its notebook would."""
-    found = (
-        Chapter("01_first", "First", (), ("first.txt",), "images", {"epochs": "stage1_epochs"}),
-        Chapter("02_second", "Second", ("first.txt",), ("second.txt",)),
-    )
-    for room in (chapters, manifest, run):
-        monkeypatch.setattr(room, "CHAPTERS", found)
-    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    fakebook.write(tmp_path)
+    fakebook.open_here(monkeypatch.setattr, tmp_path)
     monkeypatch.delenv("MEMOIR_RUNS", raising=False)
     monkeypatch.delenv("MEMOIR_CACHE", raising=False)
-    (tmp_path / "memoir_core").mkdir()
-    (tmp_path / "memoir_core" / "tool.py").write_text("value = 1\n")
-    parameters = "epochs: int = 0  # passes\npretrained: bool = True\ndrop_fa: float = 0.3\n"
-    write_notebook(
-        tmp_path / "notebooks/01_first.ipynb", "from memoir_core import tool", parameters
-    )
-    write_notebook(tmp_path / "notebooks/02_second.ipynb", "pass")
-    (tmp_path / "adni").mkdir()
-    pd.DataFrame({"PTID": ["137_S_4101"]}).to_csv(tmp_path / "adni" / "ADNIMERGE.csv")
-    (tmp_path / "adni" / "a.nii.gz").write_bytes(b"brain")
     return tmp_path
 
 
