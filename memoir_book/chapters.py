@@ -44,76 +44,65 @@ class Chapter:
         return ROOT / "notebooks" / f"{self.name}.ipynb"
 
 
+def _chapter(
+    name: str, title: str, reads: str, writes: str, download: str = "", **sizes: str
+) -> Chapter:
+    return Chapter(name, title, tuple(reads.split()), tuple(writes.split()), download, sizes)
+
+
+_DATA = "cohort.parquet volumes.json "
+_STAGE2 = "stage2/best.safetensors stage2/scaler.json stage2/embeddings.npz "
 CHAPTERS = (
-    Chapter("01_cohort", "Cohort", (), ("cohort.parquet", "cohort_flow.json"), "images"),
-    Chapter("02_visualisation", "Visualisation", ("cohort.parquet",), ("volumes.json",), "images"),
-    Chapter("03_encoders", "Encoders and fusion", ("cohort.parquet", "volumes.json"), ()),
-    Chapter(
+    _chapter("01_cohort", "Cohort", "", "cohort.parquet cohort_flow.json", "images"),
+    _chapter("02_visualisation", "Visualisation", "cohort.parquet", "volumes.json", "images"),
+    _chapter("03_encoders", "Encoders and fusion", _DATA, ""),
+    _chapter(
         "04_stage1_contrastive",
         "Stage 1: contrastive",
-        ("cohort.parquet", "volumes.json"),
-        ("stage1/model.safetensors", "stage1/history.csv", "stage1/settings.json"),
-        sizes={"epochs": "stage1_epochs", "lr": "lr_stage1", "batch_size": "batch_size"},
+        _DATA,
+        "stage1/model.safetensors stage1/history.csv stage1/settings.json",
+        **{"epochs": "stage1_epochs", "lr": "lr_stage1", "batch_size": "batch_size"},
     ),
-    Chapter(
+    _chapter(
         "05_stage2_multitask",
         "Stage 2: five heads",
-        ("cohort.parquet", "volumes.json", "stage1/model.safetensors"),
-        (
-            *("stage2/best.safetensors", "stage2/history.csv", "stage2/settings.json"),
-            *("stage2/scaler.json", "stage2/test_predictions.parquet", "stage2/embeddings.npz"),
-        ),
-        sizes={"epochs": "stage2_epochs", "batch_size": "batch_size"},
+        _DATA + "stage1/model.safetensors",
+        _STAGE2 + "stage2/history.csv stage2/settings.json stage2/test_predictions.parquet",
+        **{"epochs": "stage2_epochs", "batch_size": "batch_size"},
     ),
-    Chapter(
-        "06_ablation",
-        "Modality ablation",
-        (
-            *("cohort.parquet", "volumes.json", "stage2/best.safetensors"),
-            *("stage2/settings.json", "stage2/scaler.json", "stage2/embeddings.npz"),
-        ),
-        ("ablation.csv",),
-    ),
-    Chapter(
+    _chapter("06_ablation", "Modality ablation", _DATA + _STAGE2, "ablation.csv"),
+    _chapter(
         "07_captions_text",
         "Captions and text encoder",
-        ("cohort.parquet", "volumes.json", "stage2/embeddings.npz"),
-        ("captions.jsonl", "text_encoder", "text_embeddings.npz"),
+        _DATA + "stage2/embeddings.npz",
+        "captions.jsonl text_encoder text_embeddings.npz",
     ),
-    Chapter(
+    _chapter(
         "08_retrieval",
         "Retrieval and reranking",
-        (
-            *("cohort.parquet", "volumes.json", "stage2/best.safetensors", "stage2/scaler.json"),
-            *("stage2/embeddings.npz", "text_embeddings.npz", "captions.jsonl", "text_encoder"),
-        ),
-        ("index.faiss", "retrieval.jsonl", "retrieval_subsets.jsonl"),
+        _DATA + _STAGE2 + "text_embeddings.npz captions.jsonl text_encoder",
+        "index.faiss retrieval.jsonl retrieval_subsets.jsonl",
     ),
-    Chapter(
+    _chapter(
         "09_llm_comparison",
         "LLM comparison",
-        ("cohort.parquet", "retrieval.jsonl", "retrieval_subsets.jsonl", "captions.jsonl"),
-        ("plan.jsonl", "llm_scores.csv"),
-        sizes={"questions": "questions", "llms": "llms"},
+        "cohort.parquet retrieval.jsonl retrieval_subsets.jsonl captions.jsonl",
+        "plan.jsonl llm_scores.csv",
+        **{"questions": "questions", "llms": "llms"},
     ),
-    Chapter(
+    _chapter(
         "10_reproduction_report",
         "Reproduction report",
-        (
-            *("cohort.parquet", "volumes.json", "stage1/settings.json", "stage2/settings.json"),
-            *("ablation.csv", "retrieval.jsonl", "llm_scores.csv"),
-        ),
-        ("report.json", "report.html"),
+        _DATA + "stage1/settings.json stage2/settings.json ablation.csv retrieval.jsonl "
+        "llm_scores.csv",
+        "report.json report.html",
     ),
-    Chapter(
+    _chapter(
         "11_leakage_and_limits",
         "Leakage and limits",
-        (
-            *("cohort.parquet", "volumes.json", "stage2/best.safetensors", "stage2/scaler.json"),
-            *("stage2/history.csv", "stage2/embeddings.npz", "stage2/test_predictions.parquet"),
-            *("captions.jsonl", "text_encoder", "retrieval.jsonl", "llm_scores.csv"),
-        ),
-        ("leakage.csv",),
+        _DATA + _STAGE2 + "stage2/history.csv stage2/test_predictions.parquet captions.jsonl "
+        "text_encoder retrieval.jsonl llm_scores.csv",
+        "leakage.csv",
         "tables",
     ),
 )

@@ -8,19 +8,16 @@ goes on with the chapter in which it stopped.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from memoir_core.config import get_profile
-from memoir_core.files import DamagedFileError, MissingArtefactError, difference
+from memoir_core.files import DamagedFileError, MissingArtefactError, difference, read_json
 
 from . import chapters, manifest, pages, store
 from .chapters import CHAPTERS, Chapter
@@ -143,13 +140,13 @@ def run_chapters(
         first = why == manifest.NEW
         print(f"{line} ..." if first else f"{line} ... ({why})", end="" if back else "\n")
         started = time.time()
-        with peak_memory() as peak:
-            error = execute(chapter, common | own, folder, verbose)
-        taken = f"{time.time() - started:6.1f} s  {peak[0] / 2**30:4.1f} GiB"
+        error = execute(chapter, common | own, folder, verbose)
+        taken = f"{time.time() - started:6.1f} s"
         if error:
             print(f"{back}{line} FAILED after {taken}\n\n{error}", file=sys.stderr, flush=True)
             return 1
-        print(f"{back}{line} {taken}", flush=True)
+        peak = read_json(folder / "results" / f"{chapter.name}.json")["peak_memory_gib"]
+        print(f"{back}{line} {taken}  {peak:4.1f} GiB", flush=True)
     print(f"Done in {time.time() - begun:.0f} s: {folder}")
     return 0
 
@@ -215,32 +212,6 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     partial.replace(executed)
     manifest.add_artefact(folder, chapter.name, f"notebooks/{executed.name}")
     return ""
-
-
-@contextlib.contextmanager
-def peak_memory(interval: float = 0.25) -> Iterator[list[int]]:
-    """Watch the resident memory of this process's children; the list holds the peak in bytes."""
-    import psutil
-
-    peak = [0]
-    stop = threading.Event()
-
-    def watch() -> None:
-        this = psutil.Process()
-        while not stop.wait(interval):
-            total = 0
-            for child in this.children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):  # ended since it was listed
-                    total += child.memory_info().rss
-            peak[0] = max(peak[0], total)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
 
 
 if __name__ == "__main__":
