@@ -23,10 +23,10 @@ TAIL = """
 How it works, in three habits:
 
 - Files are written beside their place and renamed when they are whole
-  (`artefacts.atomic_path`). A reader sees the old file or the new one.
-- Files that only programs write ({kinds}) get a checksum beside them, `.NAME.blake2b`, which is
-  compared when they are read, once per process and date of the file. A file that you put there
-  yourself has none and is taken as it is.
+  (`memoir_core.files.atomic_path`). A reader sees the old file or the new one.
+- Whatever was made is remembered with its checksum and with all that it was made from: of a chapter
+  in `manifest.json`, of a training or of answers in `settings.json` beside them. What does not
+  agree is named, or made anew.
 - All randomness follows from seed and epoch, so that what is done again comes out the same.
 
 What is not covered: damage in memory, an uncompressed NIfTI file with a flipped bit (the format
@@ -42,25 +42,19 @@ def marks(path: Path) -> list[tuple[str, str, str]]:
             name = ast.unparse(mark.func) if isinstance(mark, ast.Call) else ""
             if name in ("fault", "pytest.mark.fault"):
                 what, happens = (ast.literal_eval(argument) for argument in mark.args)
-                found.append((what, happens, f"{path.name}::{node.name}"))
+                found.append((what, happens, node.name))
     return found
 
 
 def page() -> str:
+    """Write the whole page."""
+    tests = BOOK.parent / "tests"
     rows = [
-        row for path in sorted((BOOK.parent / "tests").glob("test_*.py")) for row in marks(path)
+        f"| {what[0].upper()}{what[1:]} | {happens} | `{path.relative_to(tests)}::{name}` |"
+        for path in sorted(tests.rglob("test_*.py"))
+        for what, happens, name in marks(path)
     ]
-    lines = [
-        f"| {what[0].upper()}{what[1:]} | {happens} | `{test}` |" for what, happens, test in rows
-    ]
-    source = (BOOK.parent / "memoir_book" / "store.py").read_text(encoding="utf-8")
-    sealed = next(
-        ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEALED"
-    )
-    kinds = ", ".join(f"`{kind}`" for kind in sealed)
-    return HEAD + "\n".join(lines) + "\n" + TAIL.format(kinds=kinds)
+    return HEAD + "\n".join(rows) + "\n" + TAIL
 
 
 if __name__ == "__main__":
