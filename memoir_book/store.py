@@ -324,7 +324,7 @@ def end_chapter(book: Run) -> None:
     if absent:
         raise MissingArtefactError(f"{spec.name} did not write {', '.join(absent)} in {book.dir}")
     reads = dict(book.reads)
-    if spec.download and "tables" not in reads:  # the chapter itself made its download
+    if spec.download and book.synthetic:  # chapter 1 itself makes it
         reads |= read_download(book.data_dir, spec.download)
     record = {
         "parameters": book.parameters,
