@@ -140,11 +140,10 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
     """
     if unknown := sorted(set(withhold) - set(FIELDS)):
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
-    hidden = {*withhold, *(set(IMAGE_NAMES) - set(record))}
-    shown = {  # what may be told; None: to be called missing
+    told = [n for n in FIELDS if n not in withhold and (n in record or n not in IMAGE_NAMES)]
+    shown = {  # None: to be called missing
         name: None if pd.isna(record[name]) or record[name] == "" else record[name]
-        for name in FIELDS
-        if name not in hidden
+        for name in told
     }
     codes: dict[str, dict] = {"PTGENDER": _SEX, "APOE4": _APOE, "DX": DX_NAMES}
     for name, known in codes.items():

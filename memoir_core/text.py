@@ -33,8 +33,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from . import files
 from .config import EMBEDDING_DIM
-from .metrics import recall_at
 from .losses import info_nce
+from .metrics import recall_at
 
 TEXT_DIM = 384
 MAX_LENGTH = 128  # tokens; a test holds that the longest caption has fewer

@@ -1,0 +1,262 @@
+"""The index, the grades, the order of cases and the measures of a ranking."""
+
+import faiss
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from people import people
+from sklearn.metrics import ndcg_score
+
+from memoir_core import retrieval, text
+from memoir_core.captions import BLIND, PROTOCOLS, caption, caption_rows
+from memoir_core.cohort import DataLeakageError
+from memoir_core.config import SCORES
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def table():
+    return people(N)
+
+
+@pytest.fixture(scope="module")
+def z():
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(3, 512))
+    return text.unit_rows(centres[np.arange(N) % 3] + rng.normal(size=(N, 512)))
+
+
+@pytest.fixture
+def train(table):
+    return table.loc[table["split"] != "test", "case"].to_numpy()
+
+
+@pytest.fixture
+def index(table, z, train):
+    return retrieval.build_index(z[train], train, table)
+
+
+# --- the index --------------------------------------------------------------------------
+
+
+def test_an_exact_search_equals_a_product_of_matrices(index, z, train):
+    cases, scores = retrieval.search(index, z[:4], 7)
+    cosine = z[:4] @ z[train].T
+    assert np.array_equal(cases, train[np.argsort(-cosine, axis=1)[:, :7]])
+    assert np.allclose(scores, -np.sort(-cosine, axis=1)[:, :7], atol=1e-5)
+    assert cases[1, 0] == 1 and scores[1, 0] == pytest.approx(1)  # a train case finds itself
+
+
+def test_more_neighbours_than_cases_gives_all_cases(index, z, train):
+    cases, _ = retrieval.search(index, z[:1], 500)
+    assert sorted(cases[0]) == sorted(train)
+
+
+def test_a_test_case_in_the_index_is_leakage(table, z):
+    with pytest.raises(DataLeakageError, match="retrieval index"):
+        retrieval.build_index(z, np.arange(N), table)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v[:, :100], "shape"),
+        (lambda v: v * 2, "row 0 has length 2.000"),
+        (lambda v: np.where(np.arange(len(v))[:, None] == 3, np.nan, v), "row 3 has length nan"),
+        (lambda v: v[:5], "5 vectors for 30 cases"),
+    ],
+)
+def test_bad_vectors_are_named(table, z, train, change, words):
+    with pytest.raises(ValueError, match=words):
+        retrieval.build_index(change(z[train]), train, table)
+
+
+def test_a_query_must_be_a_unit_vector(index, z):
+    with pytest.raises(ValueError, match="a query, row 0 has length"):
+        retrieval.search(index, z[:1] / 2, 3)
+
+
+def test_an_index_keeps_its_cases_on_the_disk(tmp_path, index, z):
+    retrieval.save_index(index, tmp_path / "index.faiss")
+    again = faiss.read_index(str(tmp_path / "index.faiss"))
+    assert [p.name for p in tmp_path.iterdir()] == ["index.faiss"]
+    for a, b in zip(retrieval.search(again, z, 9), retrieval.search(index, z, 9), strict=True):
+        assert np.array_equal(a, b)
+
+
+# --- grades -----------------------------------------------------------------------------
+
+
+def test_grades_by_hand():
+    table = pd.DataFrame(
+        {
+            "case": [10, 11, 12, 13],
+            "DX": ["MCI", "MCI", "CN", "MCI"],
+            "CDRSB": [1.0, 3.0, 1.0, np.nan],
+            "AGE": [70.0, 80.0, 75.0, np.nan],
+        }
+    )
+    others = np.array([10, 11, 12, 13])
+    e = np.exp(-1)
+    wanted = [1.0, 0.6 + 0.2 * e + 0.2 * e, 0.2 + 0.2 * np.exp(-0.5), 0.6]
+    assert retrieval.relevance(table, np.array([10]), others) == pytest.approx(wanted)
+    pairs = retrieval.relevance(table, np.array([11, 12]), np.array([10, 11]))
+    assert pairs == pytest.approx([0.6 + 0.4 * e, 0.2 * e + 0.2 * np.exp(-0.5)])
+
+
+# --- measures of a ranking --------------------------------------------------------------
+
+
+def dcg(grades):
+    return sum(grade / np.log2(place + 1) for place, grade in enumerate(grades, 1))
+
+
+def test_ndcg_by_hand_and_against_sklearn(table, train):
+    lists = {0: [5, 2, 39, 7, 30], 4: [1, 13, 3, 31, 2]}
+    found = retrieval.ranking_metrics(lists, table, ks=(1, 3, 5))
+    for k in (1, 3, 5):
+        by_hand, by_sklearn = [], []
+        for case, others in lists.items():
+            grade = {
+                c: retrieval.relevance(table, np.array([case]), np.array([c]))[0] for c in train
+            }
+            best = sorted(grade.values(), reverse=True)[:k]
+            by_hand.append(dcg([grade[c] for c in others[:k]]) / dcg(best))
+            order = [-others.index(c) if c in others[:k] else -99 - i for i, c in enumerate(train)]
+            by_sklearn.append(ndcg_score([[grade[c] for c in train]], [order], k=k))
+        assert found[f"ndcg@{k}"] == pytest.approx(np.mean(by_hand))
+        assert found[f"ndcg@{k}"] == pytest.approx(np.mean(by_sklearn), abs=1e-6)
+
+
+def test_precision_and_majority_by_hand(table):
+    # Case 0 is CN as are 3, 6 and 9; case 4 is MCI as are 1 and 7; 2 and 5 have dementia.
+    lists = {0: [3, 1, 6, 2, 5], 4: [2, 1, 5, 7, 3]}
+    found = retrieval.ranking_metrics(lists, table)
+    assert found["precision@1"] == 0.5 and found["precision@5"] == pytest.approx(0.4)
+    assert found["knn_accuracy"] == 0.5  # CN, two against two, nearer than dementia; dementia
+
+
+def test_an_ideal_order_has_ndcg_1(table, train):
+    grades = retrieval.relevance(table, np.array([0]), train)
+    best = train[np.argsort(-grades)][:5].tolist()
+    assert retrieval.ranking_metrics({0: best}, table)["ndcg@5"] == pytest.approx(1)
+    assert retrieval.ranking_metrics({0: best[::-1]}, table)["ndcg@5"] < 1
+
+
+def test_neighbours_in_the_scores(table):
+    twins = table.copy()
+    twins.loc[8, list(SCORES)] = twins.loc[9, list(SCORES)].to_numpy()  # 8 is test, 9 train
+    twins.loc[0, list(SCORES)] = np.nan
+    found = retrieval.clinical_neighbours(twins, 3)
+    assert found[8][0] == 9 and set(found) == set(table.loc[table["split"] == "test", "case"])
+    kept = set(table.loc[table["split"] != "test", "case"])
+    assert all(set(others) <= kept and len(set(others)) == 3 for others in found.values())
+    # In standard deviations: ADAS spans more points than CDR-SB and must not decide alone.
+    wide = twins.assign(ADAS11=twins["ADAS11"] * 1000)
+    assert retrieval.clinical_neighbours(wide, 3) == found
+
+
+def test_random_neighbours(table):
+    found = retrieval.random_neighbours(table, 5, seed=0)
+    assert found == retrieval.random_neighbours(table, 5, seed=0)
+    assert found != retrieval.random_neighbours(table, 5, seed=1)
+    kept = set(table.loc[table["split"] != "test", "case"])
+    assert all(set(others) <= kept and len(set(others)) == 5 for others in found.values())
+
+
+# --- queries ----------------------------------------------------------------------------
+
+
+class Words:
+    """A cross-encoder whose score is the number of shared words."""
+
+    def rank(self, query, documents, top_k=None, show_progress_bar=False):
+        scores = [len(set(query.split()) & set(text.split())) for text in documents]
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
+        return [{"corpus_id": i, "score": np.float32(scores[i])} for i in order]
+
+
+def test_reranking_by_hand():
+    captions = {7: "a b", 3: "x y z", 9: "a b c"}
+    assert retrieval.rerank(Words(), "a b c d", [3, 7, 9], captions, 2) == ([9, 7], [3.0, 2.0])
+
+
+def test_retrieving_and_reranking(table, z, index, train):
+    rows = caption_rows(table)
+    test = table.loc[table["split"] == "test", "case"].to_numpy()
+    found = retrieval.retrieve(index, Words(), z[test], test, rows, top_k=20, rerank_k=5)
+    assert [(r["case"], r["protocol"]) for r in found] == [(c, p) for p in PROTOCOLS for c in test]
+    for row in found:
+        cosine = dict(zip(train, z[train] @ z[row["case"]], strict=True))
+        assert row["retrieved"] == sorted(train, key=lambda case: -cosine[case])[:20]
+        assert row["scores"] == pytest.approx([cosine[c] for c in row["retrieved"]], abs=1e-4)
+        own = rows[row["case"]]["caption" if row["protocol"] == "own_caption" else "caption_blind"]
+        assert row["query"] == own
+        scores = [len({*own.split()} & {*rows[c]["caption"].split()}) for c in row["retrieved"]]
+        assert row["candidate_scores"] == scores
+        assert row["rerank_scores"] == sorted(scores, reverse=True)[:5]
+        assert [scores[row["retrieved"].index(c)] for c in row["reranked"]] == row["rerank_scores"]
+    with pytest.raises(ValueError, match="protocol='own'"):
+        retrieval.query_text(rows[0], "own")
+
+
+def test_a_subset_query_says_what_the_subset_shows(table):
+    record = table.iloc[2].to_dict()
+    whole = ("t1", "fa", "clinical")
+    assert retrieval.subset_text(record, whole, "own_caption") == caption(record)
+    assert retrieval.subset_text(record, whole, "blind") == caption(record, withhold=BLIND)
+    alone = retrieval.subset_text(record, ("t1",), "blind")
+    assert "entricles" in alone and "year-old" in alone
+    assert not any(word in alone for word in ("FA", "MMSE", "APOE", "ADAS", "CDR", "iagnos"))
+    alone = retrieval.subset_text(record, ("clinical",), "own_caption")
+    assert "MMSE" in alone and "CDR-SB" in alone and "entricles" not in alone and "FA" not in alone
+
+
+class Sum(torch.nn.Module):
+    """Fuses by adding up what is present."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(1))
+
+    def fuse(self, embeddings, present):
+        return {"z_fused": (embeddings * present[:, :, None]).sum(dim=1)}
+
+
+def test_subset_queries_are_fused_from_the_frozen_embeddings(table, z, index):
+    parts = np.stack([np.roll(z, 1, axis=1), np.roll(z, 2, axis=1), z], axis=1)  # (n, 3, 512)
+    present = np.ones((N, 3), bool)
+    present[::8, 1] = False  # half of the test part has no FA
+    present[4, 2] = False
+    test = table.loc[table["split"] == "test", "case"].to_numpy()
+    rows = retrieval.retrieve_subsets(
+        index, Words(), Sum(), parts, present, table, test, caption_rows(table),
+        top_k=6, rerank_k=3, limit=3,
+    )  # fmt: skip
+    asked = {(r["subset"], r["protocol"]): [] for r in rows}
+    for row in rows:
+        asked[row["subset"], row["protocol"]].append(row["case"])
+        subset = row["subset"].split("+")
+        record = table.iloc[row["case"]]
+        assert row["query"] == retrieval.subset_text(record, subset, row["protocol"])
+    assert len(asked) == 14 and asked["t1+clinical", "blind"] == [0, 4, 8]
+    assert asked["fa", "own_caption"] == [4, 12, 20] and asked["clinical", "blind"] == [0, 8]
+    for row in rows:
+        if row["subset"] == "clinical":
+            found, _ = retrieval.search(index, z[[row["case"]]], 6)
+            assert row["retrieved"] == found[0].tolist() and len(row["reranked"]) == 3
+
+
+def test_lists_and_table_by_method(table):
+    row = {"case": 0, "retrieved": [1, 2, 3], "reranked": [3, 1]}
+    rows = [row | {"protocol": "blind"}, row | {"protocol": "own_caption", "reranked": [2, 3]}]
+    lists = retrieval.ranked_lists(rows)
+    assert lists == {
+        **{"z_fused": {0: [1, 2]}, "reranked, blind": {0: [3, 1]}},
+        "reranked, own_caption": {0: [2, 3]},
+    }
+    made = retrieval.ranking_table(lists, table).set_index("method")
+    assert made["precision@1"].to_dict() == dict(zip(lists, (0, 1, 0), strict=True))
+    assert (made["n"] == 1).all()
