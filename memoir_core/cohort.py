@@ -112,7 +112,7 @@ def build_cohort(
 
 def flow_step(name: str, table: pd.DataFrame) -> dict:
     """Count rows, subjects, and subjects by their last diagnosis, after one filter."""
-    subjects = table.drop_duplicates("PTID", keep="last")
+    subjects = table.sort_values("EXAMDATE").drop_duplicates("PTID", keep="last")
     counts = {dx: int((subjects["DX"] == dx).sum()) for dx in DX}
     return {"step": name, "rows": len(table), "subjects": len(subjects), **counts}
 
@@ -196,8 +196,8 @@ def load_cohort(path: Path) -> pd.DataFrame:
 
 def counts(cohort: pd.DataFrame) -> pd.DataFrame:
     """Count subjects per class and published part (train holds train and val)."""
-    part = cohort["split"].replace("val", "train")
-    table = pd.crosstab(cohort["DX"], part).reindex(index=list(DX), columns=["train", "test"])
+    table = pd.crosstab(cohort["DX"], cohort["split"].replace("val", "train"))
+    table = table.reindex(index=list(DX), columns=["train", "test"], fill_value=0)
     table["total"] = table.sum(axis=1)
     table.loc["Total"] = table.sum()
     return table.rename_axis(columns=None)

@@ -283,4 +283,4 @@ def template(shape: tuple[int, int, int]) -> np.ndarray:
     affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2  # RAS, as cached volumes
     loaded = datasets.load_mni152_template(resolution=int(GRID_MM))
     fitted: Any = image.resample_img(loaded, affine, GRID, copy_header=True, force_resample=True)
-    return AdaptiveAvgPool3d(shape)(torch.from_numpy(fitted.get_fdata(np.float32))[None])[0].numpy()
+    return AdaptiveAvgPool3d(shape)(torch.from_numpy(fitted.get_fdata(dtype=np.float32))[None])[0].numpy()

@@ -1,0 +1,273 @@
+"""The filters by hand on ten visits, the split, and what must never cross it."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from memoir_core import cohort
+from memoir_core.cohort import CohortError, DataLeakageError
+from memoir_core.config import DX, SCORES
+
+
+@pytest.fixture
+def visits():
+    """Ten visits of five people, not in order of RID or date."""
+    rows = [
+        # RID, visit, date, first exam, diagnosis
+        (5, "bl", "2010-01-01", "2010-01-01", "CN"),
+        (5, "m24", "2012-01-01", "2010-01-01", "MCI"),
+        (5, "m12", "2011-01-01", "2010-01-01", "MCI"),
+        (5, "m36", "2013-01-01", "2010-01-01", None),  # no diagnosis
+        (2, "m12", "2010-06-01", "2009-06-01", "Dementia"),
+        (2, "bl", "2009-06-01", "2009-06-01", "MCI"),
+        (3, "bl", "2010-03-01", "2010-03-01", None),  # never a diagnosis
+        (4, "bl", "2011-01-01", "2011-01-01", "Dementia"),  # never a T1
+        (1, "bl", "2012-01-01", "2012-01-01", "CN"),
+        (1, "m06", "2012-07-01", "2012-01-01", "CN"),  # no T1 at this visit
+    ]
+    table = pd.DataFrame(rows, columns=["RID", "VISCODE", "EXAMDATE", "EXAMDATE_bl", "DX"])
+    for column in ("EXAMDATE", "EXAMDATE_bl"):
+        table[column] = pd.to_datetime(table[column])
+    table["PTID"] = [f"00{9 - rid}_S_000{rid}" for rid in table["RID"]]  # other order than RID
+    known = {"AGE": 70.0, "PTGENDER": "Female", "APOE4": 1.0, **dict.fromkeys(SCORES, 1.0)}
+    return table.assign(**known, PTEDUCAT=12.0)
+
+
+@pytest.fixture
+def images(visits):
+    rows = [
+        (5, "bl", "a.nii", "fa.nii"),
+        (5, "m24", "b.nii", None),
+        (5, "m36", "x.nii", "y.nii"),
+        (2, "bl", "c.nii", None),
+        (2, "m12", "d.nii", "fd.nii"),
+        (4, "bl", None, "only-fa.nii"),
+        (3, "bl", "z.nii", None),
+        (1, "bl", "e.nii", None),
+    ]
+    table = pd.DataFrame(rows, columns=["RID", "VISCODE", "t1_path", "fa_path"])
+    table["PTID"] = [f"00{9 - rid}_S_000{rid}" for rid in table["RID"]]
+    return table.drop(columns="RID")
+
+
+def test_age_is_that_at_the_visit(visits):
+    ages = cohort.age_at_scan(visits).set_index(["RID", "VISCODE"])["AGE"]
+    assert ages[5, "bl"] == 70
+    assert ages[5, "m24"] == 70 + 730 / 365.25
+    assert ages[1, "m06"] == 70 + 182 / 365.25
+    assert (visits["AGE"] == 70).all()  # the table given stays as it was
+
+
+def test_a_diagnosis_must_be_there(visits):
+    left = cohort.valid_diagnosis(visits)
+    assert len(left) == 8 and left["DX"].notna().all() and 3 not in set(left["RID"])
+
+
+def test_images_are_those_of_the_same_person_and_visit(visits, images):
+    found = cohort.attach_images(visits, images).set_index(["RID", "VISCODE"])
+    assert len(found) == len(visits)  # nobody is lost here
+    assert found.loc[(5, "m24"), "t1_path"] == "b.nii"
+    assert found.loc[(2, "m12"), "fa_path"] == "fd.nii"
+    assert found.loc[(5, "m12"), ["t1_path", "fa_path"]].isna().all()
+    assert set(cohort.with_t1(found.reset_index())["t1_path"]) == set(images["t1_path"].dropna())
+
+
+def test_images_may_be_named_by_image_id(visits, images):
+    visits["IMAGEUID"] = [str(n) for n in range(10)]
+    by_id = pd.DataFrame({"IMAGEUID": ["4", "8"], "t1_path": ["d", "e"], "fa_path": [None, "f"]})
+    left = cohort.with_t1(cohort.attach_images(visits, by_id))
+    assert left[["RID", "VISCODE"]].to_numpy().tolist() == [[2, "m12"], [1, "bl"]]
+    with pytest.raises(CohortError, match="no IMAGEUID"):
+        cohort.attach_images(visits.drop(columns="IMAGEUID"), by_id)
+
+
+@pytest.mark.parametrize(
+    ("visit", "kept"), [("latest", ["m06", "m12", "bl", "bl", "m36"]), ("earliest", ["bl"] * 5)]
+)
+def test_one_scan_per_subject(visits, visit, kept):
+    left = cohort.one_scan_per_subject(visits, visit).sort_values("RID")
+    assert left["RID"].tolist() == [1, 2, 3, 4, 5] and left["VISCODE"].tolist() == kept
+    with pytest.raises(ValueError, match="use 'latest' or 'earliest'"):
+        cohort.one_scan_per_subject(visits, "last")
+
+
+@pytest.mark.parametrize(
+    ("visit", "want", "has_fa"),
+    [("latest", ["bl", "m12", "m24"], [0, 1, 0]), ("earliest", ["bl", "bl", "bl"], [0, 0, 1])],
+)
+def test_the_chain_by_hand(visits, images, visit, want, has_fa):
+    table, flow = cohort.build_cohort(visits, images, None, 0, visit)
+    assert list(table) == list(cohort.COLUMNS)
+    assert table["RID"].tolist() == [1, 2, 5]  # ordered by RID, not by PTID
+    assert table["case"].tolist() == [0, 1, 2]
+    assert table["VISCODE"].tolist() == want
+    assert table["has_fa"].tolist() == has_fa
+    assert [step["rows"] for step in flow] == [10, 8, 5, 3]
+    assert [step["subjects"] for step in flow] == [5, 4, 3, 3]
+    last = {"latest": (1, 1, 1), "earliest": (2, 1, 0)}[visit]
+    assert tuple(flow[-1][dx] for dx in DX) == last
+    assert flow[1]["CN"] == 1 and flow[1]["Dementia"] == 2  # by the last diagnosis left
+
+
+def test_who_filters_visits_changes_the_cohort(visits, images):
+    younger = visits[visits["RID"] != 2]
+    table, _ = cohort.build_cohort(younger, images, None, 0)
+    assert table["RID"].tolist() == [1, 5]
+    later, _ = cohort.build_cohort(visits[visits["VISCODE"] != "bl"], images, None, 0)
+    assert later.set_index("RID")["AGE"][2] == 70 + 365 / 365.25  # still since the first exam
+
+
+def test_nobody_left_is_named(visits, images):
+    with pytest.raises(CohortError, match="no visit has both a diagnosis and a T1"):
+        cohort.build_cohort(visits, images.assign(VISCODE="m99"), None, 0)
+
+
+def test_listed_images_must_exist(visits, images, tmp_path):
+    for name in [*images["t1_path"].dropna(), *images["fa_path"].dropna()]:
+        (tmp_path / name).write_text(name)
+    assert len(cohort.build_cohort(visits, images, tmp_path, 0)[0]) == 3
+    (tmp_path / "b.nii").unlink()
+    with pytest.raises(CohortError, match=r"b\.nii: is missing \(1 of the listed"):
+        cohort.build_cohort(visits, images, tmp_path, 0)
+
+
+# --- the split --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dx", "n", "train"), [("CN", 837, 669), ("MCI", 813, 650)])
+def test_the_published_parts_come_out(dx, n, train):
+    parts = cohort.split(pd.Series([dx] * n + ["Dementia"] * 713), seed=0)
+    own, other = parts[:n], parts[n:]
+    assert (own != "test").sum() == train and (own == "test").sum() == n - train
+    assert (other != "test").sum() == 570 and (other == "test").sum() == 143
+
+
+def test_validation_comes_out_of_train_only():
+    dx = pd.Series(["CN"] * 100 + ["MCI"] * 50)
+    parts = cohort.split(dx, 0, 0.15)
+    without = cohort.split(dx, 0, 0.0)
+    assert ((parts == "test") == (without == "test")).all()
+    assert (parts[:100] == "val").sum() == 12 and (parts[100:] == "val").sum() == 6
+    assert set(without) == {"train", "test"}
+
+
+def test_the_split_is_drawn_by_the_seed_and_is_the_same_everywhere():
+    dx = pd.Series(["CN", "MCI", "Dementia"] * 5)
+    assert (cohort.split(dx, 7) == cohort.split(dx, 7)).all()
+    assert (cohort.split(dx, 7) != cohort.split(dx, 8)).any()
+    letters = "".join(part[1] for part in cohort.split(dx, 0, 0.25))  # t(r)ain, v(a)l, t(e)st
+    assert letters == "reaaarerrrrerrr"
+
+
+def table_of(parts, **columns):
+    n = len(parts)
+    table = pd.DataFrame({"case": range(n), "PTID": [f"p{i}" for i in range(n)], "split": parts})
+    table["RID"] = range(100, 100 + n)
+    table["t1_path"] = [f"{i}.nii" for i in range(n)]
+    return table.assign(fa_path=None, **columns)
+
+
+@pytest.mark.parametrize("column", ["PTID", "RID", "t1_path", "fa_path"])
+def test_nothing_stands_on_both_sides(column):
+    table = table_of(["train", "train", "val", "test"])
+    table["fa_path"] = ["a", "b", None, "d"]
+    cohort.check_split(table)
+    table.loc[1, column] = table.loc[0, column]
+    cohort.check_split(table)  # twice on one side is no leak
+    table.loc[3, column] = table.loc[0, column]
+    with pytest.raises(DataLeakageError, match=f"one {column} .*: cases 0, 1, 3"):
+        cohort.check_split(table)
+
+
+def test_equal_content_on_both_sides_is_found(tmp_path):
+    table = table_of(["train", "train", "test", "val"])
+    table["fa_path"] = ["f0", None, "f2", None]
+    for name, text in {"0.nii": "aa", "1.nii": "aa", "2.nii": "ab", "3.nii": "abc"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "f0").write_text("aa")  # an FA map may equal a T1
+    (tmp_path / "f2").write_text("zz")
+    cohort.check_copies(table, tmp_path)  # two copies in train are no leak
+    (tmp_path / "f2").write_text("aa")
+    with pytest.raises(DataLeakageError, match=r"f0: has the same content as .*f2"):
+        cohort.check_copies(table, tmp_path)
+    (tmp_path / "f2").write_text("ab")
+    (tmp_path / "3.nii").write_text("aa")
+    with pytest.raises(DataLeakageError, match=r"0\.nii: has the same content"):
+        cohort.check_copies(table, tmp_path)
+
+
+def test_training_on_a_test_subject_is_found():
+    table = table_of(["train", "val", "test", "test"])
+    cohort.check_training_cases(table, np.array([0, 1]), "the index")
+    with pytest.raises(DataLeakageError, match=r"the index holds test case 2 \(2 in all\)"):
+        cohort.check_training_cases(table, np.array([0, 3, 2]), "the index")
+
+
+# --- storing and summarising ------------------------------------------------------------
+
+
+def test_what_is_stored_is_read_and_checked(visits, images, tmp_path):
+    table, _ = cohort.build_cohort(visits, images, None, 0)
+    cohort.write_cohort(tmp_path / "cohort.parquet", table)
+    pd.testing.assert_frame_equal(cohort.load_cohort(tmp_path / "cohort.parquet"), table)
+    twice = table.assign(split=["train", "test", "test"], PTID="p")
+    cohort.write_cohort(tmp_path / "cohort.parquet", twice)
+    with pytest.raises(DataLeakageError):
+        cohort.load_cohort(tmp_path / "cohort.parquet")
+
+
+def test_counts_put_validation_into_train():
+    parts = ["train", "val", "val", "test", "test", "test"]
+    table = pd.DataFrame({"DX": ["CN"] * 4 + ["MCI"] * 2, "split": parts})
+    counts = cohort.counts(table)
+    assert counts.loc["CN"].tolist() == [3, 1, 4]
+    assert counts.loc["MCI"].tolist() == [0, 2, 2]
+    assert counts.loc["Dementia"].tolist() == [0, 0, 0]
+    assert counts.loc["Total"].tolist() == [3, 3, 6]
+
+
+def test_smd_by_hand():
+    a, b = pd.Series([1.0, 2, 3]), pd.Series([2.0, 3, 4])  # both of variance 1
+    assert cohort.smd(a, b) == pytest.approx(-1)
+    wide = pd.Series([0.0, 4])  # variance 8, against 2
+    assert cohort.smd(pd.Series([0.0, 2]), wide) == pytest.approx(-1 / math.sqrt(5))
+    assert cohort.smd(pd.Series([4.0, 4]), pd.Series([4.0, 4])) == 0
+
+
+def test_table_one_by_hand():
+    table = pd.DataFrame(
+        {
+            "DX": ["CN", "CN", "MCI", "Dementia", "Dementia"],
+            "AGE": [70.0, 74, 80, 60, 62],
+            "PTGENDER": ["Female", "Male", "Female", "Female", "Female"],
+            "PTEDUCAT": [10.0] * 5,
+            "APOE4": [0.0, 2, np.nan, 1, np.nan],
+            "has_fa": [True, False, False, True, True],
+            "split": ["train", "val", "train", "test", "test"],
+            **{name: [1.0, 2, 3, 4, 5] for name in SCORES},
+        }
+    )
+    found = cohort.table_one(table)
+    assert found.loc["n", list(DX)].tolist() == ["2", "1", "2"]
+    assert found.loc["age (years)", "CN"] == "72.0 (2.8)"
+    assert found.loc["female (%)", list(DX)].tolist() == ["50", "100", "100"]
+    assert found.loc["APOE4 carrier (%)", "CN"] == "50"
+    assert found.loc["APOE4 carrier (%)", "Dementia"] == "100"  # of those who are known
+    assert found.loc["with DTI-FA (%)", list(DX)].tolist() == ["50", "0", "100"]
+    train, test = pd.Series([70.0, 74, 80]), pd.Series([60.0, 62])
+    assert found.loc["age (years)", "SMD"] == f"{cohort.smd(train, test):.2f}"
+    assert float(found.loc["age (years)", "SMD"]) > 0  # train minus test
+    assert found.index[[1, 2, 4]].tolist() == ["age (years)", "female (%)", "APOE4 carrier (%)"]
+
+
+def test_the_synthetic_cohort_has_the_published_counts(records):
+    table, flow = records
+    counts = cohort.counts(table)
+    assert counts.loc["CN"].tolist() == [669, 168, 837]
+    assert counts.loc["MCI"].tolist() == [650, 163, 813]
+    assert counts.loc["Dementia"].tolist() == [570, 143, 713]
+    assert table["fa_path"].notna().sum() == 930
+    assert [step["rows"] for step in flow] == sorted((s["rows"] for s in flow), reverse=True)
+    assert table["RID"].is_monotonic_increasing

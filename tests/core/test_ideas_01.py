@@ -1,0 +1,83 @@
+"""Chapter 1 writes out the filters and the split: they are those of the core."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from memoir_core import cohort
+from memoir_core.config import DX
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_cohort.ipynb"
+
+
+def cells():
+    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in found]
+
+
+@pytest.fixture
+def download(tmp_path):
+    """Made-up visits of 60 people: 1 to 4 visits each, gaps in diagnoses and images."""
+    rng = np.random.default_rng(5)
+    visits, images = [], []
+    for rid in rng.permutation(60):
+        first = pd.Timestamp("2010-01-01") + pd.Timedelta(days=int(rng.integers(900)))
+        ptid = f"{(7 * rid) % 100:03d}_S_{rid:04d}"
+        for number in range(rng.integers(1, 5)):
+            visit = f"m{12 * number}" if number else "bl"
+            day = first + pd.Timedelta(days=366 * number)
+            dx = rng.choice([*DX, ""], p=[0.3, 0.3, 0.3, 0.1])
+            scores = dict.fromkeys(("CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA"), 5)
+            known = {"RID": rid, "PTID": ptid, "VISCODE": visit, "EXAMDATE": day.date(), "DX": dx}
+            visits.append({**known, "AGE": 70, "PTGENDER": "Male", "APOE4": 1, **scores})
+            if rng.random() < 0.7:
+                paths = {"t1_path": f"{rid}{visit}.nii", "fa_path": rng.choice(["", f"{rid}f.nii"])}
+                images.append({"PTID": ptid, "VISCODE": visit, **paths})
+    pd.DataFrame(visits).to_csv(tmp_path / "ADNIMERGE.csv", index=False)
+    pd.DataFrame(images).to_csv(tmp_path / "images.csv", index=False)
+    return tmp_path
+
+
+def run(download, visit="latest", change=lambda visits: visits):
+    """Run the idea cells and the call between them on the tables of a download."""
+    visits = change(cohort.read_adnimerge(download / "ADNIMERGE.csv"))
+    images = cohort.read_images(download / "images.csv")
+    parameters = {"visit": visit, "val_fraction": 0.2}
+    book = SimpleNamespace(parameters=parameters, seed=3, data_dir=None, label="made up")
+    plots = SimpleNamespace(cohort_flow=lambda flow, label: None)
+    names = {"visits": visits, "images": images, "book": book, "plots": plots}
+    names |= {"pd": pd, "np": np, "DX": DX, "cohorts": cohort}
+    ran = 0
+    for source, tags in cells():
+        if "idea" in tags or source.startswith("cohort, flow = "):
+            exec(source, names)
+            ran += 1
+    assert ran == 3
+    return names
+
+
+@pytest.mark.parametrize("visit", ["latest", "earliest"])
+def test_the_filters_written_out_are_those_of_the_core(download, visit):
+    names = run(download, visit)
+    table, by_hand = names["cohort"], names["by_hand"]
+    assert 20 < len(table) < 60
+    for column in ("RID", "PTID", "VISCODE", "AGE", "DX", "t1_path", "fa_path"):
+        pd.testing.assert_series_equal(by_hand[column], table[column], check_dtype=False)
+    assert names["part"].tolist() == table["split"].tolist()
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
+def test_who_filters_visits_in_the_notebook_changes_the_cohort(download):
+    whole = run(download)["cohort"]
+    some = run(download, change=lambda visits: visits[visits["VISCODE"] == "bl"])["cohort"]
+    assert set(some["VISCODE"]) == {"bl"} != set(whole["VISCODE"])
+
+
+def test_the_chapter_reads_each_table_once():
+    text = "\n".join(source for source, _ in cells())
+    for reader in ("read_adnimerge(", "list_images("):
+        assert text.count(reader) == 1

@@ -1,0 +1,175 @@
+"""ADNIMERGE and the list of images are read as they come, or what is wrong is named."""
+
+import pandas as pd
+import pytest
+
+from memoir_core import tables
+from memoir_core.tables import CohortError
+
+GOOD = {
+    "RID": "2",
+    "PTID": "011_S_0002",
+    "VISCODE": "bl",
+    "EXAMDATE": "2005-09-08",
+    "AGE": "74.3",
+    "PTGENDER": "Male",
+    "APOE4": "0",
+    "DX": "CN",
+    "CDRSB": "0",
+    "ADAS11": "10.67",
+    "ADAS13": "18.67",
+    "MMSE": "28",
+    "MOCA": "",
+}
+
+
+def write(folder, *changes, text=None):
+    rows = [GOOD | change for change in (changes or ({},))]
+    path = folder / "ADNIMERGE.csv"
+    if text is None:
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_images(folder, text):
+    path = folder / "images.csv"
+    path.write_text(text)
+    return tables.read_images(path)
+
+
+def test_a_visit_is_read(tmp_path):
+    (row,) = tables.read_adnimerge(write(tmp_path)).to_dict("records")
+    assert pd.isna(row.pop("MOCA"))
+    numbers = {"RID": 2, "AGE": 74.3, "APOE4": 0, "CDRSB": 0, "ADAS11": 10.67, "ADAS13": 18.67}
+    day = pd.Timestamp("2005-09-08")
+    words = {"PTID": "011_S_0002", "VISCODE": "bl", "PTGENDER": "Male", "DX": "CN"}
+    more = {"MMSE": 28, "EXAMDATE": day, "EXAMDATE_bl": day, "row": 2}
+    assert row == {**numbers, **words, **more}
+
+
+def test_a_file_with_bom_quotes_blanks_and_further_columns_is_read(tmp_path):
+    header = "\ufeff" + ", ".join(f'"{name} "' for name in GOOD) + ', "Ventricles"\n'
+    row = ", ".join(f'"{value} "' for value in GOOD.values()) + ", 39605\n"
+    table = tables.read_adnimerge(write(tmp_path, text=header + row))
+    assert table.loc[0, ["PTID", "DX", "MMSE"]].tolist() == ["011_S_0002", "CN", 28]
+    assert "Ventricles" not in table
+
+
+@pytest.mark.parametrize("missing", ["", "-4", "-4.0", "-1", "NA", "NaN", "N/A"])
+def test_every_spelling_of_missing_is_missing(tmp_path, missing):
+    changed = dict.fromkeys(("APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA", "DX"), missing)
+    first = tables.read_adnimerge(write(tmp_path, changed)).iloc[0]
+    assert first[list(changed)].isna().all() and first["MMSE"] == 28
+
+
+@pytest.mark.parametrize(
+    ("column", "written", "read"),
+    [
+        ("VISCODE", "M48", "m48"),
+        ("VISCODE", "m048", "m48"),
+        ("VISCODE", "m108", "m108"),
+        ("VISCODE", "m06", "m06"),
+        ("VISCODE", "m6", "m06"),
+        ("VISCODE", "M00", "bl"),
+        ("VISCODE", "sc", "bl"),
+        ("EXAMDATE", "9/8/2005", pd.Timestamp("2005-09-08")),
+        ("EXAMDATE", "09/08/05", pd.Timestamp("2005-09-08")),
+        ("EXAMDATE", "2005-09-08", pd.Timestamp("2005-09-08")),
+        ("DX", "NL", "CN"),
+        ("DX", "AD", "Dementia"),
+        ("DX", "MCI to Dementia", "Dementia"),
+        ("DX", "NL to MCI", "MCI"),
+        ("DX", "MCI to NL", "CN"),
+        ("PTID", "sub-ADNI011S0002", "011_S_0002"),
+        ("PTEDUCAT", "16", 16),
+        ("IMAGEUID", "i12345.0", "12345"),
+    ],
+)
+def test_every_spelling_is_understood(tmp_path, column, written, read):
+    assert tables.read_adnimerge(write(tmp_path, {column: written}))[column].item() == read
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"DX": "SMC"}, ("line 2", "DX", "SMC")),
+        ({"MMSE": "31"}, ("line 2", "MMSE", "0 to 30")),
+        ({"CDRSB": "18.5"}, ("line 2", "CDRSB", "0 to 18")),
+        ({"ADAS11": "70.5"}, ("line 2", "ADAS11", "0 to 70")),
+        ({"ADAS13": "x"}, ("line 2", "ADAS13", "'x' is not a number")),
+        ({"ADAS13": "inf"}, ("line 2", "ADAS13")),
+        ({"AGE": "12"}, ("line 2", "AGE", "40 to 110")),
+        ({"EXAMDATE": "soon"}, ("line 2", "EXAMDATE", "a date (2012-05-31")),
+        ({"EXAMDATE": ""}, ("line 2", "EXAMDATE", "empty")),
+        ({"VISCODE": "later"}, ("line 2", "VISCODE", "later")),
+        ({"PTGENDER": "x"}, ("line 2", "PTGENDER", "Male or Female")),
+        ({"PTID": ""}, ("line 2", "PTID", "empty", "drop the row")),
+        ({"RID": ""}, ("line 2", "RID", "empty")),
+    ],
+)
+def test_a_bad_value_is_named_with_line_column_and_mend(tmp_path, change, words):
+    path = write(tmp_path, change)
+    with pytest.raises(CohortError) as error:
+        tables.read_adnimerge(path)
+    for word in (str(path), *words, "; "):
+        assert word in str(error.value)
+    assert len(error.value.problems) == 1
+
+
+def test_the_ends_of_a_range_are_in_it(tmp_path):
+    ends = {"MMSE": "30", "CDRSB": "18", "AGE": "40", "APOE4": "2", "ADAS13": "0"}
+    assert len(tables.read_adnimerge(write(tmp_path, ends))) == 1
+
+
+def test_all_problems_of_a_table_are_held_and_the_first_are_shown(tmp_path):
+    path = write(tmp_path, {"DX": "SMC", "MMSE": "44"}, *({"VISCODE": f"v{n}"} for n in range(4)))
+    with pytest.raises(CohortError, match=r"(?s)line 3, VISCODE.*and 3 more problems") as error:
+        tables.read_adnimerge(path)
+    found = {(problem.line, problem.column) for problem in error.value.problems}
+    assert found == {("2", "DX"), ("2", "MMSE"), *((str(n), "VISCODE") for n in (3, 4, 5, 6))}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("RID,PTID\n1,2\n", "lacks the column VISCODE, EXAMDATE"),
+        ("", "cannot be read"),
+        (",".join(GOOD) + "\n", "no rows"),
+        (",".join(GOOD) + "\n" + ",".join(GOOD.values()) + ",1,2\n", "cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, text, words):
+    with pytest.raises(CohortError, match=words):
+        tables.read_adnimerge(write(tmp_path, text=text))
+    with pytest.raises(CohortError, match=r"nowhere\.csv: is missing"):
+        tables.read_adnimerge(tmp_path / "nowhere.csv")
+
+
+def test_equal_rows_are_one_and_different_ones_an_error(tmp_path):
+    assert len(tables.read_adnimerge(write(tmp_path, {}, {}))) == 1
+    with pytest.raises(CohortError, match=r"line 3, VISCODE: a second, different row.*011_S_0002"):
+        tables.read_adnimerge(write(tmp_path, {}, {"MMSE": "20"}))
+
+
+def test_the_first_exam_is_that_of_the_subject(tmp_path):
+    later = {"VISCODE": "m12", "EXAMDATE": "2006-09-10"}
+    other = {"PTID": "011_S_0003", "EXAMDATE": "2001-01-01"}
+    table = tables.read_adnimerge(write(tmp_path, later, {}, other))
+    assert table["EXAMDATE_bl"].dt.year.tolist() == [2005, 2005, 2001]
+    assert table["row"].tolist() == [2, 3, 4]
+
+
+def test_images_are_listed_by_visit_or_by_image(tmp_path):
+    by_visit = read_images(
+        tmp_path, "PTID,VISCODE,t1_path,fa_path,DX\nsub-ADNI011S0002,M12,a.nii,\n"
+    )
+    assert by_visit.iloc[0].tolist()[:3] == ["011_S_0002", "m12", "a.nii"]
+    assert pd.isna(by_visit["fa_path"][0]) and len(by_visit.columns) == 4
+    by_image = read_images(tmp_path, "IMAGEUID,t1_path,fa_path\nI123,a.nii,b.nii\n,c.nii,\n")
+    assert by_image.to_numpy().tolist() == [["123", "a.nii", "b.nii"]]
+    with pytest.raises(CohortError, match="lacks the column VISCODE"):
+        read_images(tmp_path, "PTID,t1_path,fa_path\n1,a,b\n")
+    with pytest.raises(CohortError, match="second, different row"):
+        read_images(tmp_path, "IMAGEUID,t1_path,fa_path\nI1,a.nii,\n1,b.nii,\n")

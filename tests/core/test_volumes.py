@@ -1,0 +1,519 @@
+"""From files to what the network reads: orientation, checks, the chain, the cache, augmentation."""
+
+import errno
+import gzip
+import math
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from memoir_core import files, images, volumes
+from memoir_core.images import GRID, VolumeError, read_volume
+
+RAS = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+SMALL = (7, 8, 7)
+
+
+def head(seed=0):
+    """A brain-like ellipsoid of noise on the 2 mm grid, zero outside, darker on the left."""
+    rng = np.random.default_rng(seed)
+    x, y, z = ((np.arange(n) - (n - 1) / 2) / (0.42 * n) for n in GRID)
+    inside = (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2) < 1
+    data = inside * rng.normal(600, 100, GRID).clip(200)
+    data[: GRID[0] // 2] *= 0.7
+    return data.astype(np.float32)
+
+
+def save(path, data, affine=RAS):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("scan") / "scan.nii", head())
+
+
+# --- one file ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flip", [(0,), (0, 1), (1, 2), ()])
+def test_any_storage_order_is_turned_to_ras(tmp_path, flip):
+    data, affine = head(), RAS.copy()
+    for axis in flip:
+        data = np.flip(data, axis)
+        affine[axis, 3] += 2 * (GRID[axis] - 1)
+        affine[axis, axis] *= -1
+    swap = [1, 0, 2, 3]  # rows come before columns, as scanners store them
+    path = save(tmp_path / "a.nii.gz", data.transpose(1, 0, 2), affine[:, swap])
+    found = read_volume(path)
+    assert np.array_equal(np.asarray(found)[0], head())
+    assert np.allclose(found.affine, RAS)
+
+
+def turned(degrees):
+    a = math.radians(degrees)
+    turn = np.array([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]])
+    affine = RAS.copy()
+    affine[:3, :3] = turn @ RAS[:3, :3]
+    affine[:3, 3] = images.MNI_CENTRE - affine[:3, :3] @ ((np.array(GRID) - 1) / 2)
+    return affine
+
+
+def moved(axis, mm):
+    affine = RAS.copy()
+    affine[axis, 3] += mm
+    return affine
+
+
+def scaled(factor, axis):
+    affine = RAS.copy()
+    affine[axis, axis] *= factor
+    affine[axis, 3] *= factor
+    affine[axis, 3] += images.MNI_CENTRE[axis] * (1 - factor)
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"),
+    [
+        (turned(15), ""),
+        (turned(20), "is rotated"),
+        (moved(0, 39), ""),
+        (moved(2, -41), "has its centre at"),
+        (moved(1, 41), "has its centre at"),
+        (scaled(0.62, 1), ""),
+        (scaled(0.58, 1), "covers"),
+        (scaled(1.68, 2), ""),
+        (scaled(1.72, 2), "covers"),
+        (np.eye(4), "covers"),
+    ],
+)
+def test_a_header_that_misplaces_the_brain_is_named(tmp_path, affine, words):
+    path = save(tmp_path / "a.nii", np.round(head()).astype(np.int16), affine)
+    if not words:
+        assert read_volume(path).shape == (1, *GRID)
+        return
+    with pytest.raises(VolumeError, match=rf"a\.nii {words}.*; register it"):
+        read_volume(path)
+
+
+def flipped(raw):
+    return raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda raw: raw[:4000], "cannot be read as NIfTI"),
+        (lambda raw: b"", "cannot be read as NIfTI"),
+        (lambda raw: b"hello" * 100, "no NIfTI header"),
+        (lambda raw: gzip.compress(raw)[:-2000], "cannot be read as NIfTI"),
+        (lambda raw: flipped(gzip.compress(raw)), "cannot be read as NIfTI"),
+        (lambda raw: raw[:42] + b"\xff\x7f" + raw[44:], "the header promises"),
+    ],
+)
+def test_a_damaged_file_is_named(scan, tmp_path, damage, words):
+    path = tmp_path / "bad.nii"
+    path.write_bytes(damage(scan.read_bytes()))
+    with pytest.raises(VolumeError, match=rf"bad\.nii .*{words}"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v[0], "has shape"),
+        (lambda v: v[..., None].repeat(2, axis=3), "has shape"),
+        (lambda v: np.where(v > 700, np.nan, v), "NaN"),
+        (lambda v: np.where(v > 700, np.inf, v), "infinite"),
+        (lambda v: v * 0 + 3, "same value"),
+    ],
+)
+def test_values_that_are_no_image_are_named(tmp_path, change, words):
+    path = save(tmp_path / "bad.nii", change(head()))
+    with pytest.raises(VolumeError, match=rf"bad\.nii .*{words}"):
+        read_volume(path)
+    with pytest.raises(VolumeError, match="bad"):
+        volumes.preprocess(path, "t1", SMALL)
+
+
+def test_a_volume_without_a_bright_voxel_is_named(tmp_path):
+    with pytest.raises(VolumeError, match="no voxel above 0"):
+        volumes.preprocess(save(tmp_path / "dark.nii", -head()), "t1", SMALL)
+
+
+# --- the chain --------------------------------------------------------------------------
+
+
+def test_the_chain_by_hand(scan):
+    """Clip to percentiles 1 and 99 inside the brain, average, standardise where not 0."""
+    data = head().astype(float)
+    inside = data > 0.05 * data.max()
+    low, high = np.percentile(data[inside], [1, 99])
+    data = np.where(inside, ((data - low) / (high - low)).clip(0, 1) + 1e-3, 0)
+    data = data.reshape(7, 13, 1, 109, 7, 13).mean(axis=(1, 2, 5))  # whole blocks
+    brain = data != 0
+    wanted = np.where(brain, (data - data[brain].mean()) / data[brain].std(), 0)
+    found, _ = volumes.preprocess(scan, "t1", (7, 109, 7))
+    assert np.allclose(found, wanted, atol=2e-4)
+    assert (found[0, 0, 0] == 0) and found[2].sum() < found[4].sum()  # left is darker
+
+
+def test_outliers_are_clipped_and_outside_stays_zero(tmp_path):
+    data = head()
+    data[40, 50, 40] = 2500  # one hot voxel
+    data[50, 50, 50] = 61
+    volume, _ = volumes.preprocess(save(tmp_path / "a.nii", data), "t1", GRID)
+    plain, _ = volumes.preprocess(save(tmp_path / "b.nii", head()), "t1", GRID)
+    assert volume.max() == pytest.approx(plain.max(), rel=0.1)  # not stretched by it
+    assert ((volume == 0) == (data <= 0.05 * data.max())).mean() > 0.999
+    inside = volume[volume != 0]
+    assert abs(inside.mean()) < 1e-3 and inside.std() == pytest.approx(1, abs=1e-3)
+    assert (volume == volume.max()).sum() == pytest.approx(0.01 * len(inside), rel=0.05)
+    assert (volume == volume[volume != 0].min()).sum() == pytest.approx(
+        0.01 * len(inside), rel=0.05
+    )
+
+
+def test_other_voxel_sizes_come_to_the_same_place(tmp_path):
+    """A 3 mm file with a larger field of view: a bright ball stays at its millimetres."""
+    affine = np.diag([3.0, 3, 3, 1])
+    shape = (66, 79, 64)
+    affine[:3, 3] = images.MNI_CENTRE - 3 * (np.array(shape) - 1) / 2
+    mm = [affine[i, i] * np.arange(n) + affine[i, 3] for i, n in enumerate(shape)]
+    x, y, z = np.meshgrid(*mm, indexing="ij")
+    ball = 100.0 + 900 * ((x - 20) ** 2 + (y + 40) ** 2 + (z - 30) ** 2 < 40**2)
+    volume, _ = volumes.preprocess(
+        save(tmp_path / "a.nii", ball.astype(np.float32), affine), "t1", GRID
+    )
+    centre = np.argwhere(volume > 0.5 * volume.max()).mean(axis=0) * 2 + RAS[:3, 3]
+    assert np.allclose(centre, [20, -40, 30], atol=2)  # within a voxel
+
+
+def test_measures_of_a_made_up_volume():
+    data = np.full(GRID, 100.0)
+    at = [slice(round((low - RAS[i, 3]) / 2), round((high - RAS[i, 3]) / 2) + 1)
+          for i, (low, high) in enumerate(volumes.VENTRICLE_BOX)]  # fmt: skip
+    box = data[tuple(at)]  # a view
+    box[: box.shape[0] // 2] = 44
+    assert volumes.measure(data, RAS, "t1") == pytest.approx((box.shape[0] // 2) / box.shape[0])
+    box[:] = 46  # brighter than 0.45 of white matter
+    assert volumes.measure(data, RAS, "t1") == 0
+    fa = np.zeros(GRID)
+    fornix = [slice(round((low - RAS[i, 3]) / 2), round((high - RAS[i, 3]) / 2) + 1)
+              for i, (low, high) in enumerate(volumes.FORNIX_BOX)]  # fmt: skip
+    assert math.isnan(volumes.measure(fa, RAS, "fa"))
+    fa[:] = 0.9
+    fa[tuple(fornix)] = 0.19
+    fa[45, 58, 40] = 0.5
+    fa[46, 58, 40] = 0.3
+    assert volumes.measure(fa, RAS, "fa") == pytest.approx(0.4)
+
+
+def test_percentile_of_white_matter_leaves_background_out():
+    data = np.zeros(GRID)
+    data[20:70, 30:80, 30:60] = 100  # a small brain in much background
+    share = volumes.measure(data, RAS, "t1")
+    inside = np.zeros(GRID)
+    inside[30:61, 38:81, 32:54] = 1  # the box, in voxels
+    assert share == pytest.approx((inside.astype(bool) & (data < 45)).sum() / inside.sum())
+
+
+# --- the cache --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Preprocess at once: a file's first byte everywhere; counts the calls."""
+    calls = []
+
+    def fake(path, kind, shape):
+        calls.append(path.name)
+        return np.full(shape, path.read_bytes()[0], np.float32), float(len(path.read_bytes()))
+
+    monkeypatch.setattr(volumes, "preprocess", fake)
+    return calls
+
+
+@pytest.fixture
+def download(tmp_path):
+    """Five subjects, FA of the second and fourth; each file begins with a byte of its own."""
+    data = tmp_path / "adni"
+    data.mkdir()
+    names = ["a", "b", "c", "d", "e", "fb", "fd"]
+    for number, name in enumerate(names):
+        (data / name).write_bytes(bytes([number + 1]) * (number + 1))
+    return pd.DataFrame({"t1_path": names[:5], "fa_path": [None, "fb", None, "fd", None]}), data
+
+
+def build(download, cache, shape=SMALL):
+    table, data = download
+    index = volumes.build_volumes(table, data, shape, 26.0, cache)
+    (cache / "run").mkdir(exist_ok=True)
+    files.write_json(cache / "run" / "volumes.json", index)
+    return cache / "run" / "volumes.json", volumes.load_volumes(cache / "run/volumes.json", cache)
+
+
+def test_rows_are_cases_and_fa_is_aligned(quick, download, tmp_path):
+    _, found = build(download, tmp_path / "cache")
+    assert found.t1.shape == (5, *SMALL) and found.shape == SMALL
+    assert found.t1.dtype == found.fa.dtype == np.float16
+    assert found.t1[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert found.fa_row.tolist() == [-1, 0, -1, 1, -1]
+    assert found.fa[:, 0, 0, 0].tolist() == [6, 7]
+    assert found.measures["ventricle_share"].tolist() == [1, 2, 3, 4, 5]
+    assert found.measures["fornix_fa"].fillna(-1).tolist() == [-1, 6, -1, 7, -1]
+
+
+def test_real_files_are_stored_as_the_chain_leaves_them(tmp_path):
+    names = ["a.nii", "b.nii"]
+    for number, name in enumerate(names):
+        save(tmp_path / name, head(number))
+    table = pd.DataFrame({"t1_path": names, "fa_path": [None, "a.nii"]})
+    _, found = build((table, tmp_path), tmp_path / "cache")
+    for row, name in enumerate(names):
+        wanted, number = volumes.preprocess(tmp_path / name, "t1", SMALL)
+        assert np.array_equal(found.t1[row], wanted.astype(np.float16))
+        assert found.measures["ventricle_share"][row] == number
+    wanted, number = volumes.preprocess(tmp_path / "a.nii", "fa", SMALL)
+    assert np.array_equal(found.fa[0], wanted.astype(np.float16))
+
+
+def test_a_second_run_finds_them_and_another_shape_does_not(quick, download, tmp_path):
+    _, first = build(download, tmp_path / "cache")
+    _, again = build(download, tmp_path / "cache")
+    assert len(quick) == 7 and first.digest == again.digest
+    _, other = build(download, tmp_path / "cache", (3, 3, 3))
+    assert len(quick) == 14 and other.digest != first.digest
+
+
+def test_a_second_download_with_equal_names_gets_its_own(quick, download, tmp_path):
+    """Equal names, sizes and dates; other content."""
+    _, data = download
+    _, first = build(download, tmp_path / "cache")
+    stat = (data / "a").stat()
+    (data / "a").write_bytes(b"\x09")
+    os.utime(data / "a", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    _, second = build(download, tmp_path / "cache")
+    assert second.t1[0].max() == 9 and second.digest != first.digest
+    assert first.t1[0].max() == 1  # the other run's stay
+
+
+def test_added_and_deleted_images_are_noticed(quick, download, tmp_path):
+    table, data = download
+    build(download, tmp_path / "cache")
+    more = table.assign(fa_path=["fd", "fb", None, "fd", None])
+    _, found = build((more, data), tmp_path / "cache")
+    assert found.fa_row.tolist() == [0, 1, -1, 2, -1] and found.fa[0].max() == 7
+    _, fewer = build((table.assign(fa_path=None), data), tmp_path / "cache")
+    assert fewer.fa.shape == (0, *SMALL) and fewer.measures["fornix_fa"].isna().all()
+    (data / "c").unlink()
+    with pytest.raises(VolumeError, match=r"adni.c is missing"):
+        build(download, tmp_path / "cache")
+
+
+def test_other_code_makes_them_anew(quick, download, tmp_path, monkeypatch):
+    build(download, tmp_path / "cache")
+    monkeypatch.setattr(files, "code_digest", lambda *modules: "other")
+    build(download, tmp_path / "cache")
+    assert len(quick) == 14
+
+
+def test_a_killed_call_is_repeated_to_the_same_end(quick, download, tmp_path, monkeypatch):
+    real = volumes.preprocess
+
+    def killed(path, kind, shape):
+        if path.name == "fb":
+            raise KeyboardInterrupt
+        return real(path, kind, shape)
+
+    monkeypatch.setattr(volumes, "preprocess", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(download, tmp_path / "cache")
+    monkeypatch.setattr(volumes, "preprocess", real)
+    path, found = build(download, tmp_path / "cache")
+    _, clean = build(download, tmp_path / "clean")
+    assert found.digest == clean.digest
+    folder = tmp_path / "cache" / files.read_json(path)["folder"]
+    assert {p.name for p in folder.iterdir()} == {
+        "t1.npy",
+        "fa.npy",
+        "measures.json",
+        "settings.json",
+    }
+
+
+def test_two_calls_wait_for_each_other(quick, download, tmp_path, monkeypatch):
+    real = volumes.preprocess
+
+    def slow(path, kind, shape):
+        time.sleep(0.05)
+        return real(path, kind, shape)
+
+    monkeypatch.setattr(volumes, "preprocess", slow)
+    table, data = download
+    (tmp_path / "cache").mkdir()
+    both = threading.Barrier(2)
+
+    def one(_):
+        both.wait()
+        return volumes.build_volumes(table, data, SMALL, 26.0, tmp_path / "cache")
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(one, range(2))
+    assert first["digest"] == second["digest"] and len(quick) == 7
+
+
+@pytest.mark.parametrize("name", ["t1.npy", "fa.npy", "measures.json", "settings.json"])
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_a_damaged_cache_is_named_and_made_again(quick, download, tmp_path, name, damage):
+    path, before = build(download, tmp_path / "cache")
+    file = tmp_path / "cache" / files.read_json(path)["folder"] / name
+    raw = bytearray(file.read_bytes())
+    raw[-40] ^= 1
+    file.unlink()
+    if damage == "flipped":
+        file.write_bytes(raw)
+    if name != "settings.json":  # which a run does not read
+        kind = files.MissingArtefactError if damage == "lost" else files.DamagedFileError
+        with pytest.raises(kind, match=rf"(?s){name} is .*--run run --only 02 --force"):
+            volumes.load_volumes(path, tmp_path / "cache")
+    _, after = build(download, tmp_path / "cache")
+    assert after.digest == before.digest and after.t1[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_damaged_volumes_json_is_named(quick, download, tmp_path):
+    path, _ = build(download, tmp_path / "cache")
+    index = files.read_json(path)
+    for key, value in {"fa_row": [-1, 1, -1, 0, -1], "voxel_mm": 2.0, "digest": "x"}.items():
+        files.write_json(path, index | {key: value})
+        with pytest.raises(files.DamagedFileError, match=r"volumes\.json is damaged"):
+            volumes.load_volumes(path, tmp_path / "cache")
+    path.write_bytes(path.read_bytes().replace(b"shape", b"sh\xffpe"))
+    with pytest.raises(files.DamagedFileError, match=r"volumes\.json"):
+        volumes.load_volumes(path, tmp_path / "cache")
+
+
+def test_a_complete_cache_on_a_read_only_disk_is_used(quick, download, tmp_path, monkeypatch):
+    build(download, tmp_path / "cache")
+
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(volumes, "FileLock", refuse)
+    build(download, tmp_path / "cache")
+    assert len(quick) == 7
+
+
+def test_a_full_disk_names_the_file(quick, download, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"no space left.*t1\.npy"):
+        build(download, tmp_path / "cache")
+    monkeypatch.undo()
+    assert not [*(tmp_path / "cache").rglob("*.npy")]
+
+
+# --- augmentation -----------------------------------------------------------------------
+
+
+def ramp(axis, n=40):
+    """A (1, 1, n, n, n) volume that holds its own coordinate, -1 to 1, along one axis."""
+    line = (torch.arange(n) * 2 + 1) / n - 1
+    shape = [1, 1, 1]
+    shape[axis] = n
+    return line.view(1, 1, *shape).expand(1, 1, n, n, n).clone()
+
+
+def augmented(volume, monkeypatch, **draws):
+    """Augment with chosen draws, all others in the middle."""
+    uniform = torch.full((1, 10), 0.5)
+    for name, value in draws.items():
+        uniform[0, int(name[1:])] = value
+    monkeypatch.setattr(volumes, "own_rows", lambda n, width, generator: uniform)
+    return volumes.augment(volume, torch.Generator())
+
+
+core = np.s_[0, 0, 8:-8, 8:-8, 8:-8]  # away from the border
+
+
+def test_the_middle_of_every_draw_changes_nothing(monkeypatch):
+    noise = torch.rand(1, 1, 20, 20, 20)
+    assert torch.allclose(augmented(noise, monkeypatch), noise, atol=1e-4)
+
+
+@pytest.mark.parametrize(("draw", "axis"), [("u3", 2), ("u4", 1), ("u5", 0)])
+def test_scales_go_up_to_four_percent(monkeypatch, draw, axis):
+    found = augmented(ramp(axis), monkeypatch, **{draw: 1.0})[core]
+    assert torch.allclose(found, 1.04 * ramp(axis)[core], atol=1e-4)
+    found = augmented(ramp(axis), monkeypatch, **{draw: 0.0})[core]
+    assert torch.allclose(found, 0.96 * ramp(axis)[core], atol=1e-4)
+
+
+@pytest.mark.parametrize(("draw", "axis"), [("u6", 2), ("u7", 1), ("u8", 0)])
+def test_shifts_go_up_to_four_percent_of_the_grid(monkeypatch, draw, axis):
+    found = augmented(ramp(axis), monkeypatch, **{draw: 1.0})[core]
+    assert torch.allclose(found, ramp(axis)[core] + 0.08, atol=1e-4)  # the grid is 2 wide
+
+
+@pytest.mark.parametrize(("draw", "axes"), [("u0", (0, 1)), ("u1", (0, 2)), ("u2", (1, 2))])
+def test_rotations_go_up_to_four_degrees(monkeypatch, draw, axes):
+    one, other = axes
+    found = augmented(ramp(one), monkeypatch, **{draw: 1.0})[core]
+    turn = math.radians(4)
+    wanted = [
+        math.cos(turn) * ramp(one)[core] + sign * math.sin(turn) * ramp(other)[core]
+        for sign in (-1, 1)
+    ]
+    assert any(torch.allclose(found, w, atol=1e-4) for w in wanted)
+    (still,) = {0, 1, 2} - {*axes}
+    assert torch.allclose(
+        augmented(ramp(still), monkeypatch, **{draw: 1.0})[core], ramp(still)[core], atol=1e-4
+    )
+
+
+def test_contrast_changes_by_up_to_ten_percent(monkeypatch):
+    noise = torch.rand(1, 1, 10, 10, 10)
+    assert torch.allclose(augmented(noise, monkeypatch, u9=1.0), 1.1 * noise, atol=1e-4)
+    assert torch.allclose(augmented(noise, monkeypatch, u9=0.0), 0.9 * noise, atol=1e-4)
+
+
+def test_augmentation_follows_its_generator():
+    batch = ramp(0).repeat(3, 1, 1, 1, 1)
+    first = volumes.augment(batch, torch.Generator().manual_seed(1))
+    again = volumes.augment(batch, torch.Generator().manual_seed(1))
+    other = volumes.augment(batch, torch.Generator().manual_seed(2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])  # each volume its own
+    assert first.shape == batch.shape and (first - batch).abs()[:, :, 8:-8, 8:-8, 8:-8].max() < 0.4
+
+
+def test_draws_are_uniform():
+    draws = volumes.own_rows(1000, 10, torch.Generator().manual_seed(0))
+    assert draws.shape == (1000, 10) and draws.min() >= 0 and draws.max() < 1
+    assert draws.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_template_lies_where_volumes_lie():
+    from nilearn import datasets
+
+    found = volumes.template(GRID)
+    assert found.shape == GRID and found.dtype == np.float32
+    image = datasets.load_mni152_template(resolution=2)
+    values = image.get_fdata()
+    for mm in ((30, -40, 20), (-44, 10, 0), (0, 50, 10)):
+        own = found[tuple(int((m - RAS[i, 3]) / 2) for i, m in enumerate(mm))]
+        voxel = (np.linalg.inv(image.affine) @ [*mm, 1])[:3].round().astype(int)
+        assert own == pytest.approx(values[tuple(voxel)], abs=1e-3)
+    assert volumes.template((5, 6, 5)).shape == (5, 6, 5)
