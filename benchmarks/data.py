@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from memoir_book.artefacts import peak_memory_gib
 from memoir_core import config
-from memoir_core.cohort import build_cohort, counts
+from memoir_core.cohort import build_cohort, counts, read_adnimerge, read_images
 from memoir_core.volumes import build_volumes
 from synthetic_adni import render, tables, write
 
@@ -32,14 +31,20 @@ def main() -> None:
         rows.append({"what": what, "seconds": round(time.perf_counter() - started, 1)})
         return result
 
+    def cohort_of(folder, images):
+        visits, listed = (
+            read_adnimerge(folder / "ADNIMERGE.csv"),
+            read_images(folder / "images.csv"),
+        )
+        return build_cohort(visits, listed, folder if images else None, seed=0)
+
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["MEMOIR_CACHE"] = scratch
         paper = config.PROFILES["paper"]
         folder = Path(scratch) / "paper"
 
         def published_table():
             write.write_tables(folder, paper.subjects, paper.fa_fraction)
-            return build_cohort(folder, seed=0, check_images=False)
+            return cohort_of(folder, images=False)
 
         cohort, _ = timed("published cohort table, 2,363 subjects, no images", published_table)
         print(counts(cohort).to_string(), "\n")
@@ -51,10 +56,13 @@ def main() -> None:
         data = Path(scratch) / "download"
         n = options.subjects
         timed(f"render {n} subjects", lambda: write.ensure_download(data, n, profile.fa_fraction))
-        table, _ = timed("tables, filters, split", lambda: build_cohort(data, seed=0))
-        timed(f"cache {n} subjects", lambda: build_volumes(table, data, profile))
+        table, _ = timed("tables, filters, split", lambda: cohort_of(data, images=True))
+        sizes = profile.volume_shape, profile.voxel_mm
+        cache = Path(scratch)
+        timed(f"cache {n} subjects", lambda: build_volumes(table, data, *sizes, cache))
+        timed(f"find {n} subjects again", lambda: build_volumes(table, data, *sizes, cache))
     print(pd.DataFrame(rows).to_string(index=False))
-    print(f"{os.cpu_count()} cores, {peak_memory_gib():.1f} GiB in this process")
+    print(f"{os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Look before a run: `python -m memoir_book.doctor`, or `make doctor`.
+"""Look before a run (`make doctor`): versions, memory, disk, models and data.
 
-Says which versions, memory, disk, models and data were found, and what a profile needs.
 Exit code 1 only for what would make the run fail. Nothing is downloaded or changed.
 """
 
@@ -20,7 +19,6 @@ from memoir_core.config import PROFILES, Profile  # others need packages, which 
 from . import chapters
 
 Finding = tuple[str, str, str]  # 'ok', 'note' or 'fail'; what was looked at; what was found
-RUN_BYTES = 5e9  # of a run folder: checkpoints of four trainings, text models
 
 
 def versions() -> list[Finding]:
@@ -30,12 +28,11 @@ def versions() -> list[Finding]:
     text = (chapters.ROOT / "requirements.txt").read_text(encoding="utf-8")
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
         try:
-            installed = version(name)
+            installed = version(name).split("+")[0]  # +cpu is torch's build
+            if installed != pinned.split("+")[0]:
+                found.append(("note", name, f"{installed}; tested was {pinned}"))
         except PackageNotFoundError:
             found.append(("fail", name, f"{pinned} is missing; make setup"))
-            continue
-        if installed.split("+")[0] != pinned.split("+")[0]:  # +cpu is torch's build
-            found.append(("note", name, f"{installed}; tested was {pinned}"))
     return found
 
 
@@ -47,27 +44,28 @@ def machine(profile: Profile, device: str) -> list[Finding]:
 
     found: list[Finding] = []
     try:
-        chosen = resolve_device(device)
-        slow = chosen == "cpu" and profile.name == "paper"
-        found.append(("note", "device", "cpu; the paper profile is meant for a GPU") if slow
-                     else ("ok", "device", chosen))  # fmt: skip
+        chosen, paper = resolve_device(device), profile.name == "paper"
+        slow = "; paper is meant for a GPU" if paper and chosen == "cpu" else ""
+        found.append(("note" if slow else "ok", "device", chosen + slow))
     except ValueError as error:
         found.append(("fail", "device", f"{error}, or install a driver and a CUDA build of torch"))
-    needed, free = (8 if profile.name == "paper" else 4) * 2**30, psutil.virtual_memory().available
-    text = f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.0f} GiB wanted"
-    found.append(("ok" if free >= needed else "note", "memory", text))
-    volumes = profile.subjects * (1 + profile.fa_fraction)  # float16 maps, .nii.gz, a model
-    cache_bytes = volumes * (2 * math.prod(profile.volume_shape) + 0.5e6) + 1.2e9
-    for what, folder, wanted in (
-        ("MEMOIR_CACHE", chapters.cache_dir(), cache_bytes),
-        ("MEMOIR_RUNS", chapters.runs_dir(), RUN_BYTES),
+    wanted, free = (8 if profile.name == "paper" else 4), psutil.virtual_memory().available / 2**30
+    text = f"{free:.1f} GiB free, about {wanted} GiB wanted"
+    found.append(("ok" if free >= wanted else "note", "memory", text))
+    volumes = profile.subjects * (1 + profile.fa_fraction)  # .nii.gz and float16; then a model
+    cache = volumes * (2 * math.prod(profile.volume_shape) + 0.5e6) / 2**30 + 1.1
+    for variable, folder, needed in (
+        ("MEMOIR_CACHE", chapters.cache_dir(), cache),
+        ("MEMOIR_RUNS", chapters.runs_dir(), 5),  # checkpoints of four trainings, text models
     ):
         there = next(path for path in (folder, *folder.parents) if path.exists())
-        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        free = shutil.disk_usage(there).free
-        text = f"{folder}: {free / 2**30:.1f} GiB free, up to {wanted / 2**30:.1f} GiB wanted"
-        good = os.access(there, os.W_OK) and free >= wanted - used
-        mend = "" if good else f"; free some space, or set {what} to a folder that can be written"
+        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**30
+        free = shutil.disk_usage(there).free / 2**30
+        text = f"{folder}: {free:.1f} GiB free, up to {needed:.1f} GiB wanted"
+        good = os.access(there, os.W_OK) and free >= needed - used
+        mend = (
+            "" if good else f"; free some space, or set {variable} to a folder that can be written"
+        )
         found.append(("ok" if good else "fail", "disk", text + mend))
     return found
 
@@ -79,9 +77,8 @@ def models(profile: Profile) -> list[Finding]:
     found: list[Finding] = []
     names = {name.removesuffix("-nf4").removesuffix("-lora") for name in profile.llms}
     for name in ("minilm", "cross-encoder", *sorted(names)):
-        where, replaced = weights.locate(name), weights.SOURCES[name].stand_in
-        stand_in = "one trained here" if name == "cross-encoder" else replaced
-        if where:
+        stand_in = weights.SOURCES[name].stand_in or {"cross-encoder": "one trained here"}.get(name)
+        if where := weights.locate(name):
             found.append(("ok", name, where))
         elif stand_in:
             found.append(("note", name, f"not here; the hub is asked, else {stand_in} stands in"))
@@ -94,18 +91,16 @@ def models(profile: Profile) -> list[Finding]:
 def data(profile: Profile, data_dir: str) -> list[Finding]:
     """Look at the tables of a download; the images are the business of `check`."""
     from memoir_core.cohort import build_cohort, read_adnimerge
-    from memoir_core.tables import CohortError
 
     from .intake import list_images
 
     if not data_dir:
         return [("ok", "data", f"synthetic, {profile.subjects} subjects; chapter 1 makes them")]
-    folder = Path(data_dir).expanduser()
-    more = f"python -m memoir_book.check {data_dir}"
+    folder, more = Path(data_dir).expanduser(), f"python -m memoir_book.check {data_dir}"
     try:
         visits, images = read_adnimerge(folder / "ADNIMERGE.csv"), list_images(folder)
         table, _ = build_cohort(visits, images, None, seed=0)
-    except (CohortError, OSError) as error:
+    except (ValueError, OSError) as error:
         return [("fail", "data", f"{error}\n{more} lists everything")]
     text = f"{len(table)} subjects with a T1, {table['has_fa'].sum()} of them with FA"
     return [("ok", "data", f"{text}; {more} reads the images")]
@@ -118,14 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="ADNI download (default: synthetic cohort)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
-    profile = PROFILES[options.profile]
-    found = versions()
-    if not any(level == "fail" for level, *_ in found):
+    profile, found = PROFILES[options.profile], versions()
+    if all(level != "fail" for level, *_ in found):
         found += machine(profile, options.device) + models(profile) + data(profile, options.data)
     for level, what, text in found:
         print(f"{level.upper() if level == 'fail' else level:4}  {what:<15} {text}")
     failed = sum(level == "fail" for level, *_ in found)
-    print(f"{failed} to mend" if failed else "Nothing found that would stop", profile.name)
+    print(f"{failed} to mend before" if failed else "Nothing found that would stop", profile.name)
     return 1 if failed else 0
 
 

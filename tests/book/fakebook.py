@@ -12,8 +12,7 @@ from memoir_book import chapters, manifest, pages, run
 from memoir_book.chapters import Chapter
 
 COMMON = (
-    'profile: str = ""\nrun: str = ""\ndata_dir: str = ""\n'
-    'seed: int = None\ndevice: str = "auto"\n'
+    'profile: str = ""\nrun: str = ""\ndata_dir: str = ""\nseed: int = None\ndevice: str = "auto"\n'
 )
 OWN = "epochs: int = 0  # passes\npretrained: bool = True\ndrop_fa: float = 0.3\n"
 CHAPTERS = (

@@ -1,29 +1,32 @@
-"""The look before a run: what stops it, what is a note, and what was measured."""
+"""The look before a run: what stops it, and what is a note."""
 
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
-import pytest
+import pandas as pd
 
 from memoir_book import doctor, weights
-from memoir_book import artefacts
-from memoir_core import config
+from memoir_core.config import PROFILES
+
+SMOKE = PROFILES["smoke"]
 
 
 def by(found):
-    return {(f.what, f.level): f for f in found}
+    return {(what, level): text for level, what, text in found}
 
 
-def test_a_sound_machine_has_nothing_to_mend(runs, tiny_folders, capsys):
+def test_a_sound_machine_has_nothing_to_mend(runs, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "locate", lambda name: "here")
     assert doctor.main(["--profile", "smoke", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and "Nothing found that would stop profile smoke" in text
-    assert "no run of profile smoke yet" in text  # no time is invented
+    assert "FAIL" not in text and "Nothing found that would stop smoke" in text
+    for what in ("Python", "device", "memory", "disk", "minilm", "data"):
+        assert f"\nok    {what}" in f"\n{text}", what
 
 
-def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch):
+def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch, capsys):
     real = doctor.version
 
     def changed(name):
@@ -33,25 +36,29 @@ def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch):
 
     monkeypatch.setattr(doctor, "version", changed)
     found = by(doctor.versions())
-    assert "monai==" in found["packages", "fail"].found
-    assert "numpy 0.1 (pinned" in found["packages", "note"].found
-    assert doctor.examine(config.PROFILES["smoke"])[-1].what == "packages"  # and looks no further
+    assert "is missing; make setup" in found["monai", "fail"]
+    assert found["numpy", "note"].startswith("0.1; tested was ")
+    assert doctor.main(["--profile", "smoke"]) == 1  # and looks no further
+    assert "memory" not in capsys.readouterr().out
 
 
 def test_a_full_disk_and_a_folder_without_rights_fail(runs, monkeypatch):
-    full = SimpleNamespace(free=10**6)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: full)
-    found = by(doctor.machine(config.PROFILES["smoke"], "cpu"))
-    assert found["disk, runs", "fail"].mend.startswith("free some space")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    assert "free some space" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
+    monkeypatch.undo()
     monkeypatch.setattr(doctor.os, "access", lambda folder, mode: False)
-    found = by(doctor.machine(config.PROFILES["smoke"], "cpu"))
-    assert found["disk, cache", "fail"].mend == "set MEMOIR_CACHE"
+    assert "set MEMOIR_RUNS" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
 
 
-def test_a_gpu_that_is_not_there_fails(runs, monkeypatch, capsys):
+def test_little_memory_is_a_note(runs, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**30))
+    assert "1.0 GiB free, about 4 GiB wanted" in by(doctor.machine(SMOKE, "cpu"))["memory", "note"]
+
+
+def test_a_gpu_that_is_not_there_fails(runs, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert doctor.main(["--profile", "smoke", "--device", "cuda"]) == 1
-    assert "torch sees no GPU" in capsys.readouterr().out
+    assert "torch sees no GPU" in by(doctor.machine(SMOKE, "cuda"))["device", "fail"]
+    assert ("device", "note") in by(doctor.machine(PROFILES["paper"], "cpu"))
 
 
 def test_missing_models_fail_only_where_nothing_can_fetch_them(monkeypatch):
@@ -59,39 +66,32 @@ def test_missing_models_fail_only_where_nothing_can_fetch_them(monkeypatch):
     levels = {}
     for offline in ("0", "1"):
         monkeypatch.setenv("HF_HUB_OFFLINE", offline)
-        found = doctor.models(config.PROFILES["paper"])
-        levels[offline] = {f.what: f.level for f in found}
-    assert levels["0"]["model minilm"] == "note" and levels["1"]["model minilm"] == "fail"
-    assert set(levels["1"].values()) == {"note", "fail"}
-    assert levels["1"]["model mistral-7b"] == "note"  # a stand-in takes its place
-    assert levels["1"]["model cross-encoder"] == "note"  # one is trained
+        levels[offline] = {what: level for level, what, _ in doctor.models(PROFILES["paper"])}
+    assert levels["0"]["minilm"] == "note" and levels["1"]["minilm"] == "fail"
+    assert levels["1"]["mistral-7b"] == "note"  # a stand-in takes its place
+    assert levels["1"]["cross-encoder"] == "note"  # one is trained
 
 
-def test_data_is_looked_at(tiny, tmp_path):
-    profile = config.PROFILES["smoke"]
-    (found,) = doctor.data(profile, str(tiny.run.data_dir))
-    assert found.level == "ok" and "24 subjects" in found.found
-    (found,) = doctor.data(profile, str(tmp_path / "nowhere"))
-    assert found.level == "fail"
-    (found,) = doctor.data(profile, str(tmp_path))
-    assert found.level == "fail" and "ADNIMERGE.csv: is missing" in found.found
+def test_data_is_looked_at(tmp_path):
+    from synthetic_adni.write import write_tables
+
+    write_tables(tmp_path, 24, 0.5)
+    (found,) = doctor.data(SMOKE, str(tmp_path))
+    assert found[0] == "ok" and "24 subjects with a T1, 12 of them with FA" in found[2]
+    table = pd.read_csv(tmp_path / "ADNIMERGE.csv", dtype=str)
+    table.assign(DX="?").to_csv(tmp_path / "ADNIMERGE.csv", index=False)
+    (found,) = doctor.data(SMOKE, str(tmp_path))
+    assert found[0] == "fail" and "'?' is not CN, MCI or Dementia" in found[2]
+    (found,) = doctor.data(SMOKE, str(tmp_path / "nowhere"))
+    assert found[0] == "fail" and "ADNIMERGE.csv: is missing" in found[2]
+    assert doctor.data(SMOKE, "")[0][0] == "ok"
 
 
-def test_times_come_from_results_files(runs):
-    run = artefacts.start_chapter("01", profile="smoke", run="r", device="cpu")
-    artefacts.save_results(run, {})
-    (found,) = doctor.measured(config.PROFILES["smoke"])
-    assert "run r: 1 of 11 chapters took" in found.found and "on cpu" in found.found
-    (found,) = doctor.measured(config.PROFILES["quick"])
-    assert found.level == "note"
-
-
-@pytest.mark.parametrize("module", ["doctor"])
-def test_it_starts_without_the_packages_that_it_looks_for(module):
+def test_it_starts_without_the_packages_that_it_looks_for():
     code = (
         "import sys\n"
         "for name in ('numpy', 'torch', 'pandas', 'psutil'): sys.modules[name] = None\n"
-        f"import memoir_core.{module}\n"
+        "import memoir_book.doctor\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

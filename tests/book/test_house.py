@@ -15,7 +15,17 @@ ROOMS = {  # room -> most lines in all, and in one file
 ALL = 7300
 ORDER = (  # a module of the core imports only from those before it
     *("config", "files", "tables", "cohort", "images", "volumes", "data", "model", "losses"),
-    *("precision", "inference", "metrics", "training", "captions", "text", "retrieval", "llm", "vqa"),
+    *(
+        "precision",
+        "inference",
+        "metrics",
+        "training",
+        "captions",
+        "text",
+        "retrieval",
+        "llm",
+        "vqa",
+    ),
 )
 ALIASES = {"run", "check"}  # one line each, for the commands of earlier editions
 
