@@ -22,7 +22,6 @@ from memoir_core.config import Profile, get_profile
 from memoir_core.files import (
     MissingArtefactError,
     checksum,
-    difference,
     digest,
     read_json,
     write_json,
@@ -44,6 +43,7 @@ from .manifest import (
 )
 
 COMMON = ("profile", "run", "data_dir", "seed", "device")
+FIRST: dict[str, Any] = {"profile": "smoke", "seed": 0, "data": ""}  # what '' and None stand for
 
 
 @dataclass(frozen=True)
@@ -174,29 +174,22 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     run = chapters.checked("run", run, str, "")
     if not run and not profile and not data and seed is None:
         run = last_run()
-    name = run or default_run_name(profile or "smoke", seed or 0, data)
+    # A folder's own name may tell too much: a run is named after its hash.
+    name = run or f"{profile or FIRST['profile']}-seed{seed or 0}" + (
+        f"-data-{digest(data)[:6]}" if data else ""
+    )
     found = read_manifest(chapters.runs_dir() / name)
-    known = {key: found.get(key, value) for key, value in _FIRST.items()}
+    known = {key: found.get(key, first) for key, first in FIRST.items()}
     asked = {"profile": profile or known["profile"], "data": data or known["data"]}
     asked["seed"] = known["seed"] if seed is None else seed
-    changed = {k for k in ("profile", "seed") if found and asked[k] != known[k]}
-    if found and bool(asked["data"]) != bool(known["data"]):
-        changed.add("data")
+    changed = [k for k in ("profile", "seed") if found and asked[k] != known[k]]
+    changed += ["data"] if found and bool(asked["data"]) != bool(known["data"]) else []
     if changed:
+        said = ", ".join(f"{key}={known[key]!r}" for key in changed)
         raise RunMismatchError(
-            f"runs/{name} was begun with another {' and '.join(sorted(changed))} "
-            f"({difference({k: known[k] for k in changed - {'data'}}, asked) or 'data folder'}); "
-            "give another run name, or leave the parameter out"
+            f"runs/{name} was begun with {said}; give another run name, or leave the parameter out"
         )
     return name, asked
-
-
-_FIRST: dict[str, Any] = {"profile": "smoke", "seed": 0, "data": ""}  # of a run without settings
-
-
-def default_run_name(profile: str, seed: int, data_dir: str = "") -> str:
-    """Name a run; a data folder is named by a hash, since its own name may tell too much."""
-    return f"{profile}-seed{seed}" + (f"-data-{digest(data_dir)[:6]}" if data_dir else "")
 
 
 def last_run() -> str:
@@ -287,12 +280,7 @@ def save_results(book: Run, results: dict) -> Path:
 
 
 def load_results(book: Run, chapter: str) -> dict[str, Any]:
-    """Read the headline figures of an earlier chapter (name or number), verified.
-
-    Raises
-    ------
-    MissingArtefactError, DamagedFileError
-    """
+    """Read the headline figures of an earlier chapter (name or number), verified."""
     name = f"results/{get_chapter(chapter).name}.json"
     known = current(read_manifest(book.dir))
     if name not in known:
@@ -326,16 +314,8 @@ def end_chapter(book: Run) -> None:
     reads = dict(book.reads)
     if spec.download and book.synthetic:  # chapter 1 itself makes it
         reads |= read_download(book.data_dir, spec.download)
-    record = {
-        "parameters": book.parameters,
-        "reads": reads,
-        "code": code_of(spec),
-        "weights": book.weights,
-        "artefacts": {name: checksum(book.path(name)) for name in promised},
-        "device": book.device,
-        **machine(),
-        "made": datetime.now(UTC).isoformat(),
-    }
+    artefacts = {name: checksum(book.path(name)) for name in promised}
+    record = {"reads": reads, "code": code_of(spec), "artefacts": artefacts} | provenance(book)
     with FileLock(book.dir / ".manifest.lock"):
         manifest = read_manifest(book.dir)
         manifest["chapters"][spec.name] = record

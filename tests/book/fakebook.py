@@ -22,10 +22,10 @@ CHAPTERS = (
 START = (
     "import fakebook; fakebook.open_here()\n"
     "from memoir_book import store\n"
-    "from memoir_core import tool\n"
     "common = dict(profile=profile, run=run, data_dir=data_dir, seed=seed, device=device)\n"
 )
 FIRST = START + (
+    "from memoir_core import tool\n"
     "book = store.start_chapter('1', epochs=epochs, pretrained=pretrained, drop_fa=drop_fa,"
     " **common)\n"
     "book.path('first.txt').write_text(str(book.parameters['epochs']))\n"

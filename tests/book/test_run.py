@@ -22,8 +22,6 @@ def book(tmp_path, monkeypatch):
     fakebook.open_here(monkeypatch.setattr, tmp_path)
     monkeypatch.setenv("FAKEBOOK", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{HERE}:{SOURCE}")
-    tool = "import memoir_core, pathlib\nmemoir_core.tool = 1\n"
-    monkeypatch.setattr(fakebook, "START", tool)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
     for name in ("01_first", "02_second"):  # the module is in the fake checkout, not installed
