@@ -107,7 +107,7 @@ def _copy_private(source: Path) -> None:
     theme = config["sphinx"]["config"]["html_theme_options"]
     theme["announcement"] = PRIVATE
     config["sphinx"]["config"]["myst_html_meta"] = {"robots": "noindex, nofollow"}
-    (source / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (source / "_config.yml").write_text(yaml.safe_dump(config, width=1000), encoding="utf-8")
 
 
 def tidy(notebook: Path, run: str, data_dir: str) -> None:

@@ -137,6 +137,8 @@ def run_chapters(
         if not why:
             print(f"{line} up to date", flush=True)
             continue
+        data = store.data_folder(common)  # before a kernel starts: is all there?
+        manifest.check_inputs(folder, manifest.read_manifest(folder), chapter, data)
         first = why == manifest.NEW
         print(f"{line} ..." if first else f"{line} ... ({why})", end="" if back else "\n")
         started = time.time()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +17,28 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
 
 
-@pytest.fixture
-def book(tmp_path, monkeypatch):
+TORCH = "def manual_seed(seed): pass\ndef get_num_threads(): return 1\n"
+
+
+def open_book(tmp_path, monkeypatch):
     fakebook.write(tmp_path)
     fakebook.open_here(monkeypatch.setattr, tmp_path)
     monkeypatch.setenv("FAKEBOOK", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{SOURCE}")
+    # Kernels start five times as fast with what a run asks of torch.
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "torch.py").write_text(TORCH)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'stub'}:{HERE}:{SOURCE}")
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
     for name in ("01_first", "02_second"):  # the module is in the fake checkout, not installed
         path = tmp_path / "notebooks" / f"{name}.ipynb"
         path.write_text(path.read_text().replace("from memoir_core import tool", "x = 1 #"))
     return tmp_path
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    return open_book(tmp_path, monkeypatch)
 
 
 def start(*options):
@@ -138,11 +149,27 @@ def settings(data=""):
     return {"profile": "smoke", "seed": 0, "data": data}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run, made once."""
+    root = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        open_book(root, patch)
+        assert start() == 0
+    return root
+
+
 @pytest.fixture
-def finished(book, monkeypatch):
+def finished(whole, tmp_path, monkeypatch):
+    book = shutil.copytree(whole, tmp_path / "copy")
+    fakebook.open_here(monkeypatch.setattr, book)
+    monkeypatch.setenv("FAKEBOOK", str(book))
+    monkeypatch.setenv("PYTHONPATH", f"{book / 'stub'}:{HERE}:{SOURCE}")
+    monkeypatch.setenv("MEMOIR_RUNS", str(book / "runs"))
+    monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
     for name in ("headline", "times"):
         monkeypatch.setattr(pages, name, lambda folder: "")
-    assert start() == 0
+    monkeypatch.setattr(pages.codepages, "write_pages", lambda source: None)
     return book
 
 
@@ -171,13 +198,15 @@ def test_pages_of_real_data_stay_in_their_run(finished, capsys):
     (data / "SYNTHETIC.json").write_text("{}")  # a copied marker protects nobody
     mask = os.umask(0o022)
     try:
-        code = run.main(["--profile", "smoke", "--run", "own", "--data", str(data)])
+        code = run.main(
+            ["--profile", "smoke", "--run", "own", "--device", "cpu", "--data", str(data)]
+        )
     finally:
         os.umask(mask)
     assert code == 0 and not store.is_synthetic(settings(str(data)))
     for name in ("_toc.yml", "_config.yml"):
         (finished / name).write_bytes((SOURCE / name).read_bytes())
-    for name in ("_ext", "_static", "code"):
+    for name in ("_ext", "_static"):
         (finished / "book" / name).mkdir(parents=True)
     source, out = pages.lay_out("own", settings(str(data)))
     assert source.is_relative_to(finished / "runs" / "own")
