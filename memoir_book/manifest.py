@@ -114,7 +114,7 @@ def weights_now(name: str, was: dict) -> dict:
     """What a chapter would find today in place of the weights that it used."""
     from . import weights
 
-    return was | {"sha256": weights.fingerprint(name)}
+    return was | {"fingerprint": weights.fingerprint(name, was.get("path", ""))}
 
 
 def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:

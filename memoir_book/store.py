@@ -85,10 +85,13 @@ class Run:
         return self.dir.joinpath(*parts)
 
     def use_weights(self, name: str, found: Any) -> None:
-        """Note which weights the chapter uses: anything with `origin`, `revision`, `sha256`."""
+        """Note which weights (`weights.Weights`) the chapter uses where `name` was asked for."""
+        from .weights import fingerprint
+
+        path = str(found.path) if found.origin == "path" else ""
         self.weights[name] = {
-            key: getattr(found, key, "") for key in ("name", "origin", "revision", "sha256")
-        }
+            key: getattr(found, key) for key in ("name", "origin", "revision", "sha256")
+        } | {"path": path, "fingerprint": fingerprint(name, path)}
 
 
 # --- opening a run ----------------------------------------------------------------------

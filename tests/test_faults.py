@@ -13,26 +13,39 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tinyllm
 import torch
 import victim
 from damage import cut, damaged, flip
 from safetensors.torch import load_file
-from test_vqa import captions, cohort, loaded, plan, retrieval  # noqa: F401
 
-from memoir_book import privacy
+from memoir_book import answers, artefacts, privacy
 from memoir_book import run as runner
-from memoir_book import artefacts
 from memoir_core import cohort as tables
-from memoir_core import config, inference, training, volumes, vqa
+from memoir_core import config, inference, llm, training, volumes, vqa
 from memoir_core import retrieval as search
 from memoir_core import text as words
+from memoir_core.captions import caption_rows
 
 fault = pytest.mark.fault
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    return tinyllm.save(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="module")
+def plan():
+    cohort = tinyllm.cohort()
+    hits = tinyllm.retrieval(cohort)
+    return vqa.plan_questions(cohort, caption_rows(cohort), hits, 8, seed=0)[:8]
 
 
 def finals(folder, pattern="*"):
@@ -139,17 +152,17 @@ def test_kill_while_the_index_is_written(tiny, tmp_path):
 
 @fault(
     "`kill -9` while a language model answers",
-    "The next start keeps the whole batches that are in the file, answers the rest, and the file "
-    "is the same, byte for byte.",
+    "Answers of models that had finished are kept; this model answers anew, and the file is the "
+    "same, byte for byte.",
 )
-@pytest.mark.parametrize("place", ["batch", "row"])
-def test_kill_in_generation(tiny, loaded, plan, tmp_path, place):  # noqa: F811
-    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    vqa.answer_questions(loaded, plan[:8], whole, batch=2)
-    job = victim.answer, loaded.backbone.path, plan[:8], str(killed), place
+@pytest.mark.parametrize("place", ["batch", "end"])
+def test_kill_in_generation(tiny, language_model, plan, tmp_path, place):
+    load = partial(llm.load, language_model)
+    answers.answer_plan(plan, tmp_path / "whole", {}, load)
+    job = victim.answer, str(language_model), plan, str(tmp_path / "killed"), place
     assert victim.run(*job) == -signal.SIGKILL
-    assert 0 < killed.stat().st_size < whole.stat().st_size
-    vqa.answer_questions(loaded, plan[:8], killed, batch=2)
+    answers.answer_plan(plan, tmp_path / "killed", {}, load)
+    whole, killed = (tmp_path / name / "answers.jsonl" for name in ("whole", "killed"))
     assert killed.read_bytes() == whole.read_bytes()
 
 
@@ -207,18 +220,18 @@ def test_an_interrupted_caching_cell_can_run_again(tiny, tmp_path, monkeypatch):
 
 @fault(
     "a notebook cell interrupted while a language model answers",
-    "The same cell goes on with the next batch, in the same process.",
+    "The same cell lets this model answer anew, in the same process; models that had finished are "
+    "not asked again.",
 )
-def test_an_interrupted_answering_cell_can_run_again(loaded, plan, tmp_path, monkeypatch):  # noqa: F811
-    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
-    vqa.answer_questions(loaded, plan[:8], whole, batch=2)
-    calls = interrupt_at(monkeypatch, vqa, "answer_batch", 3)
+def test_an_interrupted_answering_cell_can_run_again(language_model, plan, tmp_path, monkeypatch):
+    load = partial(llm.load, language_model)
+    whole, _ = answers.answer_plan(plan, tmp_path / "whole", {}, load)
+    interrupt_at(monkeypatch, llm, "answer_batch", 3)
     with pytest.raises(KeyboardInterrupt):
-        vqa.answer_questions(loaded, plan[:8], path, batch=2)
-    calls[0] = 10
-    vqa.answer_questions(loaded, plan[:8], path, batch=2)
-    assert calls[0] < 10 + len(vqa._batches(plan[:8], 2))
-    assert path.read_bytes() == whole.read_bytes()
+        answers.answer_plan(plan, tmp_path / "a", {}, load)
+    again, _ = answers.answer_plan(plan, tmp_path / "a", {}, load)
+    assert again.equals(whole)
+    answers.answer_plan(plan, tmp_path / "whole", {}, pytest.fail)
 
 
 # --- a full disk ------------------------------------------------------------------------
@@ -432,9 +445,10 @@ def test_a_gpu_that_is_not_there(tiny, monkeypatch):
 
 @fault(
     "the GPU runs out of memory in a training step or in generation",
-    "The message names the parameter to lower and a value to try; whole epochs and answers stay.",
+    "The message names the parameter to lower and a value to try; whole epochs stay, and so do "
+    "the answers of models that had finished.",
 )
-def test_out_of_gpu_memory(tiny, loaded, plan, tmp_path, monkeypatch):  # noqa: F811
+def test_out_of_gpu_memory(tiny, language_model, plan, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -443,9 +457,9 @@ def test_out_of_gpu_memory(tiny, loaded, plan, tmp_path, monkeypatch):  # noqa: 
         patch.setattr(training, "augment", full)
         with pytest.raises(training.TrainingError, match=r"batch_size \(now 6; try 3\)"):
             training.train_stage1(run, tiny.cohort, tiny.volumes, epochs=1)
-    monkeypatch.setattr(loaded.model, "generate", full)
+    monkeypatch.setattr(llm, "answer_batch", full)
     with pytest.raises(MemoryError, match="smaller model"):
-        vqa.answer_questions(loaded, plan[:2], tmp_path / "a.jsonl")
+        answers.answer_plan(plan, tmp_path / "a", {}, lambda: llm.load(language_model))
 
 
 @fault(

@@ -14,7 +14,7 @@ from conftest import make_real
 
 from memoir_book import artefacts, check, plots, privacy, run
 from memoir_book.scan_site import find_in_text, read_identifiers, scan
-from memoir_core import captions, cohort, config, retrieval, volumes, vqa
+from memoir_core import captions, cohort, config, retrieval, volumes
 from synthetic_adni.write import ensure_download
 
 
@@ -219,15 +219,6 @@ def test_a_caption_of_real_data_is_that_of_a_group(book, tiny):
     with pytest.raises(privacy.SmallGroupError):
         captions.example(book, table.head(9))
     assert captions.example(tiny.run, tiny.cohort)[0] == "case 0" and "0" in own
-
-
-def test_a_prompt_of_real_data_is_written_with_medians(book, tiny):
-    table = cohort.load_cohort(book)
-    table = pd.concat([table] * 2, ignore_index=True)  # ten in each class
-    item = vqa.Item(5, "diagnosis", "blind", "CN", captions.caption(table.iloc[5]), ())
-    prompt = vqa.example_prompt(book, [item], table)
-    assert prompt.count("Case ") == 4 and item.caption not in prompt
-    assert vqa.example_prompt(tiny.run, [item], table) == item.prompt
 
 
 def test_figures_of_groups_hold_no_case(tiny):

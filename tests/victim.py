@@ -212,32 +212,15 @@ def index_whole(folder, rows, table):
     return retrieval.load_index(path, embeddings, table)
 
 
-def answer(model, plan, path, place):
-    from memoir_core import vqa
+def answer(model, plan, folder, place):
+    from memoir_book import answers
+    from memoir_core import llm
 
     if place == "batch":
-        die_at(vqa, "answer_batch", 3)
-    else:  # the kill comes while a row is being written
-        real, calls = vqa._append, [0]
-
-        def half(target, rows):
-            calls[0] += 1
-            real(target, rows)
-            if calls[0] == 2:
-                os.truncate(target, Path(target).stat().st_size - 30)
-                die()
-
-        vqa._append = half
-    vqa.answer_questions(model_of(model), plan, Path(path), batch=2)
-
-
-def model_of(folder):
-    import torch
-
-    from memoir_core import vqa
-
-    backbone = vqa.Backbone("tiny", "tiny", "tiny", quantisation="none", path=str(folder))
-    return vqa.load_backbone(backbone, "cpu", torch.float32)
+        die_at(llm, "answer_batch", 3)
+    else:
+        die_at(answers, "finish", 1)  # all is written, and nothing says so
+    answers.answer_plan(plan, Path(folder), {}, lambda: llm.load(model))
 
 
 # --- a full disk ------------------------------------------------------------------------

@@ -192,13 +192,13 @@ def test_results_say_what_made_them(book):
 def test_weights_are_part_of_a_chapter(book, monkeypatch):
     opened = work("1", data_dir=str(book / "adni"))
     found = manifest.read_manifest(opened.dir)
-    found["chapters"]["01_first"]["weights"] = {"minilm": {"sha256": "old", "origin": "package"}}
+    found["chapters"]["01_first"]["weights"] = {"minilm": {"fingerprint": "old"}}
     manifest.write_manifest(opened.dir, found)
     from memoir_book import weights
 
-    monkeypatch.setattr(weights, "fingerprint", lambda name: "old", raising=False)
+    monkeypatch.setattr(weights, "fingerprint", lambda *_: "old")
     assert why("1") == ""
-    monkeypatch.setattr(weights, "fingerprint", lambda name: "new", raising=False)
+    monkeypatch.setattr(weights, "fingerprint", lambda *_: "new")
     assert "minilm" in why("1")
 
 

