@@ -14,6 +14,7 @@ from .config import DX, SCORES
 from .volumes import Volumes
 
 IGNORE = -100  # label of a row that a head's loss leaves out
+RECORD = ("case", "split", "DX", "PTGENDER", "AGE", "APOE4", *SCORES)  # what is read of a subject
 APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
 
 
@@ -73,6 +74,7 @@ class MemoirDataset(Dataset):
         kept = cohort if part == "all" else cohort[cohort["split"] == part]
         if not len(kept):
             raise ValueError(f"no subject has split={part!r}; use 'train', 'val', 'test' or 'all'")
+        self.subjects = kept  # rows of the cohort, in the order of the items
         self.rows = kept["case"].to_numpy()
         self.volumes = volumes
         raw = kept[list(SCORES)].to_numpy(np.float32)

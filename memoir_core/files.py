@@ -19,6 +19,7 @@ import pandas as pd
 import psutil
 
 SETTINGS = "settings.json"  # of a folder of work, written last: what made it, and checksums
+STATE = ".state"  # in a folder of work that is not finished: what it goes on from
 
 
 class DamagedFileError(ValueError):
@@ -224,6 +225,7 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
     if why:
         print(f"{folder.name} is made anew: {why}")
         shutil.rmtree(folder)
+    shutil.rmtree(folder / STATE, ignore_errors=True)
     return not why
 
 
@@ -236,3 +238,44 @@ def finish(folder: Path, settings: Mapping) -> None:
     files = [p for p in _inside(Path(folder)) if p.name != SETTINGS]
     names = {p.relative_to(folder).as_posix(): checksum(p) for p in files}
     write_json(Path(folder) / SETTINGS, {"settings": settings, "files": names})
+    shutil.rmtree(Path(folder) / STATE, ignore_errors=True)
+
+
+# --- work that was interrupted ----------------------------------------------------------
+
+
+def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None:
+    """Store what a training goes on from, under a name that holds its checksum.
+
+    One file, moved into place: an epoch is whole or absent. The one before is kept, too.
+    """
+    import torch
+
+    new = Path(folder) / STATE / "new"
+    with atomic_path(new, durable=False) as temporary:
+        torch.save({"settings": settings, **state}, temporary)
+    new.replace(new.with_name(f"epoch{epoch:03d}.{checksum(new)}"))
+    for old in sorted(new.parent.glob("epoch*"))[:-2]:
+        old.unlink()
+
+
+def newest_state(folder: Path, settings: Mapping) -> dict | None:
+    """Read the newest whole state made with just these settings, or empty the folder.
+
+    It says what it does, and why.
+    """
+    import torch
+
+    for path in sorted((Path(folder) / STATE).glob("epoch*"), reverse=True):
+        if checksum(path) != path.suffix[1:]:
+            print(f"{path} is damaged: the epoch before it is taken")
+            continue
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if changed := difference(state.pop("settings"), settings):
+            print(f"{folder.name} is made anew: {changed}")
+            break
+        print(f"{folder.name}: resumed after {path.stem}")
+        return state
+    shutil.rmtree(Path(folder) / STATE, ignore_errors=True)  # first: it belongs to the rest
+    shutil.rmtree(folder, ignore_errors=True)
+    return None

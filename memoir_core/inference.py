@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .config import DX, MODALITIES, SUBSETS
 from .data import MemoirDataset, Scaler
-from .files import MissingArtefactError, read_json
+from .files import MissingArtefactError, atomic_path, read_json
 from .model import Memoir
 
 
@@ -22,9 +21,7 @@ from .model import Memoir
 def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Tensor, Tensor]:
     """Encode every modality of every subject once.
 
-    Returns
-    -------
-    embeddings (n, 3, 512), zero where absent, and present (n, 3) bool, on the CPU.
+    Returns embeddings (n, 3, 512), zero where absent, and present (n, 3) bool, on the CPU.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -37,13 +34,7 @@ def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Te
 
 
 def restrict(present: Tensor, subset: Sequence[str]) -> Tensor:
-    """Mask all modalities but `subset`: (n, 3) bool -> (n, 3) bool.
-
-    Raises
-    ------
-    ValueError
-        An empty subset, or a name that is no modality.
-    """
+    """Mask all modalities but `subset`: (n, 3) bool -> (n, 3) bool; ValueError for other names."""
     unknown = [name for name in subset if name not in MODALITIES]
     if unknown or not subset:
         raise ValueError(f"subset={tuple(subset)!r}: choose one or more of {', '.join(MODALITIES)}")
@@ -54,12 +45,10 @@ def restrict(present: Tensor, subset: Sequence[str]) -> Tensor:
 def fuse(
     model: Memoir, embeddings: Tensor, present: Tensor, subset: Sequence[str] = MODALITIES
 ) -> dict[str, Tensor]:
-    """Fuse ready embeddings from a subset of modalities.
+    """Fuse ready embeddings (n, 3, 512) from a subset of modalities.
 
-    Returns
-    -------
-    z_fused (n, 512), attention (n, 3) and the five heads' outputs, see `Memoir.forward`; NaN
-    for rows that have nothing of the subset.
+    Returns z_fused (n, 512), attention (n, 3) and the heads' outputs, see `Memoir.forward`;
+    NaN for rows that have nothing of the subset.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -117,14 +106,15 @@ def predict_subsets(
     }
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a model.
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's weights as safetensors; the file is whole or absent."""
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(path, durable=False) as temporary:
+        save_file(weights, temporary)
 
-    Raises
-    ------
-    MissingArtefactError, ValueError
-        There is no such file, or it is damaged or of another model.
-    """
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a model; MissingArtefactError, ValueError where it cannot."""
     if not Path(path).exists():
         raise MissingArtefactError(f"{path} is missing: run the chapter that trains it first")
     try:
@@ -139,6 +129,4 @@ def load_trained(folder: Path, which: str = "best", device: str = "cpu") -> tupl
     """Load a model of stage 2 in evaluation mode, with the statistics of its train part."""
     model = Memoir()
     load_weights(model, Path(folder) / f"{which}.safetensors")
-    stored = read_json(Path(folder) / "scaler.json")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    return model.to(device).arrange().eval(), Scaler(**values)
+    return model.to(device).arrange().eval(), Scaler(**read_json(Path(folder) / "scaler.json"))

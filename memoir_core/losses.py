@@ -28,16 +28,10 @@ class PairwiseInfoNCE(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
-        """Average the pairs' losses.
+        """Average the pairs' losses, each over the rows that have both modalities.
 
-        Parameters
-        ----------
-        embeddings : (B, 3, D) unit vectors.
-        present : (B, 3) bool; a pair uses only the rows that have both.
-
-        Returns
-        -------
-        scalar; zero (with a gradient of zero) where no pair has two such rows.
+        embeddings (B, 3, D) unit vectors, present (B, 3) bool -> scalar; zero, with a gradient
+        of zero, where no pair has two such rows.
         """
         scale = self.log_scale.exp().clamp(max=100)
         losses = []
@@ -48,6 +42,17 @@ class PairwiseInfoNCE(nn.Module):
         if not losses:
             return embeddings.sum() * 0 + scale * 0
         return torch.stack(losses).mean()
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate a tensor over all processes, with gradients; one process: the tensor itself."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    if x.dtype == torch.bool:
+        return torch.cat(all_gather(x.to(torch.uint8))).bool()
+    return torch.cat(all_gather(x))
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, scale: Tensor | float) -> Tensor:

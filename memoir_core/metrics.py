@@ -31,9 +31,7 @@ from .config import DX, SCORES
 from .data import Scaler
 
 Metrics = dict[str, dict[str, float]]
-
-
-# --- metrics ----------------------------------------------------------------------------
+_P3 = [f"p_{name}" for name in DX]
 
 
 def task_metrics(table: pd.DataFrame) -> Metrics:
@@ -44,44 +42,36 @@ def task_metrics(table: pd.DataFrame) -> Metrics:
     dx3, dx2, sex: balanced_accuracy, macro_f1, auc (dx3: one against the rest, mean over
     classes; dx2: CN against Dementia, MCI left out); age, cdrsb: mae (years, points) and r2.
     """
-    classes = {name: i for i, name in enumerate(DX)}
-    dx3 = table["DX"].map(classes).to_numpy()
-    p3 = table[[f"p_{name}" for name in DX]].to_numpy()
-    ends = (table["DX"] != "MCI").to_numpy()
-    known, aged = table[table["CDRSB"].notna()], table[table["AGE"].notna()]
+    p3 = table[_P3].to_numpy()
+    ends = table[table["DX"] != "MCI"]
     return {
-        "dx3": _classification(dx3, p3 / p3.sum(axis=1, keepdims=True)),
-        "dx2": _classification(
-            (dx3[ends] == 2).astype(int), _two(table["p2_Dementia"].to_numpy()[ends])
-        ),
-        "sex": _classification(
-            (table["PTGENDER"] == "Male").to_numpy().astype(int), _two(table["p_Male"].to_numpy())
-        ),
-        "age": _regression(aged["AGE"].to_numpy(), aged["AGE_pred"].to_numpy()),
-        "cdrsb": _regression(known["CDRSB"].to_numpy(), known["CDRSB_pred"].to_numpy()),
+        "dx3": _classification(table["DX"].map(DX.index), p3 / p3.sum(axis=1, keepdims=True)),
+        "dx2": _classification(ends["DX"] == "Dementia", _two(ends["p2_Dementia"])),
+        "sex": _classification(table["PTGENDER"] == "Male", _two(table["p_Male"])),
+        "age": _regression(table, "AGE"),
+        "cdrsb": _regression(table, "CDRSB"),
     }
 
 
-def _two(p: np.ndarray) -> np.ndarray:
+def _two(p: pd.Series) -> np.ndarray:
     return np.stack([1 - p, p], axis=1)
 
 
-def _classification(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    predicted = p.argmax(axis=1)
-    score = p[:, 1] if p.shape[1] == 2 else p
-    whole = len(np.unique(truth)) == p.shape[1]  # an AUC needs every class
-    return {
-        # Balanced accuracy is the mean recall of the classes that are there (a bootstrap draw
-        # of few subjects may lack one).
-        "balanced_accuracy": float(
-            recall_score(truth, predicted, labels=np.unique(truth), average="macro")
-        ),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "auc": float(roc_auc_score(truth, score, multi_class="ovr")) if whole else float("nan"),
-    }
+def _classification(outcome: pd.Series, p: np.ndarray) -> dict[str, float]:
+    """Metrics of probabilities p (n, C) against true classes (n,) of 0..C-1."""
+    truth, predicted = outcome.to_numpy().astype(int), p.argmax(axis=1)
+    there = np.unique(truth)  # a bootstrap draw of few subjects may lack a class
+    auc = float("nan")
+    if len(there) == p.shape[1]:
+        auc = roc_auc_score(truth, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
+    balanced = recall_score(truth, predicted, labels=there, average="macro")
+    f1 = f1_score(truth, predicted, average="macro", zero_division=0)
+    return {"balanced_accuracy": float(balanced), "macro_f1": float(f1), "auc": float(auc)}
 
 
-def _regression(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+def _regression(table: pd.DataFrame, name: str) -> dict[str, float]:
+    known = table[table[name].notna()]
+    truth, predicted = known[name], known[f"{name}_pred"]
     return {
         "mae": float(mean_absolute_error(truth, predicted)),
         "r2": float(r2_score(truth, predicted)),
@@ -102,29 +92,27 @@ def composite(metrics: Metrics, scaler: Scaler) -> float:
 
 def confusion(table: pd.DataFrame) -> np.ndarray:
     """Count true class (rows) against predicted class (columns), in the order of DX."""
-    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
-    return confusion_matrix(table["DX"], predicted, labels=list(DX))
+    return confusion_matrix(table["DX"], _diagnosis(table), labels=list(DX))
+
+
+def _diagnosis(table: pd.DataFrame) -> np.ndarray:
+    return np.array(DX)[table[_P3].to_numpy().argmax(axis=1)]
 
 
 def from_confusion(counts: Sequence[Sequence[int]]) -> dict[str, float]:
     """Recompute balanced accuracy and macro F1 from a confusion matrix alone."""
     cells = np.asarray(counts)
-    truth = np.repeat(np.arange(len(cells)), cells.sum(axis=1))
-    predicted = np.concatenate([np.repeat(np.arange(len(cells)), row) for row in cells])
-    return {
-        "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro")),
-    }
+    right = cells.diagonal()
+    recall = right / cells.sum(axis=1)
+    f1 = 2 * right / (cells.sum(axis=0) + cells.sum(axis=1))
+    return {"balanced_accuracy": float(recall.mean()), "macro_f1": float(f1.mean())}
 
 
 def calibration_error(truth: np.ndarray, p: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error of a probability (n,) against 0/1 outcomes (n,)."""
     which = np.clip((p * bins).astype(int), 0, bins - 1)
-    gaps = [
-        abs(truth[which == b].mean() - p[which == b].mean()) * (which == b).mean()
-        for b in np.unique(which)
-    ]
-    return float(sum(gaps))
+    rows = [which == b for b in np.unique(which)]
+    return float(sum(abs(truth[r].mean() - p[r].mean()) * r.mean() for r in rows))
 
 
 def redraw(groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -164,13 +152,11 @@ def bootstrap_metrics(table: pd.DataFrame, samples: int, seed: int) -> dict[str,
     -------
     task -> metric -> {'value', 'low', 'high'}.
     """
-    draws = [
-        task_metrics(table.iloc[rows]) for rows in redraw(table["DX"].to_numpy(), samples, seed)
-    ]
+    drawn = redraw(table["DX"].to_numpy(), samples, seed)
+    draws = [task_metrics(table.iloc[rows]) for rows in drawn]
     return {
         task: {
-            name: _interval(value, [draw[task][name] for draw in draws])
-            for name, value in found.items()
+            name: _interval(v, [draw[task][name] for draw in draws]) for name, v in found.items()
         }
         for task, found in task_metrics(table).items()
     }
@@ -202,19 +188,15 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
     train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
     found: Metrics = {}
     features = [*SCORES, "APOE4"]
-    pick = {"dx3": list(DX), "dx2": ["CN", "Dementia"]}
-    for task, names in pick.items():
+    for task, names in (("dx3", list(DX)), ("dx2", ["CN", "Dementia"])):
         fit, check = train[train["DX"].isin(names)], test[test["DX"].isin(names)]
         logistic = make_pipeline(
             SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=2000)
         )
         for name, model in (("constant", DummyClassifier()), ("logistic", logistic)):
-            model.fit(fit[features], fit["DX"])
-            found[f"{task} {name}"] = {
-                "balanced_accuracy": float(
-                    balanced_accuracy_score(check["DX"], model.predict(check[features]))
-                )
-            }
+            predicted = model.fit(fit[features], fit["DX"]).predict(check[features])
+            value = balanced_accuracy_score(check["DX"], predicted)
+            found[f"{task} {name}"] = {"balanced_accuracy": float(value)}
     for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
         error = (test[column] - train[column].mean()).abs().mean()
         found[f"{task} constant"] = {"mae": float(error)}
@@ -251,16 +233,15 @@ def ablate(
 
 def _per_subject(table: pd.DataFrame) -> dict[str, tuple[str, np.ndarray, np.ndarray | None]]:
     """Per task: metric name, hit or absolute error of each subject, and its true class."""
-    dx = table["DX"].to_numpy()
-    ends = dx != "MCI"
-    two = np.where(table["p2_Dementia"] > 0.5, "Dementia", "CN")
-    cdrsb = (table["CDRSB"] - table["CDRSB_pred"]).abs().dropna().to_numpy()
+    ends = table[table["DX"] != "MCI"]
+    two = np.where(ends["p2_Dementia"] > 0.5, "Dementia", "CN") == ends["DX"]
+    age, cdrsb = ((table[c] - table[f"{c}_pred"]).abs().dropna() for c in ("AGE", "CDRSB"))
     return {
-        "dx3": ("balanced_accuracy", hits(table), dx),
-        "dx2": ("balanced_accuracy", (two == dx)[ends], dx[ends]),
+        "dx3": ("balanced_accuracy", hits(table), table["DX"].to_numpy()),
+        "dx2": ("balanced_accuracy", two.to_numpy(), ends["DX"].to_numpy()),
         "sex": ("balanced_accuracy", sex_hits(table), table["PTGENDER"].to_numpy()),
-        "age": ("mae", (table["AGE"] - table["AGE_pred"]).abs().dropna().to_numpy(), None),
-        "cdrsb": ("mae", cdrsb, None),
+        "age": ("mae", age.to_numpy(), None),
+        "cdrsb": ("mae", cdrsb.to_numpy(), None),
     }
 
 
@@ -278,11 +259,8 @@ def subset_differences(
     (_, whole), *others = predictions.items()
     rows = []
     for name, table in others:
-        both = (
-            whole[["case", "DX"]]
-            .assign(all=hits(whole))
-            .merge(table[["case"]].assign(subset=hits(table)), on="case")
-        )
+        both = whole[["case", "DX"]].assign(all=hits(whole))
+        both = both.merge(table[["case"]].assign(subset=hits(table)), on="case")
         gain = both["subset"].to_numpy(float) - both["all"].to_numpy(float)  # 1, 0 or -1
         won, lost = int((gain > 0).sum()), int((gain < 0).sum())
         found = bootstrap(gain, both["DX"].to_numpy(), samples, seed)
@@ -293,8 +271,7 @@ def subset_differences(
 
 def hits(table: pd.DataFrame) -> np.ndarray:
     """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
-    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
-    return predicted == table["DX"].to_numpy()
+    return _diagnosis(table) == table["DX"].to_numpy()
 
 
 def sex_hits(table: pd.DataFrame) -> np.ndarray:

@@ -109,10 +109,7 @@ class Fusion(nn.Module):
         # embeddings (B, 3, D), present (B, 3) bool -> z_fused (B, D), weights (B, 3)
         if not present.any(dim=1).all():
             row = int((~present.any(dim=1)).nonzero()[0, 0])
-            raise NoModalityError(
-                f"row {row} of the batch has no modality; at least one of "
-                f"{', '.join(MODALITIES)} must be present"
-            )
+            raise NoModalityError(f"row {row} of the batch has none of {', '.join(MODALITIES)}")
         # Unit vectors have entries near 1/sqrt(D): scale them to the size of a token. What is
         # absent becomes 0 before attention masks it, so that not even a NaN gets through.
         tokens = torch.where(present[:, :, None], embeddings * EMBEDDING_DIM**0.5, 0)
@@ -132,23 +129,20 @@ class Memoir(nn.Module):
         self.fa = ImageEncoder()
         self.clinical = ClinicalEncoder()
         self.fusion = Fusion()
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.Linear(EMBEDDING_DIM, 256),
-                    nn.GELU(),
-                    nn.Dropout(0.2),
-                    nn.Linear(256, width),
-                )
-                for name, width in HEADS.items()
-            }
-        )
+        self.heads = nn.ModuleDict()
+        for name, width in HEADS.items():
+            layers = (
+                nn.Linear(EMBEDDING_DIM, 256),
+                nn.GELU(),
+                nn.Dropout(0.2),
+                nn.Linear(256, width),
+            )
+            self.heads[name] = nn.Sequential(*layers)
 
     def arrange(self) -> Memoir:
         """Lay weights out for the device: channels last, which most 3D convolutions prefer.
 
-        On the CPU the last residual stage keeps the plain layout; its volumes are 2 or 3
-        voxels wide, where channels last only costs.
+        On the CPU the last residual stage, 2 or 3 voxels wide, keeps the plain layout.
         """
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if next(self.parameters()).device.type == "cpu":
@@ -160,13 +154,8 @@ class Memoir(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Encode what is present; an absent modality costs nothing and stays zero.
 
-        Parameters
-        ----------
         batch : t1, fa (B, 1, X, Y, Z); scores, known (B, 5); apoe (B,); present (B, 3) bool.
-
-        Returns
-        -------
-        (B, 3, D) unit vectors in the order of MODALITIES, zero where absent.
+        Returns (B, 3, D) unit vectors in the order of MODALITIES, zero where absent.
         """
         present = batch["present"]
         columns = []
@@ -218,15 +207,10 @@ class Memoir(nn.Module):
     def fuse(self, embeddings: Tensor, present: Tensor) -> dict[str, Tensor]:
         """Fuse ready embeddings (B, 3, D) and predict; see `forward`."""
         z_fused, attention = self.fusion(embeddings, present)
+        out = {"embeddings": embeddings, "present": present}
+        out |= {"z_fused": z_fused, "attention": attention}
         heads = {name: head(z_fused) for name, head in self.heads.items()}
-        heads = {k: v[:, 0] if HEADS[k] == 1 else v for k, v in heads.items()}
-        return {
-            "embeddings": embeddings,
-            "present": present,
-            "z_fused": z_fused,
-            "attention": attention,
-            **heads,
-        }
+        return out | {k: v[:, 0] if HEADS[k] == 1 else v for k, v in heads.items()}
 
 
 def masking_gate(
@@ -259,7 +243,6 @@ def masking_gate(
 
 def count_parameters(model: Memoir) -> dict[str, int]:
     """Count trainable parameters per part, and in total."""
-    counts = {
-        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-    }
+    parts = model.named_children()
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
     return counts | {"total": sum(counts.values())}

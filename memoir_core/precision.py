@@ -6,26 +6,27 @@ convolutions, while forward pass and loss look right. So every training compares
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
 
-# What to autocast to after a check. fp16 would need a gradient scaler, which only Accelerate and
-# the Trainer bring along: loops without one stay in fp32 on CUDA.
+# What loops of our own autocast to after a check; fp16 would need a gradient scaler as well.
 HALF = {"bf16": torch.bfloat16}
 SCALE = 1024  # small gradients would vanish in fp16: scale up, as a GradScaler does
 
 
-def half_type(device: str) -> torch.dtype | None:
-    """The 16-bit type in which the hardware trains faster: fp16 on CUDA, bf16 on CPUs with AMX.
+def half_type(device: str) -> str:
+    """The type in which the hardware trains faster: 'fp16' on CUDA, 'bf16' with AMX, or 'no'.
 
-    CPUs that multiply bf16 without AMX (avx512_bf16 alone) take longer than in fp32:
-    benchmarks/training.py measures both.
+    CPUs that multiply bf16 without AMX take longer than in fp32: benchmarks/training.py.
     """
     if device.startswith("cuda"):
-        return torch.float16
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else None
+        return "fp16"
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "no"
 
 
 def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:
@@ -38,62 +39,37 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
 
     Returns
     -------
-    'fp16', 'bf16', or 'no', as Accelerate calls them. 'no' where the hardware has no fast
-    type, and, with a message, where the gradients disagree.
+    'fp16', 'bf16' or 'no', as Accelerate calls them; 'no' also, with a message, where the
+    gradients disagree.
     """
-    dtype = half_type(device)
-    if dtype is None:
-        return "no"
-    name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    kind = torch.device(device).type
-    with torch.autocast(kind, enabled=False):
-        exact = _gradients(model, loss)
-    with torch.autocast(kind, dtype):
-        half = _gradients(model, loss)
+    name = half_type(device)
+    if name == "no":
+        return name
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        dtype = torch.float16 if name == "fp16" else torch.bfloat16
+        with torch.autocast(torch.device(device).type, dtype, enabled=enabled):
+            (loss() * SCALE).backward()
+        weights = [(k, p) for k, p in model.named_parameters() if p.grad is not None and p.ndim > 1]
+        found.append({k: p.grad.float() / SCALE for k, p in weights})
     model.zero_grad()
-    worst = disagreement(exact, half)
-    if worst:
+    if worst := disagreement(*found):
         print(f"{name} is not used: its gradients differ from those of fp32 in {worst}")
         return "no"
     return name
 
 
-def checked_output_type(device: str, compute: Callable[[], Tensor]) -> torch.dtype | None:
-    """Compare what a trained model computes in half precision with fp32, on one batch.
-
-    Parameters
-    ----------
-    compute : gives the model's output for one fixed batch; called twice, without gradients.
-
-    Returns
-    -------
-    the 16-bit type, or None where the hardware has no fast one, and, with a message, where the
-    outputs differ by more than 5 % of their largest value.
-    """
-    dtype = half_type(device)
-    if dtype is None:
-        return None
-    kind = torch.device(device).type
-    with torch.no_grad():
-        with torch.autocast(kind, enabled=False):
-            exact = compute().float()
-        with torch.autocast(kind, dtype):
-            half = compute().float()
-    off = float((half - exact).abs().max() / exact.abs().max().clamp(min=1e-12))
-    if off <= 0.05:  # False for NaN as well
-        return dtype
-    print(f"{dtype} is not used: outputs differ from those of fp32 by {off:.0%}")
-    return None
-
-
-def _gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    model.zero_grad()
-    (loss() * SCALE).backward()
-    return {
-        name: p.grad.float() / SCALE
-        for name, p in model.named_parameters()
-        if p.grad is not None and p.ndim > 1
-    }
+def choose_precision(device: str, model: Any, criterion: Any, loss: Callable, data: Dataset) -> str:
+    """Try `checked_half_type` on a copy of a model, with eight subjects and without dropout."""
+    batch = default_collate([data[i] for i in range(min(8, len(data)))])  # type: ignore[arg-type]
+    batch = {name: value.to(device) for name, value in batch.items()}
+    trial = copy.deepcopy(model).to(device).arrange().train()
+    criterion.to(device)
+    for module in trial.modules():
+        if isinstance(module, nn.Dropout | nn.MultiheadAttention):
+            module.eval()
+    return checked_half_type(device, trial, lambda: loss(trial(batch), batch))
 
 
 def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
@@ -110,3 +86,16 @@ def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
         if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
             return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
     return ""
+
+
+def checked_output_type(device: str, compute: Callable[[], Tensor]) -> torch.dtype | None:
+    """Compare outputs in half precision with fp32 (goes, once chapter 8 needs it no more)."""
+    kind, dtype = torch.device(device).type, {"fp16": torch.float16, **HALF}.get(half_type(device))
+    if dtype is None:
+        return None
+    with torch.no_grad():
+        exact = compute().float()
+        with torch.autocast(kind, dtype):
+            half = compute().float()
+    off = float((half - exact).abs().max() / exact.abs().max().clamp(min=1e-12))
+    return dtype if off <= 0.05 else None
