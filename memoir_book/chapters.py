@@ -70,7 +70,12 @@ CHAPTERS = (
         _STAGE2 + "stage2/history.csv stage2/settings.json stage2/test_predictions.parquet",
         **{"epochs": "stage2_epochs", "batch_size": "batch_size"},
     ),
-    _chapter("06_ablation", "Modality ablation", _DATA + _STAGE2, "ablation.csv"),
+    _chapter(
+        "06_ablation",
+        "Modality ablation",
+        _DATA + _STAGE2 + "stage2/settings.json",
+        "ablation.csv",
+    ),
     _chapter(
         "07_captions_text",
         "Captions and text encoder",

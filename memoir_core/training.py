@@ -50,8 +50,8 @@ class Settings:
 
     stage: int
     epochs: int
-    lr_encoders: float
-    lr_rest: float
+    lr_backbone: float
+    lr_heads: float
     batch_size: int
     drop: dict[str, float]
     hide: tuple[str, ...]
@@ -64,7 +64,7 @@ class Settings:
         rules = {
             "epochs: at least 1": self.epochs >= 1,
             "batch_size: at least 2": self.batch_size >= 2,
-            "learning rates: above 0": min(self.lr_encoders, self.lr_rest) > 0,
+            "learning rates: above 0": min(self.lr_backbone, self.lr_heads) > 0,
             f"drop: one probability for each of {', '.join(MODALITIES)}": (
                 set(self.drop) == set(MODALITIES) and 0 <= min(odds) <= max(odds) <= 1
             ),
@@ -189,7 +189,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     criterion.to(accelerator.device)
     encoders = [p for part in (model.t1, model.fa, model.clinical) for p in part.parameters()]
     rest = [p for part in (model.fusion, model.heads, criterion) for p in part.parameters()]
-    groups = (encoders, how.lr_encoders), (rest, how.lr_rest)
+    groups = (encoders, how.lr_backbone), (rest, how.lr_heads)
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": lr} for p, lr in groups], weight_decay=WEIGHT_DECAY, fused=True
     )

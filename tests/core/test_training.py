@@ -339,8 +339,8 @@ def other_volumes(table, volumes):
     ("change", "said"),
     [
         ({"epochs": 3}, "epochs 2 -> 3"),
-        ({"lr_backbone": 2e-3}, "lr_encoders 0.001 -> 0.002"),
-        ({"lr_heads": 2e-2}, "lr_rest 0.01 -> 0.02"),
+        ({"lr_backbone": 2e-3}, "lr_backbone 0.001 -> 0.002"),
+        ({"lr_heads": 2e-2}, "lr_heads 0.01 -> 0.02"),
         ({"batch_size": 5}, "batch_size 6 -> 5"),
         ({"drop": small.DROP | {"fa": 0.5}}, "fa 0.3 -> 0.5"),
         ({"hide": ("CDRSB",)}, "hide"),
