@@ -9,15 +9,15 @@ the next seed, to say how large such a difference is. On a CPU the repeats must 
 from __future__ import annotations
 
 import argparse
-import shutil
-from dataclasses import replace
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from memoir_book.artefacts import Run, default_run_name, provenance, start_chapter
+from memoir_book.chapters import cache_dir
+from memoir_book.store import Run, provenance, start_chapter
 from memoir_core.cohort import load_cohort
-from memoir_book import chapters
 from memoir_core.config import DX
 from memoir_core.data import MemoirDataset
 from memoir_core.inference import encode, load_trained, predict
@@ -26,17 +26,28 @@ from memoir_core.training import train_stage2
 from memoir_core.volumes import Volumes, load_volumes
 
 
-def train(run: Run, cohort: pd.DataFrame, volumes: Volumes, epochs: int | None) -> dict:
+def train(book: Run, cohort: pd.DataFrame, volumes: Volumes, seed: int, epochs: int) -> dict:
     """Train stage 2 without stage 1; return its weights and what it says of the test part."""
-    train_stage2(run, cohort, volumes, epochs, pretrained=False)
-    model, scaler = load_trained(run.path("stage2"), "last", run.device)
+    sizes = book.profile
+    with tempfile.TemporaryDirectory() as folder:
+        train_stage2(
+            cohort,
+            volumes,
+            Path(folder) / "stage2",
+            start=None,
+            epochs=epochs or sizes.stage2_epochs,
+            lr_backbone=sizes.lr_backbone,
+            lr_heads=sizes.lr_heads,
+            batch_size=sizes.batch_size,
+            drop={"t1": 0.1, "fa": 0.3, "clinical": 0.05},
+            seed=seed,
+            device=book.device,
+        )
+        model, scaler = load_trained(Path(folder) / "stage2", "last", book.device)
     test = MemoirDataset(cohort, volumes, scaler, "test")
-    z, present = encode(model, test)
-    table = predict(model, z, present, cohort.loc[test.rows], scaler)
-    weights = torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
-    shutil.rmtree(run.dir)
+    table = predict(model, *encode(model, test), test.subjects, scaler)
     return {
-        "weights": weights,
+        "weights": torch.cat([p.detach().cpu().flatten() for p in model.parameters()]),
         "diagnosis": table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1),
         "balanced_accuracy": task_metrics(table)["dx3"]["balanced_accuracy"],
     }
@@ -44,31 +55,17 @@ def train(run: Run, cohort: pd.DataFrame, volumes: Volumes, epochs: int | None) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--profile", default="smoke")
-    parser.add_argument("--run", default="")
-    parser.add_argument("--data", default="")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", default="", help="folder under runs/; empty: the run made last")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, default=0, help="0: as the profile says")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    run = start_chapter(
-        "03_encoders",
-        profile=options.profile,
-        run=options.run or default_run_name(options.profile, options.seed, options.data),
-        data_dir=options.data,
-        seed=options.seed,
-        device=options.device,
-    )
-    cohort, volumes = (
-        load_cohort(run.path("cohort.parquet")),
-        load_volumes(run.path("volumes.json"), chapters.cache_dir()),
-    )
-    seeds = [run.seed] * options.repeats + [run.seed + 1]
+    book = start_chapter("03_encoders", run=options.run, device=options.device)
+    cohort = load_cohort(book.path("cohort.parquet"))
+    volumes = load_volumes(book.path("volumes.json"), cache_dir())
     rows: list[dict] = []
-    for number, seed in enumerate(seeds):
-        again = replace(run, name=f"{run.name}-again{number}", seed=seed)
-        found = train(again, cohort, volumes, options.epochs)
+    for seed in [book.seed] * options.repeats + [book.seed + 1]:
+        found = train(book, cohort, volumes, seed, options.epochs)
         if not rows:
             first = found
         rows.append(
@@ -83,8 +80,7 @@ def main() -> None:
             }
         )
     print(pd.DataFrame(rows).to_string(index=False))
-    source = provenance(run)
-    print(source["label"], source["versions"])
+    print(provenance(book))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from monai.transforms import Compose, RandAffined, RandScaleIntensityd
 from torch import nn
 
 from memoir_book.artefacts import peak_memory_gib
-from memoir_core import training
 from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.losses import multitask_loss
 from memoir_core.model import Memoir, masking_gate
+from memoir_core.precision import choose_precision
 from memoir_core.volumes import Volumes, augment
 
 
@@ -106,8 +106,8 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
     )
     torch.manual_seed(0)
     usual, book = Everything(), Memoir().arrange()
-    precision = training.choose_precision(
-        "cpu", book, None, lambda out, b: multitask_loss(out, b)["total"], data
+    precision = choose_precision(
+        "cpu", book, nn.Identity(), lambda out, b: multitask_loss(out, b)["total"], data
     )
     half = torch.bfloat16 if precision == "bf16" else None
 

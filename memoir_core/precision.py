@@ -51,8 +51,8 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
         dtype = torch.float16 if name == "fp16" else torch.bfloat16
         with torch.autocast(torch.device(device).type, dtype, enabled=enabled):
             (loss() * SCALE).backward()
-        weights = [(k, p) for k, p in model.named_parameters() if p.grad is not None and p.ndim > 1]
-        found.append({k: p.grad.float() / SCALE for k, p in weights})
+        grads = {k: p.grad for k, p in model.named_parameters() if p.ndim > 1}
+        found.append({k: grad.float() / SCALE for k, grad in grads.items() if grad is not None})
     model.zero_grad()
     if worst := disagreement(*found):
         print(f"{name} is not used: its gradients differ from those of fp32 in {worst}")
@@ -86,16 +86,3 @@ def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
         if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
             return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
     return ""
-
-
-def checked_output_type(device: str, compute: Callable[[], Tensor]) -> torch.dtype | None:
-    """Compare outputs in half precision with fp32 (goes, once chapter 8 needs it no more)."""
-    kind, dtype = torch.device(device).type, {"fp16": torch.float16, **HALF}.get(half_type(device))
-    if dtype is None:
-        return None
-    with torch.no_grad():
-        exact = compute().float()
-        with torch.autocast(kind, dtype):
-            half = compute().float()
-    off = float((half - exact).abs().max() / exact.abs().max().clamp(min=1e-12))
-    return dtype if off <= 0.05 else None

@@ -36,8 +36,7 @@ WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the cosine
 # Code that decides the result: a training made by other code is never continued.
-CODE = ("config", "data", "inference", "losses", "metrics", "model", "precision", "training")
-CODE += ("volumes",)
+CODE = ("config", "volumes", "data", "model", "losses", "precision", "inference", "metrics")
 
 
 class TrainingError(RuntimeError):
@@ -151,7 +150,9 @@ def train_stage2(
 def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) -> pd.DataFrame:
     """Train one stage: the loop that both share."""
     used = cohort.loc[cohort["split"] != "test", list(RECORD)].reset_index(drop=True)
-    code = files.code_digest(*(sys.modules[f"{__package__}.{name}"] for name in CODE))
+    code = files.code_digest(
+        *(sys.modules[f"{__package__}.{name}"] for name in (*CODE, "training"))
+    )
     identity = asdict(how) | {"subjects": files.digest(used), "code": code}
     identity["volumes"] = volumes.digest
     if how.start != "random":
@@ -204,9 +205,11 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    history = state["history"] if state else []
-    for name, part in parts.items() if state else ():
-        part.load_state_dict(state[name])
+    history: list[dict] = []
+    if state:
+        history = state["history"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
     for epoch in range(len(history) + 1, how.epochs + 1):
         started, title = time.time(), f"{folder.name} epoch {epoch}/{how.epochs}"

@@ -82,15 +82,17 @@ def test_executed_notebooks_have_figures_and_no_error(finished):
 
 
 def test_two_processes_train_one_model(finished):
-    """`accelerate launch` as the book documents it, on the data of the finished run."""
+    """`accelerate launch` with the script of the recipe, on the data of the finished run."""
     folder = finished.with_name("two-processes")
     folder.mkdir()
-    for name in ("run.json", "cohort.parquet", "volumes.json"):
+    for name in ("manifest.json", "cohort.parquet", "volumes.json"):
         shutil.copyfile(finished / name, folder / name)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    train = ["-m", "memoir_core.training", "stage1", "--profile", "smoke", "--epochs", "1"]
+    recipe = (config.ROOT / "book" / "recipes.md").read_text(encoding="utf-8")
+    script = recipe.split("Save this as `train.py`:\n\n```python\n")[1].split("```")[0]
+    (folder / "train.py").write_text(script.replace('told["epochs"]', "1"), encoding="utf-8")
     done = subprocess.run(
-        [*launch, *train, "--run", folder.name, "--device", "cpu"],
+        [*launch, str(folder / "train.py"), folder.name],
         env=os.environ | {"MEMOIR_RUNS": str(folder.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

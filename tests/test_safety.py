@@ -119,16 +119,18 @@ def test_a_pickle_in_a_numpy_file_is_refused(tmp_path):
 def test_a_pickled_training_state_is_refused(tmp_path):
     import torch
 
-    from memoir_core.training import _resume
+    from memoir_core.files import checksum, newest_state
 
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    torch.save({"settings": {}, "x": Evil()}, tmp_path / "epoch001.pt")
-    (tmp_path / "epoch001.safetensors").write_bytes(b"")
+    new = tmp_path / ".state" / "new"
+    new.parent.mkdir()
+    torch.save({"settings": {}, "x": Evil()}, new)
+    new.rename(new.with_name(f"epoch001.{checksum(new)}"))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        _resume(tmp_path, {}, main=False)
+        newest_state(tmp_path, {})
     assert not (tmp_path / "ran").exists()
 
 

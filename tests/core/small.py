@@ -1,4 +1,4 @@
-"""Forty made-up subjects with volumes of 4 x 4 x 4 voxels, and the real network with small encoders."""
+"""Forty made-up subjects with volumes of 4 x 4 x 4 voxels, and an encoder for these."""
 
 from types import SimpleNamespace
 

@@ -26,9 +26,7 @@ def test_the_subsets_are_the_cores(subjects, tmp_path):
         "for subset in SUBSETS",
         **{"np": np, "pd": pd, "torch": torch, "DX": DX, "MODALITIES": MODALITIES},
         **{"SUBSETS": SUBSETS, "cohort": table, "load_trained": lambda *a, **k: (model, scaler)},
-        book=SimpleNamespace(
-            label="test", device="cpu", path=lambda *parts: tmp_path / parts[-1]
-        ),
+        book=SimpleNamespace(label="test", device="cpu", path=lambda *parts: tmp_path / parts[-1]),
     )
     test = (table["split"] == "test").to_numpy()
     predictions = predict_subsets(model, z[test], present[test], table[test], scaler)

@@ -178,7 +178,7 @@ def test_the_test_part_is_never_touched(subjects, tmp_path):
 
 
 def test_every_train_subject_is_seen_and_no_other(subjects, tmp_path, monkeypatch):
-    table, volumes = subjects
+    table, _ = subjects
     seen = []
 
     class Watched(MemoirDataset):
@@ -242,7 +242,7 @@ def test_any_seed_trains_and_seeds_differ(subjects, tmp_path, seed):
 def test_a_setting_out_of_range_is_named(subjects, tmp_path, wrong, said):
     with pytest.raises(ValueError, match=f"^{said}"):
         train(1, subjects, tmp_path / "x", **wrong)
-    with pytest.raises(ValueError, match="^hide"):
+    with pytest.raises(ValueError, match=r"^hide"):
         train(2, subjects, tmp_path / "x", hide=("AGE",))
 
 
@@ -256,6 +256,10 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(subjects, tmp_path, mon
     assert not list((tmp_path / "x").glob("*.safetensors"))
 
 
+@pytest.mark.fault(
+    "the GPU runs out of memory in a training step",
+    "The message names the parameter to lower and a value to try; whole epochs stay.",
+)
 def test_a_full_gpu_says_which_batch_size_to_try(subjects, tmp_path, monkeypatch):
     def full(*a):
         raise torch.OutOfMemoryError
@@ -293,6 +297,11 @@ def begun(kept, tmp_path, subjects, stop_in):
     return copy
 
 
+@pytest.mark.fault(
+    "a notebook cell interrupted in training",
+    "The kernel stays usable: the same cell goes on after the last whole epoch, in the same "
+    "process, with the same history and weights.",
+)
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_interrupted_training_ends_like_one_that_was_not(
     stage, subjects, tmp_path, stop_in, capsys
@@ -353,6 +362,11 @@ def other_volumes(table, volumes):
         ("code", "code changed"),
     ],
 )
+@pytest.mark.fault(
+    "a training that was begun with other settings, subjects, volumes, weights or code",
+    "It is neither continued nor taken for finished: the next start says what changed, and begins "
+    "anew.",
+)
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_training_is_never_continued(
     subjects, tmp_path, begun, capsys, monkeypatch, change, said, finished
@@ -407,6 +421,11 @@ def test_a_finished_training_is_returned_at_once(subjects, tmp_path, capsys, mon
     assert json.loads((tmp_path / "x" / "settings.json").read_text())["settings"]["seed"] == 3
 
 
+@pytest.mark.fault(
+    "a bit of a training's state changed on the disk",
+    "The next start says so, and goes on from the epoch before, or from the beginning; the end is "
+    "the same.",
+)
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_a_damaged_state_is_noticed(subjects, tmp_path, stop_in, capsys, damaged):
     whole = train(2, subjects, tmp_path / "whole", epochs=3)
