@@ -27,12 +27,12 @@ def cohort(n=N):
     table["PTGENDER"] = np.where(rng.random(n) < 0.5, "Male", "Female")
     table["AGE"], table["APOE4"] = rng.normal(73, 7, n), rng.integers(0, 3, n).astype(float)
     table.loc[5, "APOE4"] = np.nan
-    table["has_fa"] = np.arange(n) % 5 < 2
+    table["has_fa"] = np.arange(n) % 7 < 3
     return table
 
 
 def volumes(table):
-    """Volumes whose mean follows the diagnosis, FA for two in five."""
+    """Volumes whose mean follows the diagnosis, FA for three in seven."""
     rng = np.random.default_rng(2)
     shift = table["DX"].map(DX.index).to_numpy()[:, None, None, None]
     t1 = (rng.normal(size=(len(table), *SHAPE)) + shift).astype(np.float16)
