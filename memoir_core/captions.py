@@ -142,8 +142,7 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
     told = [n for n in FIELDS if n not in withhold and (n in record or n not in IMAGE_NAMES)]
     shown = {  # None: to be called missing
-        name: None if pd.isna(record[name]) or record[name] == "" else record[name]
-        for name in told
+        name: None if pd.isna(record[name]) or record[name] == "" else record[name] for name in told
     }
     codes: dict[str, dict] = {"PTGENDER": _SEX, "APOE4": _APOE, "DX": DX_NAMES}
     for name, known in codes.items():

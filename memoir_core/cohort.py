@@ -76,17 +76,10 @@ def build_cohort(
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Apply the published filters to tables, and split.
 
-    Parameters
-    ----------
-    visits, images : from `read_adnimerge` and `read_images`.
-    data_dir : folder of the images, which must exist there; None looks at tables only.
-    val_fraction : share of each class's train part that becomes the validation part.
-
-    Returns
-    -------
-    cohort : one row per subject, ordered by RID, with the columns `COLUMNS`; `case` is the
-        row number, which stands for the subject in every later plot and text.
-    flow : the filter steps, each with rows, subjects and subjects per class.
+    `visits` and `images` are as from `read_adnimerge` and `read_images`; the images must
+    exist in `data_dir`, unless it is None. Returns the cohort, one row per subject ordered by
+    RID with the columns `COLUMNS` (`case` is the row number, which stands for the subject in
+    every later plot and text), and the steps, each with rows, subjects, subjects per class.
     """
     table = age_at_scan(visits)
     flow = [flow_step("visits in ADNIMERGE", table)]
@@ -165,7 +158,9 @@ def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
         content = alike["path"].map(lambda name: checksum(data_dir / name))
         sides = alike.groupby(content)["split"].transform("nunique")
         for _, group in alike[sides > 1].groupby(content):
-            first, second = (str(data_dir / name) for name in group["path"][:2])
+            first, second, *_ = (
+                str(data_dir / name) for name in group.drop_duplicates("split")["path"]
+            )
             what = f"has the same content as {second}; both sides of the split hold it"
             raise DataLeakageError(Problem(first, what, "drop one of the two subjects"))
 

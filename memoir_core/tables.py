@@ -55,16 +55,10 @@ def read_adnimerge(path: Path) -> pd.DataFrame:
     A byte-order mark, quotes, blanks around fields, `-4` and `NA` for missing, `m048` for
     `m48`, ISO and US dates, and every diagnosis in `SPELLINGS` are understood.
 
-    Returns
-    -------
-    One row per visit; `row` is its line in the file, `EXAMDATE_bl` the subject's first exam
-    date. Other columns than `REQUIRED` and `OPTIONAL`, and repeated rows, are dropped.
-
-    Raises
-    ------
-    CohortError
-        File, line, column and mend of every value that cannot be read or lies out of its
-        range, and of a second, different row for one visit.
+    Returns one row per visit; `row` is its line in the file, `EXAMDATE_bl` the subject's first
+    exam date. Other columns than `REQUIRED` and `OPTIONAL`, and repeated rows, are dropped.
+    Raises CohortError with file, line, column and mend of every value that cannot be read or
+    lies out of its range, and of a second, different row for one visit.
     """
     visits = _read_table(Path(path), REQUIRED, OPTIONAL)
     first = visits.groupby("PTID")["EXAMDATE"].transform("min")

@@ -90,17 +90,13 @@ def clip_brain(volume: Tensor) -> Tensor:
 
 
 def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
-    """Say one thing of a whole volume in one number, before it is made coarser.
+    """Say one thing of an (X, Y, Z) volume, RAS on MNI space, in one number.
 
-    Parameters
-    ----------
-    volume : (X, Y, Z) in RAS on MNI space, zero outside the brain.
-    affine : (4, 4) voxel to mm.
-    kind : 't1' gives the share of a box around the lateral ventricles that is darker than
-        0.45 of white matter (the 95th percentile of the brain), fluid in a T1 image: 0 to 1.
-        9DOF registration has taken out head size. 'fa' gives the mean FA above 0.2 in a box
-        around the fornix, a tract that Alzheimer's disease thins early (Oishi and Lyketsos
-        2014, doi:10.3389/fnagi.2014.00241); NaN where nothing is above 0.2.
+    't1' gives the share of a box around the lateral ventricles that is darker than 0.45 of
+    white matter (the 95th percentile of the brain), fluid in a T1 image: 0 to 1. 9DOF
+    registration has taken out head size. 'fa' gives the mean FA above 0.2 in a box around
+    the fornix, a tract that Alzheimer's disease thins early (Oishi and Lyketsos 2014,
+    doi:10.3389/fnagi.2014.00241); NaN where nothing is above 0.2.
     """
     box = VENTRICLE_BOX if kind == "t1" else FORNIX_BOX
     inside = []
@@ -140,15 +136,8 @@ def build_volumes(
     module's code: whatever changes makes another. Processes that want the same one wait for
     each other; a folder that a killed one left, or that is damaged, is made anew.
 
-    Returns
-    -------
-    What belongs into volumes.json: folder, checksums, shape, voxel_mm, fa_row, measures,
-    and their digest.
-
-    Raises
-    ------
-    VolumeError
-        Names the file that is missing or cannot be used.
+    Returns what belongs into volumes.json. Raises VolumeError, which names the file that is
+    missing or cannot be used.
     """
     has_fa = cohort["fa_path"].notna().to_numpy()
     names = {"t1": cohort["t1_path"], "fa": cohort.loc[has_fa, "fa_path"]}
@@ -283,4 +272,6 @@ def template(shape: tuple[int, int, int]) -> np.ndarray:
     affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2  # RAS, as cached volumes
     loaded = datasets.load_mni152_template(resolution=int(GRID_MM))
     fitted: Any = image.resample_img(loaded, affine, GRID, copy_header=True, force_resample=True)
-    return AdaptiveAvgPool3d(shape)(torch.from_numpy(fitted.get_fdata(dtype=np.float32))[None])[0].numpy()
+    return AdaptiveAvgPool3d(shape)(torch.from_numpy(fitted.get_fdata(dtype=np.float32))[None])[
+        0
+    ].numpy()
