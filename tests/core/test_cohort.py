@@ -205,6 +205,20 @@ def test_training_on_a_test_subject_is_found():
         cohort.check_training_cases(table, np.array([0, 3, 2]), "the index")
 
 
+def test_the_chain_checks_its_split(visits, tmp_path):
+    """Ten people, one T1 among them: named alike, or copied."""
+    first = visits.iloc[[8]]
+    people = pd.concat([first.assign(RID=n, PTID=f"p{n}") for n in range(10)], ignore_index=True)
+    shared = people[["PTID", "VISCODE"]].assign(t1_path="a.nii", fa_path=None)
+    with pytest.raises(DataLeakageError, match="one t1_path"):
+        cohort.build_cohort(people, shared, None, 0)
+    own = shared.assign(t1_path=[f"{n}.nii" for n in range(10)])
+    for name in own["t1_path"]:
+        (tmp_path / name).write_text("the same")
+    with pytest.raises(DataLeakageError, match="same content"):
+        cohort.build_cohort(people, own, tmp_path, 0)
+
+
 # --- storing and summarising ------------------------------------------------------------
 
 
