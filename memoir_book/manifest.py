@@ -12,7 +12,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,7 @@ class RunMismatchError(ValueError):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a run's manifest; {} where there is none.
-
-    Raises
-    ------
-    DamagedFileError
-        It is not what was written.
-    """
+    """Read a run's manifest; {} where there is none, DamagedFileError if it was changed."""
     path = folder / MANIFEST
     if not path.exists():
         return {}
@@ -57,11 +51,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     )
     try:
         found = read_json(path)
-        wanted = found.pop("checksum")
-    except (DamagedFileError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedFileError(f"{path} is damaged; {mend}") from error
-    if digest(json.dumps(found)) != wanted:
-        raise DamagedFileError(f"{path} is damaged (its checksum differs); {mend}")
+        whole = found.pop("checksum") == digest(json.dumps(found))
+    except (DamagedFileError, KeyError, AttributeError, TypeError):
+        whole = False
+    if not whole:
+        raise DamagedFileError(f"{path} is damaged; {mend}")
     return found
 
 
@@ -152,45 +146,24 @@ def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> 
     return reads
 
 
-_verified: set[tuple] = set()
-
-
 def verify(path: Path, wanted: str, mend: str) -> None:
-    """Compare a file or folder with its checksum, once per process and state of its files.
-
-    Raises
-    ------
-    DamagedFileError
-        Names the path and the mend.
-    """
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = tuple((p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()])
-    if (path, wanted, stats) in _verified:
-        return
+    """Compare a file or folder with its checksum; DamagedFileError names it and the mend."""
     if checksum(path) != wanted:
         raise DamagedFileError(
             f"{path} is not the one that its chapter left: damaged, of another run, or half made "
             f"anew; {mend}"
         )
-    _verified.add((path, wanted, stats))
-
-
-_images: dict[tuple, str] = {}
 
 
 def read_download(data: Path, what: str) -> dict[str, str]:
     """Hash a download's tables, and its images by their content where `what` is 'images'."""
-    tables = {p.name: checksum(p) for p in sorted(data.glob("*.csv")) if p.is_file()}
-    found = {"tables": digest(tables)}
-    if what == "images":
-        for path in sorted(p for p in data.rglob("*.nii*") if p.is_file()):
-            stat = path.stat()
-            key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
-            if key not in _images:
-                _images[key] = checksum(path)
-            found[str(path.relative_to(data))] = _images[key]
-        found = {"tables": found.pop("tables"), "images": digest(found)}
-    return found
+
+    def content(pattern: str) -> str:
+        found = sorted(path for path in data.rglob(pattern) if path.is_file())
+        return digest({str(path.relative_to(data)): checksum(path) for path in found})
+
+    found = {"tables": content("*.csv")}
+    return found | ({"images": content("*.nii*")} if what == "images" else {})
 
 
 # --- what a chapter depends on ----------------------------------------------------------
@@ -234,11 +207,6 @@ def imported_files(code: str, package: str = "", seen: set[Path] | None = None) 
 
 def machine() -> dict[str, Any]:
     """Versions and threads of this process."""
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+    versions = {"python": platform.python_version()} | {name: version(name) for name in _VERSIONS}
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
     return {"versions": versions, "threads": threads, "system": platform.platform()}

@@ -111,52 +111,35 @@ def start_chapter(
 
     Parameters
     ----------
-    chapter : name of the chapter, such as '04_stage1_contrastive', or its number.
     profile, run, data_dir, seed, device : the common parameters of every notebook. Without
         any, the run made last goes on (a first one is smoke, seed 0, synthetic data).
     own : the notebook's other parameters.
 
     Raises
     ------
-    ValueError
-        A parameter of a wrong type or out of its range; the message names it.
-    MissingArtefactError
-        An input is not there, or was made from something that has changed since; the message
-        gives the command that makes it.
-    RunMismatchError
-        The run was begun with another profile, seed or download.
-    DamagedFileError
-        An input, or the manifest, is not what was written.
+    ValueError, RunMismatchError
+        A parameter of a wrong type or out of its range, or not that of the run.
+    MissingArtefactError, DamagedFileError
+        An input is absent, stale or not what was written; the message says how to make it.
     """
     spec = get_chapter(chapter)
     declared = chapters.parameters_of(spec)
-    given = {"profile": profile, "run": run, "data_dir": data_dir, "seed": seed, "device": device}
-    unknown = set(own) - set(declared)
-    if unknown:
+    given = own | dict(zip(COMMON, (profile, run, data_dir, seed, device), strict=True))
+    if unknown := set(given) - set(declared):
         raise ValueError(f"{spec.name} has no parameter {', '.join(sorted(unknown))}")
     values = {
-        name: chapters.checked(name, (given | own).get(name, default), kind, default)
+        name: chapters.checked(name, given.get(name, default), kind, default)
         for name, (kind, default) in declared.items()
     }
     name, settings = find_run(*(values.pop(key) for key in COMMON[:4]))
     sizes = get_profile(settings["profile"])
     chosen = resolve_device(values.pop("device"))
-    folder = open_folder(name, settings)
-    data = data_folder(settings)
-    manifest = read_manifest(folder)
-    reads = check_inputs(folder, manifest, spec, data)
+    folder, data = open_folder(name, settings), data_folder(settings)
+    reads = check_inputs(folder, read_manifest(folder), spec, data)
     seed_everything(settings["seed"])
-    book = Run(
-        name=name,
-        profile=sizes,
-        seed=settings["seed"],
-        device=chosen,
-        data_dir=data,
-        synthetic=is_synthetic(settings),
-        chapter=spec.name,
-        parameters=chapters.resolved(spec, values, sizes.as_dict()),
-        reads=reads,
-    )
+    own = chapters.resolved(spec, values, sizes.as_dict())
+    at = (name, sizes, settings["seed"], chosen, data, is_synthetic(settings))
+    book = Run(*at, chapter=spec.name, parameters=own, reads=reads)
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
     return book
 
@@ -164,12 +147,8 @@ def start_chapter(
 def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[str, dict[str, Any]]:
     """Say which run is meant, and its profile, seed and data folder ('': synthetic).
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        `run` is no plain folder name; `data_dir` is no folder.
-    RunMismatchError
-        The run exists, and was begun with other settings.
+    Raises ValueError or FileNotFoundError for a name or folder that cannot be, and
+    RunMismatchError where the run was begun with other settings.
     """
     data = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
     if data and not Path(data).is_dir():
@@ -304,10 +283,7 @@ def _peak_gib() -> float:
 def end_chapter(book: Run) -> None:
     """Note in the manifest what the chapter left and all that it depended on.
 
-    Raises
-    ------
-    MissingArtefactError
-        The chapter did not write what it promises.
+    Raises MissingArtefactError if it did not write what it promises.
     """
     spec = get_chapter(book.chapter)
     promised = [*spec.writes, f"results/{spec.name}.json"]
