@@ -73,14 +73,10 @@ def predict(
 ) -> pd.DataFrame:
     """Predict all five tasks from ready embeddings.
 
-    Parameters
-    ----------
     embeddings, present : (n, 3, 512) and (n, 3), from `encode`.
     subjects : the n rows of the cohort that they belong to, in the same order.
 
-    Returns
-    -------
-    One row per subject: truth (case, DX, PTGENDER, AGE, CDRSB) and prediction (p_CN, p_MCI,
+    Returns a row per subject: truth (case, DX, PTGENDER, AGE, CDRSB) and prediction (p_CN, p_MCI,
     p_Dementia, p2_Dementia, p_Male, AGE_pred in years, CDRSB_pred in points). Subjects
     without any modality of `subset` are left out.
     """

@@ -182,23 +182,14 @@ class Memoir(nn.Module):
             encoder.train()
 
     def forward(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> dict[str, Tensor]:
-        """Encode, mask, fuse, predict.
+        """Encode, mask, fuse, predict. Raises NoModalityError for a row without any modality.
 
-        Parameters
-        ----------
         batch : as for `encode`.
         keep : (B, 3) bool, what the masking gate lets through; None lets everything.
 
-        Returns
-        -------
-        embeddings (B, 3, D), present (B, 3), z_fused (B, D), attention (B, 3), and a
+        Returns embeddings (B, 3, D), present (B, 3), z_fused (B, D), attention (B, 3), and a
         tensor per head: dx3 (B, 3), dx2 (B, 2), sex (B, 2), age (B,), cdrsb (B,); the last
         two in standard deviations of the train part.
-
-        Raises
-        ------
-        NoModalityError
-            A row without any modality.
         """
         present = batch["present"] if keep is None else batch["present"] & keep
         embeddings = self.encode({**batch, "present": present})
@@ -221,15 +212,8 @@ def masking_gate(
     Each modality is dropped with its published probability. Where that would leave a
     subject with nothing, one of its modalities, drawn at random, is kept.
 
-    Parameters
-    ----------
-    present : (B, 3) bool.
-    generator : torch.Generator on the CPU.
-    drop : probability per modality; by default the published ones.
-
-    Returns
-    -------
-    keep : (B, 3) bool, a subset of `present` with at least one True per row.
+    present (B, 3) bool, generator on the CPU, drop: probability per modality, by default the
+    published ones. Returns keep (B, 3) bool, of `present`, with at least one True per row.
     """
     there = present.cpu()
     n, width = there.shape

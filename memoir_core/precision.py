@@ -32,15 +32,11 @@ def half_type(device: str) -> str:
 def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:
     """Compare gradients in half precision with those in fp32 on one batch.
 
-    Parameters
-    ----------
     model : on `device`; its modes are kept as they are, so switch dropout off first.
     loss : computes the loss of one fixed batch; called twice.
 
-    Returns
-    -------
-    'fp16', 'bf16' or 'no', as Accelerate calls them; 'no' also, with a message, where the
-    gradients disagree.
+    Returns 'fp16', 'bf16' or 'no', as Accelerate calls them; 'no' also, with a message, where
+    the gradients disagree.
     """
     name = half_type(device)
     if name == "no":

@@ -35,8 +35,7 @@ from .volumes import Volumes, augment
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the cosine
-# Code that decides the result: a training made by other code is never continued.
-CODE = ("config", "volumes", "data", "model", "losses", "precision", "inference", "metrics")
+CODE = "config volumes data model losses precision inference metrics training"  # decide the result
 
 
 class TrainingError(RuntimeError):
@@ -150,9 +149,7 @@ def train_stage2(
 def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) -> pd.DataFrame:
     """Train one stage: the loop that both share."""
     used = cohort.loc[cohort["split"] != "test", list(RECORD)].reset_index(drop=True)
-    code = files.code_digest(
-        *(sys.modules[f"{__package__}.{name}"] for name in (*CODE, "training"))
-    )
+    code = files.code_digest(*(sys.modules[f"{__package__}.{name}"] for name in CODE.split()))
     identity = asdict(how) | {"subjects": files.digest(used), "code": code}
     identity["volumes"] = volumes.digest
     if how.start != "random":

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memoir_core.losses import IGNORE, PairwiseInfoNCE, focal_loss, info_nce, multitask_loss
+from memoir_core.losses import (
+    IGNORE,
+    LOSS_WEIGHTS,
+    PairwiseInfoNCE,
+    focal_loss,
+    info_nce,
+    multitask_loss,
+)
 
 
 def unit(n, d=16, seed=0):
@@ -32,6 +39,18 @@ def test_info_nce_equals_a_sum_written_out():
     assert float(info_nce(a, b, scale)) == pytest.approx(float(total) / 6, abs=1e-6)
 
 
+def test_the_pairs_are_those_of_different_modalities():
+    z = torch.stack([unit(6, seed=s) for s in range(3)], dim=1)
+    present = torch.ones(6, 3, dtype=torch.bool)
+    present[0, 0] = present[1:3, 1] = False
+    loss, scale = PairwiseInfoNCE(), 1 / 0.07
+    both = {(a, b): present[:, a] & present[:, b] for a, b in ((0, 1), (0, 2), (1, 2))}
+    parts = [info_nce(z[rows, a], z[rows, b], scale) for (a, b), rows in both.items()]
+    torch.testing.assert_close(loss(z, present), torch.stack(parts).mean())
+    nearly = F.normalize(unit(6)[:, None] + 0.01 * z, dim=-1)  # alike in all modalities
+    assert loss(nearly, present) < 0.5 < loss(z, present)
+
+
 def test_only_rows_with_both_modalities_count():
     z = torch.stack([unit(6, seed=s) for s in range(3)], dim=1)
     present = torch.ones(6, 3, dtype=torch.bool)
@@ -55,6 +74,8 @@ def test_the_temperature_is_learned_and_clipped():
     assert loss.log_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
     z = torch.stack([unit(4, seed=s) for s in range(3)], dim=1)
     present = torch.ones(4, 3, dtype=torch.bool)
+    loss(z, present).backward()
+    assert loss.log_scale.grad is not None and loss.log_scale.grad != 0
     with torch.no_grad():
         loss.log_scale.fill_(9.0)
     at_limit = loss(z, present)
@@ -68,6 +89,40 @@ def test_focal_loss_without_focus_is_cross_entropy():
     target = torch.arange(9) % 3
     assert torch.allclose(focal_loss(logits, target, gamma=0.0), F.cross_entropy(logits, target))
     assert focal_loss(logits, target) < F.cross_entropy(logits, target)
+
+
+def test_focal_loss_of_a_known_probability():
+    logits = torch.tensor([[2.0, 0.0]]).log_softmax(1)
+    p = float(logits.exp()[0, 0])
+    for gamma in (0.0, 0.5, 2.0):
+        wanted = -((1 - p) ** gamma) * torch.log(torch.tensor(p))
+        assert focal_loss(logits, torch.tensor([0]), gamma) == pytest.approx(float(wanted), 1e-5)
+
+
+def test_the_multitask_loss_is_the_weighted_sum_of_five_heads():
+    generator = torch.Generator().manual_seed(3)
+    out = {name: torch.randn(6, k, generator=generator) for name, k in (("dx3", 3), ("dx2", 2))}
+    out |= {"sex": torch.randn(6, 2, generator=generator)}
+    out |= {"age": torch.arange(6.0), "cdrsb": torch.zeros(6)}
+    batch = {
+        "dx3": torch.tensor([0, 1, 2, 0, 1, 2]),
+        "dx2": torch.tensor([0, IGNORE, 1, 0, IGNORE, 1]),
+        "sex": torch.tensor([0, 1, 0, 1, 1, 0]),
+        "age": torch.zeros(6),
+        "cdrsb": torch.tensor([0.5, 3.0, torch.nan, 0, 0, 0]),
+    }
+    found = multitask_loss(out, batch)
+    # smooth L1: half a square up to 1, then the distance less a half
+    assert found["age"] == pytest.approx((0 + 0.5 + 1.5 + 2.5 + 3.5 + 4.5) / 6)
+    assert found["cdrsb"] == pytest.approx((0.125 + 2.5) / 5)
+    ends = torch.tensor([0, 2, 3, 5])
+    torch.testing.assert_close(found["dx2"], focal_loss(out["dx2"][ends], batch["dx2"][ends]))
+    for name in ("dx3", "sex"):
+        torch.testing.assert_close(found[name], focal_loss(out[name], batch[name]))
+    weights = {"dx3": 1.0, "dx2": 0.5, "sex": 0.2, "age": 0.2, "cdrsb": 0.5}
+    assert weights == LOSS_WEIGHTS
+    total = sum(weights[name] * float(found[name]) for name in weights)
+    assert found["total"] == pytest.approx(total)
 
 
 def test_ignored_rows_do_not_count():

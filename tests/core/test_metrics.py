@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics as sk
 import torch
 
 from memoir_book import published
-from memoir_core import inference, metrics
-from memoir_core.config import DX
+from memoir_core import metrics
+from memoir_core.config import DX, SUBSETS
+from memoir_core.data import Scaler
 
 
 def predictions(n=90, skill=4.0, seed=0):
@@ -49,10 +51,67 @@ def test_confusion_counts_rows_as_truth():
     assert counts.tolist() == [[30, 0, 0], [0, 30, 0], [0, 0, 30]]
 
 
+def test_metrics_are_scikit_learns():
+    """Unequal classes, ties among the scores, and a class that is never predicted."""
+    table = predictions(80, skill=0.7).drop(index=range(0, 40, 3)).reset_index(drop=True)
+    table["p2_Dementia"] = np.random.default_rng(1).random(len(table)).round(1)
+    table["p_Male"] = np.random.default_rng(2).random(len(table)).round(1)
+    found = metrics.task_metrics(table)
+    truth, p = table["DX"].map(DX.index), table[[f"p_{name}" for name in DX]].to_numpy()
+    ends = table[table["DX"] != "MCI"]
+    two = ends["DX"] == "Dementia", ends["p2_Dementia"]
+    men = table["PTGENDER"] == "Male", table["p_Male"]
+    for task, y, guess, score in (
+        ("dx3", truth, p.argmax(axis=1), p),
+        ("dx2", two[0], two[1] > 0.5, two[1]),
+        ("sex", men[0], men[1] > 0.5, men[1]),
+    ):
+        wanted = {
+            "balanced_accuracy": sk.balanced_accuracy_score(y, guess),
+            "macro_f1": sk.f1_score(y, guess, average="macro"),
+            "auc": sk.roc_auc_score(y, score, multi_class="ovr"),
+        }
+        assert found[task] == pytest.approx(wanted), task
+        assert found[task]["balanced_accuracy"] != pytest.approx(sk.accuracy_score(y, guess))
+    for task, name in (("age", "AGE"), ("cdrsb", "CDRSB")):
+        known = table[table[name].notna()]
+        pair = known[name], known[f"{name}_pred"]
+        wanted = {"mae": sk.mean_absolute_error(*pair), "r2": sk.r2_score(*pair)}
+        assert found[task] == pytest.approx(wanted)
+    never = table.assign(p_CN=0.0)
+    wanted = sk.f1_score(truth, never[[f"p_{n}" for n in DX]].to_numpy().argmax(1), average="macro")
+    assert metrics.task_metrics(never)["dx3"]["macro_f1"] == pytest.approx(wanted)
+
+
+def test_a_class_that_is_not_there_does_not_count():
+    found = metrics.task_metrics(predictions(skill=50).query("DX != 'MCI'"))["dx3"]
+    assert found["balanced_accuracy"] == found["macro_f1"] == 1 and np.isnan(found["auc"])
+
+
+def test_the_composite_is_what_the_chapter_says():
+    table = predictions(skill=1.0)
+    found = metrics.task_metrics(table)
+    scaler = Scaler((0,) * 5, (1,) * 5, age_mean=70, age_std=8.0, cdrsb_mean=2, cdrsb_std=2.5)
+    diagnosis = found["dx3"]["balanced_accuracy"] / 2 + found["dx2"]["balanced_accuracy"] / 2
+    errors = found["age"]["mae"] / 8.0 / 2 + found["cdrsb"]["mae"] / 2.5 / 2
+    assert metrics.composite(found, scaler) == pytest.approx(diagnosis - 0.1 * errors)
+
+
+def test_redraws_stay_within_their_group_and_repeat():
+    groups = np.array(["a", "b", "a", "c", "b", "a"])
+    rows = metrics.redraw(groups, 500, 0)
+    assert (groups[rows] == groups).all()
+    assert {*rows[:, 0]} == {0, 2, 5} and {*rows[:, 3]} == {3}
+    assert np.array_equal(rows, metrics.redraw(groups, 500, 0))
+    assert not np.array_equal(rows, metrics.redraw(groups, 500, 1))
+    repeats = [len(set(row)) for row in rows]
+    assert min(repeats) < 6  # with replacement
+
+
 def test_intervals_hold_the_value_and_shrink_with_n():
     widths = []
     for n in (60, 600):
-        found = metrics.bootstrap_metrics(predictions(n, skill=1.0), samples=100, seed=0)
+        found = metrics.bootstrap_metrics(predictions(n, skill=1.0), samples=60, seed=0)
         value = found["dx3"]["balanced_accuracy"]
         assert value["low"] <= value["value"] <= value["high"]
         widths.append(value["high"] - value["low"])
@@ -61,12 +120,21 @@ def test_intervals_hold_the_value_and_shrink_with_n():
 
 def test_both_bootstraps_agree():
     table = predictions(300, skill=1.0)
-    predicted = np.array(DX)[table[[f"p_{name}" for name in DX]].to_numpy().argmax(axis=1)]
-    dx = table["DX"].to_numpy()
-    fast = metrics.bootstrap(predicted == dx, dx, 500, 0)
+    fast = metrics.bootstrap(metrics.hits(table), table["DX"].to_numpy(), 200, 0)
     slow = metrics.bootstrap_metrics(table, 200, 0)["dx3"]["balanced_accuracy"]
-    assert fast["value"] == pytest.approx(slow["value"])
-    assert fast["low"] == pytest.approx(slow["low"], abs=0.02)
+    assert fast == pytest.approx(slow, abs=1e-9)
+
+
+def test_a_bootstrap_of_unequal_groups_is_a_mean_of_means_and_stratified():
+    values = np.array([1.0] * 90 + [0.0] * 10)
+    groups = np.array([0] * 90 + [1] * 10)
+    found = metrics.bootstrap(values, groups, 100, 0)
+    assert found == {"value": 0.5, "low": 0.5, "high": 0.5}  # no luck left within a group
+    plain = metrics.bootstrap(values, None, 1000, 0)
+    assert plain["value"] == pytest.approx(0.9)
+    spread = 1.96 * np.sqrt(0.9 * 0.1 / 100)
+    assert plain["low"] == pytest.approx(0.9 - spread, abs=0.015)
+    assert plain["high"] == pytest.approx(0.9 + spread, abs=0.015)
 
 
 def test_bootstrap_intervals_cover():
@@ -78,25 +146,66 @@ def test_bootstrap_intervals_cover():
     assert 0.88 < inside / 200 < 0.99
 
 
-def test_recall_finds_the_right_row():
-    z = torch.eye(5)
-    assert metrics.recall_at(z, z, (1,)) == {"recall@1": 1.0}
-    found = metrics.recall_at(z, z.roll(1, 0), (1, 5))
-    assert found["recall@1"] < 1 and found["recall@5"] == 1.0
+def test_recall_counts_the_k_nearest_of_each_row():
+    a = torch.eye(4)
+    b = torch.tensor([[9.0, 0, 0, 0], [8, 1, 0, 0], [7, 2, 1, 0], [6, 3, 2, 1]]) / 10
+    # for row i of a, row j of b scores b[j, i]: the right one is 1st, 3rd, 2nd and 1st
+    found = metrics.recall_at(a, b, (1, 2, 3))
+    assert found == {"recall@1": 0.5, "recall@2": 0.75, "recall@3": 1.0}
+    assert metrics.recall_at(a, a, (1,)) == {"recall@1": 1.0}
+    assert np.isnan(metrics.recall_at(a[:0], b[:0], (1,))["recall@1"])
 
 
 def test_calibration_error():
     truth = np.array([0, 1, 0, 1])
     assert metrics.calibration_error(truth, np.array([0.5] * 4)) == pytest.approx(0.0)
     assert metrics.calibration_error(truth, np.array([0.9] * 4)) == pytest.approx(0.4)
+    two_bins = metrics.calibration_error(np.array([0, 0, 0, 1]), np.array([0.1, 0.1, 0.1, 0.6]))
+    assert two_bins == pytest.approx(0.75 * 0.1 + 0.25 * 0.4)
+    assert metrics.calibration_error(np.array([1, 1]), np.array([1.0, 1.0])) == 0
 
 
-def test_an_unknown_modality_is_named():
-    present = torch.ones(2, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="pet"):
-        inference.restrict(present, ("t1", "pet"))
-    with pytest.raises(ValueError, match="one or more"):
-        inference.restrict(present, ())
+def test_hits_and_majority():
+    table = predictions(9, skill=50)
+    table.loc[0, ["p_CN", "p_MCI"]] = [0.0, 1.0]
+    table.loc[1, "p_Male"] = 1 - table.loc[1, "p_Male"]
+    assert metrics.hits(table).tolist() == [False] + [True] * 8
+    assert metrics.sex_hits(table).tolist() == [True, False] + [True] * 7
+    assert metrics.majority(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
+    assert metrics.majority(["MCI", "CN", "CN", "MCI", "Dementia"]) == "MCI"  # a tie: the first
+    assert metrics.majority(("CN", "MCI", "MCI", "CN")) == "CN"
+
+
+def test_the_ablation_scores_each_subset_by_itself():
+    tables = {"+".join(subset): predictions(90, skill=50) for subset in SUBSETS}
+    tables["fa"] = tables["fa"].head(30)
+    tables["t1"] = tables["t1"].assign(p_CN=1.0, p_MCI=0.0, p_Dementia=0.0)
+    found = metrics.ablate(tables, {"dx3": {"t1+dti": 0.6}}, 20, 0).set_index(["subset", "task"])
+    assert len(found) == 7 * 5
+    assert found.loc[("t1", "dx3"), "value"] == pytest.approx(1 / 3)
+    assert found.loc[("t1+fa", "dx3"), "value"] == 1
+    assert found.loc[("fa", "dx3"), "n"] == 30 and found.loc[("fa", "dx2"), "n"] == 20
+    assert found.loc[("t1+fa", "dx3"), "published"] == 0.6
+    assert found["published"].notna().sum() == 1
+    whole = metrics.task_metrics(tables["clinical"])
+    for task, metric in (("dx2", "balanced_accuracy"), ("age", "mae"), ("cdrsb", "mae")):
+        row = found.loc[("clinical", task)]
+        assert row["metric"] == metric and row["value"] == pytest.approx(whole[task][metric])
+
+
+def test_baselines_know_train_only_and_are_scored_on_test():
+    n = 60
+    table = pd.DataFrame({"DX": np.array(DX)[np.arange(n) % 3], "split": "train"})
+    table.loc[n // 2 :, "split"] = "test"
+    for name in ("CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA"):
+        table[name] = (np.arange(n) % 3) * 1.0
+    table["APOE4"], table["AGE"] = 0.0, np.where(table["split"] == "train", 70.0, 75.0)
+    table.loc[n - 30 :, "CDRSB"] = 2 - table.loc[n - 30 :, "CDRSB"]  # upside down in test
+    found = metrics.baselines(table)
+    assert found["age constant"]["mae"] == 5.0
+    assert found["dx3 constant"]["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert found["dx2 logistic"]["balanced_accuracy"] == 1.0  # four scores outvote the fifth
+    assert found["cdrsb constant"]["mae"] == pytest.approx(2 / 3)
 
 
 def test_baselines_on_the_synthetic_cohort_show_the_published_pattern(records):
@@ -119,6 +228,7 @@ def test_paired_differences_are_narrower_than_their_parts():
     both = (metrics.hits(weak).mean(), metrics.hits(whole).mean())
     assert found["difference"] == pytest.approx(both[0] - both[1], abs=0.01)
     assert found["low"] < found["difference"] < found["high"] < 0
+    assert found["n"] == 300 and found["subset"] == "weak"
     single = metrics.bootstrap(metrics.hits(whole), None, 300, 0)
     assert found["high"] - found["low"] < single["high"] - single["low"]
     assert found["p"] < 0.001
@@ -131,6 +241,9 @@ def test_subgroups_cover_everybody(records):
     table = predictions(300).assign(case=np.arange(300))
     table["DX"] = cohort["DX"].to_numpy()[:300]
     found = metrics.subgroups(table, cohort, 20, 0).set_index("group")
+    women = table[(cohort["PTGENDER"][:300] == "Female").to_numpy()]
+    mean = pd.Series(metrics.hits(women)).groupby(women["DX"].to_numpy()).mean().mean()
+    assert found.loc["women", "value"] == pytest.approx(mean)
     assert found.loc[["women", "men"], "n"].sum() == 300
     assert found.loc[["under 70", "70 to 79", "80 or older"], "n"].sum() == 300
     assert found.loc[["with FA", "without FA"], "n"].sum() == 300
