@@ -10,30 +10,28 @@ import sys
 import time
 from pathlib import Path
 
-from memoir_core import config
+from memoir_book import manifest
+from memoir_book.chapters import CHAPTERS, ROOT
 
-RUNS = Path(os.environ.get("MEMOIR_TEST_RUNS", config.ROOT / "runs" / ".test"))
+RUNS = Path(os.environ.get("MEMOIR_TEST_RUNS", ROOT / "runs" / ".test"))
 NAME = "smoke-seed0"
-HTML = config.ROOT / "book" / "_build" / "html"
+HTML = ROOT / "book" / "_build" / "html"
+HERE = {"MEMOIR_RUNS": str(RUNS / "papermill")}
 
-
-def runner(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "memoir_book.run", "--profile", "smoke", *arguments],
-        env=os.environ | {"MEMOIR_RUNS": str(RUNS / "papermill")},
-        start_new_session=True,
-    )
-
-
-# When to kill: seconds after a chapter began, or after a file that it writes on its way.
+# When to kill: seconds after the chapter before has left its page, or after a file on the way.
 KILL = {
-    "01": ("run.json", 0.2),
+    "01": ("manifest.json", 0.2),
     "04": ("stage1/history.csv", 0.3),
     "05": ("stage2/history.csv", 0.3),
     "07": ("", 10),
     "08": ("", 8),
-    "09": ("answers_gemma-3-270m-nf4.jsonl", 0.5),
+    "09": ("plan.jsonl", 5),
 }
+
+
+def runner():
+    command = [sys.executable, "-m", "memoir_book.run", "--profile", "smoke"]
+    return subprocess.Popen(command, env=os.environ | HERE, start_new_session=True)
 
 
 def kill_in(chapter, before, folder):
@@ -41,7 +39,7 @@ def kill_in(chapter, before, folder):
     process = runner()
     deadline = time.time() + 600
     file, delay = KILL.get(chapter.number, ("", 2.5))
-    begun = folder / (file or f"state/{before.name}.json")
+    begun = folder / (file or f"notebooks/{before.name}.ipynb")
     while not begun.exists():
         assert process.poll() is None, f"the run ended before chapter {chapter.number}"
         assert time.time() < deadline, f"chapter {chapter.number} did not begin in 10 minutes"
@@ -50,16 +48,16 @@ def kill_in(chapter, before, folder):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1.5)  # a kernel notices within a second that its parent is gone
-    return not (folder / "state" / f"{chapter.name}.json").exists()
+    return chapter.name not in manifest.read_manifest(folder).get("chapters", {})
 
 
 def run_killed_in_every_chapter():
     """Run the book, kill it in every chapter, and let it finish."""
     folder = RUNS / "papermill" / NAME
-    befores = (None, *config.CHAPTERS)
+    befores = (None, *CHAPTERS)
     killed = [
         chapter.number
-        for before, chapter in zip(befores, config.CHAPTERS, strict=False)
+        for before, chapter in zip(befores, CHAPTERS, strict=False)
         if kill_in(chapter, before, folder)
     ]
     print("killed in chapters", *killed)
@@ -69,9 +67,10 @@ def run_killed_in_every_chapter():
 
 
 def build():
-    """Build the HTML from a clean start, with warnings as errors."""
-    tool = Path(sys.executable).with_name("jupyter-book")
-    command = [str(tool), "build", ".", "--path-output", "book", "--all", "-W", "--keep-going"]
-    done = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
+    """Build the HTML of the finished run from a clean start, with warnings as errors."""
+    command = [sys.executable, "-m", "memoir_book.pages", "--run", NAME, "--strict"]
+    done = subprocess.run(
+        command, env=os.environ | HERE, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return HTML

@@ -1,0 +1,146 @@
+"""The shape every chapter keeps: parameters, anatomy, ideas, short cells, no stored results."""
+
+import ast
+import re
+import tokenize
+from io import StringIO
+from itertools import pairwise
+
+import nbformat
+import pytest
+
+from memoir_book.chapters import CHAPTERS, RANGES, parameters_of
+
+COMMON = """\
+profile: str = ""  # sizes: smoke, quick or paper; empty: those of the run
+run: str = ""  # folder under runs/; empty: the run made last
+data_dir: str = ""  # folder of an ADNI download; empty: the run's own, or synthetic
+seed: int | None = None  # split, initial weights, sampling; None: the run's own, or 0
+device: str = "auto"  # auto, cpu or cuda
+"""
+ANATOMY = [
+    "What you will learn",
+    "Prerequisites",
+    "Time and hardware",
+    "Where this sits",
+    "Published against this run",
+    "Exercises",
+    "Quiz",
+    "Take-aways",
+    "Further reading",
+    "Next experiments",
+]
+# Most lines of logic in a cell. An idea is written out in full; a self-check is a list of cases,
+# and a solution checks and shows itself, too.
+LINES = {"idea": 35, "self-check": 20, "solution": 20, "parameters": 20}
+TAGS = {"parameters", "idea", "exercise", "self-check", "solution", "hide-cell"}
+
+pytestmark = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
+
+
+def read(chapter):
+    return nbformat.read(chapter.notebook, as_version=4)
+
+
+def code_cells(chapter):
+    return [cell for cell in read(chapter).cells if cell.cell_type == "code"]
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", ()))
+
+
+def test_it_is_a_valid_notebook_with_clean_metadata(chapter):
+    notebook = read(chapter)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"} and tags(cell) <= TAGS
+
+
+def test_one_parameters_cell_of_commented_literals(chapter):
+    cells = code_cells(chapter)
+    assert [n for n, cell in enumerate(cells) if "parameters" in tags(cell)] == [0]
+    assert (cells[0].source + "\n").startswith(COMMON)
+    for line in cells[0].source.splitlines():
+        assert re.match(r"\w+: .+ = .+  # \w", line), f"say what it is: {line}"
+    for statement in ast.parse(cells[0].source).body:
+        value = ast.literal_eval(statement.value)
+        # The annotation is what `papermill --help-notebook` shows as the type
+        assert ast.unparse(statement.annotation) in (type(value).__name__, "int | None")
+    for name, (kind, _) in parameters_of(chapter).items():
+        if kind in (int, float):
+            assert name in RANGES, f"{name} has no range in memoir_book/chapters.py"
+
+
+def test_it_starts_with_every_parameter_and_ends_the_chapter(chapter):
+    cells = code_cells(chapter)
+    calls = [n for n in ast.walk(ast.parse(cells[2].source)) if isinstance(n, ast.Call)]
+    start = next(call for call in calls if ast.unparse(call.func).endswith("start_chapter"))
+    assert ast.literal_eval(start.args[0]) == chapter.name
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in start.keywords}
+    assert given == {name: name for name in parameters_of(chapter)}
+    last = [ast.unparse(node) for node in ast.parse(cells[-1].source).body]
+    assert last == ["end_chapter(book)", "seeds.check(book)"]
+
+
+def test_parameters_are_read_from_the_book_where_they_are_resolved(chapter):
+    """After `start_chapter`, the notebook's own variable may still be 0 or ''."""
+    for cell in code_cells(chapter)[3:]:
+        names = {n.id for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)}
+        loose = names & parameters_of(chapter).keys() - stored(cell.source)
+        assert not loose, f'book.parameters["{min(loose, default="")}"]: {cell.source[:60]!r}'
+
+
+def stored(code):
+    """Names that a cell gives a value."""
+    nodes = list(ast.walk(ast.parse(code)))
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    names |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    return names | {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_imports_stand_in_the_second_cell_and_nothing_shadows_them(chapter):
+    imported = set()
+    for number, cell in enumerate(code_cells(chapter)):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert number == 1, f"import in code cell {number}: {cell.source[:60]!r}"
+                imported |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        shadowed = stored(cell.source) & imported
+        assert not shadowed, f"{shadowed} is imported: {cell.source[:60]!r}"
+
+
+def test_it_has_the_anatomy_of_a_chapter(chapter):
+    text = "\n".join(c.source for c in read(chapter).cells if c.cell_type == "markdown")
+    text = re.sub(r"^(`{3,}).*?^\1`*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = [(len(m[1]), m[2].strip()) for m in re.finditer(r"^(#+) (.+)$", text, re.MULTILINE)]
+    levels = [level for level, _ in found]
+    assert levels.count(1) == 1 and levels[0] == 1
+    second = [title for level, title in found if level == 2]
+    assert [title for title in second if title in ANATOMY] == ANATOMY
+    assert all(b - a <= 1 for a, b in pairwise(levels)), "a level is skipped"
+
+
+def test_its_idea_is_written_out(chapter):
+    ideas = [cell for cell in code_cells(chapter) if "idea" in tags(cell)]
+    assert ideas or chapter.number > "09"
+
+
+def test_cells_are_short(chapter):
+    for cell in code_cells(chapter):
+        tokens = tokenize.generate_tokens(StringIO(cell.source + "\n").readline)
+        skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER)
+        lines = {token.start[0] for token in tokens if token.type not in skipped}
+        limit = max((LINES[tag] for tag in tags(cell) & LINES.keys()), default=15)
+        assert len(lines) <= limit, f"{len(lines)} lines: {cell.source[:60]!r}"
+        assert max(map(len, cell.source.splitlines()), default=0) <= 88, cell.source[:60]
+
+
+def test_only_checked_cells_store_output(chapter):
+    for cell in code_cells(chapter):
+        if "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert cell.outputs and cell.execution_count, "a checked cell needs what to check"
+        else:
+            assert not cell.outputs and cell.execution_count is None, cell.source[:60]

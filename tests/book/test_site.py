@@ -1,0 +1,342 @@
+"""What the pages are made of: tables, statements, code pages, citations, links, licences."""
+
+import ast
+import base64
+import hashlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+from test_house import ORDER
+
+from memoir_book import codepages, pages, published
+from memoir_book.chapters import CHAPTERS, ROOT
+from memoir_core.files import write_json
+
+BOOK = ROOT / "book"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"], *(entry["file"] for part in TOC["parts"] for entry in part["chapters"])]
+
+
+def load_extension():
+    spec = importlib.util.spec_from_file_location("memoir_site", BOOK / "_ext" / "memoir_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+extension = load_extension()
+
+
+def markdown_of(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def prose():
+    """Markdown of every page and chapter: name -> text."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
+    return texts | {chapter.name: markdown_of(chapter.notebook) for chapter in CHAPTERS}
+
+
+# --- tables from a run ------------------------------------------------------------------
+
+
+def test_the_headline_is_the_runs_and_says_so(tmp_path):
+    heads = {"dx3": {"balanced_accuracy": {"value": 0.612, "low": 0.5, "high": 0.7}}}
+    result = {"provenance": {"label": "a label"}, "results": {"metrics": heads}}
+    write_json(tmp_path / "results" / "05_stage2_multitask.json", result)
+    text = pages.headline(tmp_path)
+    known = published.figure("results_all_modalities/dx3/balanced_accuracy")
+    assert f"| {known:.3f} | 0.612 (0.500 to 0.700) |" in text and "a label" in text
+
+
+def test_times_are_those_of_the_result_files(tmp_path):
+    result = {"provenance": {"label": "a label"}, "seconds": 75.2, "peak_memory_gib": 1.26}
+    write_json(tmp_path / "results" / "03_encoders.json", result)
+    text = pages.times(tmp_path)
+    line = next(row for row in text.splitlines() if "03_encoders" in row)
+    assert "75 s" in line and "1.3 GiB" in line and re.search(r"\d+ min", line)
+
+
+# --- the core as pages, and from statement to code --------------------------------------
+
+
+def test_every_module_of_the_core_has_its_page_in_the_order_of_imports():
+    code = [name.removeprefix("book/code/") for name in PAGES if name.startswith("book/code/")]
+    assert code == list(ORDER)
+
+
+MODULE = '''"""What it is for."""
+
+import ast
+
+A = 1
+# about B
+B = 2
+
+C = 3
+
+
+# --- a part
+
+
+@decorated
+def f():
+    """Twice."""
+    return A
+
+
+class G: ...
+
+
+if True:
+    D = 4
+'''
+
+
+def test_a_page_shows_every_line_once_under_the_name_that_it_defines(tmp_path):
+    (tmp_path / "m.py").write_text(MODULE, encoding="utf-8")
+    found = codepages.sections(tmp_path / "m.py")
+    assert found == [
+        ([], 3, 3),
+        (["A", "B"], 5, 7),
+        (["C"], 9, 9),
+        (["f"], 12, 18),
+        (["G"], 21, 25),
+    ]
+    said = [{"section": "A Part", "number": 2, "code": ["m.B"]}]
+    text = codepages.page(tmp_path / "m.py", said)
+    assert text.startswith("# m\n\nWhat it is for.\n")
+    assert "(code-m-A)=\n(code-m-B)=\n## `A`, `B`\n" in text
+    assert "[A Part 2](../how_to_read.md#a-part)" in text
+    assert ":lines: 12-18" in text and "## Imports" in text
+
+
+STATEMENTS = json.loads((BOOK / "sentences.json").read_text(encoding="utf-8"))
+
+
+def test_statements_are_numbered_without_a_gap():
+    for section, count in STATEMENTS["counts"].items():
+        numbers = [s["number"] for s in STATEMENTS["statements"] if s["section"] == section]
+        assert numbers == list(range(1, count + 1)), section
+    assert sum(STATEMENTS["counts"].values()) == len(STATEMENTS["statements"])
+
+
+def defined(module):
+    """Names at the top of a module of the core."""
+    path = ROOT / "memoir_core" / f"{module}.py"
+    return {name for names, _, _ in codepages.sections(path) for name in names}
+
+
+def slugs(notebook):
+    """Anchors that MyST gives the headings of a chapter."""
+    headings = re.findall(r"^#+ (.+)$", markdown_of(notebook), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize(
+    "entry", STATEMENTS["statements"], ids=lambda s: f"{s['section']}-{s['number']}"
+)
+def test_a_statement_leads_to_code_and_chapter_that_exist(entry):
+    assert entry["says"].endswith((".", "?")) and entry["code"]
+    for code in entry["code"]:
+        module, name = code.split(".")
+        assert name in defined(module), code
+    chapter, heading = entry["chapter"].split("#")
+    assert heading in slugs(ROOT / "notebooks" / f"{chapter}.ipynb"), entry["chapter"]
+
+
+def test_the_page_on_faults_is_written_from_the_tests_marks():
+    script = [sys.executable, str(BOOK / "faults.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run `python book/faults.py`"
+
+
+# --- citations and terms ----------------------------------------------------------------
+
+
+def test_every_citation_has_an_entry_and_every_entry_is_cited_and_can_be_found():
+    text = (BOOK / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{([^,]+),", text, re.MULTILINE)
+    cited = set()
+    for page in prose().values():
+        for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", page):
+            cited |= {key.strip() for key in keys.split(",")}
+    assert len(entries) == len(set(entries)), "a key is given twice"
+    assert cited == set(entries)
+    for entry in re.split(r"^@", text, flags=re.MULTILINE)[1:]:
+        assert re.search(r"\b(doi|eprint|url)\s*=", entry), entry[:60]
+        assert re.search(r"\bauthor\s*=", entry) and re.search(r"\byear\s*=", entry), entry[:60]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
+def test_further_reading_cites(chapter):
+    reading = markdown_of(chapter.notebook).split("## Further reading")[1].split("## ")[0]
+    assert "{cite}" in reading and "arxiv.org" not in reading and "doi.org" not in reading
+
+
+def test_every_linked_term_is_in_the_glossary():
+    texts = prose()
+    glossary = re.findall(r"^(\S.*)$", texts["glossary.md"].split("{glossary}")[1], re.MULTILINE)
+    terms = {term.lower() for term in glossary}
+    for name, text in texts.items():
+        for shown in re.findall(r"\{term\}`([^`]+)`", text):
+            target = re.search(r"<([^>]+)>$", shown)
+            assert (target[1] if target else shown).lower() in terms, f"{name}: {shown}"
+
+
+def test_pages_name_files_and_commands_that_exist():
+    """`tests/x.py`, `memoir_book/x.py` or `python -m memoir_book.x` in prose lead somewhere."""
+    texts = prose() | {n: (ROOT / n).read_text("utf-8") for n in ("README.md", "CONTRIBUTING.md")}
+    named = r"\b((?:tests|book|memoir_core|memoir_book|synthetic_adni)/[\w/]+\.(?:py|json|md))\b"
+    for name, text in texts.items():
+        paths = set(re.findall(named, text)) - {"book/_build"}
+        modules = {m.replace(".", "/") for m in re.findall(r"python -m (memoir_\w+\.\w+)", text)}
+        for path in paths | {f"{module}.py" for module in modules}:
+            assert (ROOT / path).exists(), f"{name} names {path}"
+
+
+# --- launch links -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("remote", "expected"),
+    [
+        ("https://github.com/someone/memoir-book.git", "someone/memoir-book"),
+        ("git@github.com:someone/memoir.book", "someone/memoir.book"),
+        ("https://example.org/someone/memoir-book.git", None),
+        ("/srv/git/memoir", None),
+        ("", None),
+    ],
+)
+def test_the_address_is_read_from_a_github_remote_only(monkeypatch, remote, expected):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    monkeypatch.delenv("GITHUB_REF_NAME", raising=False)
+    monkeypatch.setattr(extension, "_git", lambda *a: remote if a[0] == "remote" else "main")
+    found = extension.find_repository()
+    assert (found[0] if found else None) == expected
+
+
+def test_actions_say_the_address(monkeypatch):
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/book")
+    monkeypatch.setenv("GITHUB_REF_NAME", "main")
+    links = extension.launch_links("04_stage1_contrastive", extension.find_repository())
+    assert links["Binder"].endswith(
+        "/someone/book/main?urlpath=lab/tree/notebooks/04_stage1_contrastive.ipynb"
+    )
+    assert links["Colab"].endswith("/someone/book/blob/colab/notebooks/04_stage1_contrastive.ipynb")
+
+
+def test_colab_copies_get_a_set_up_cell_and_keep_the_rest(tmp_path):
+    command = [sys.executable, str(BOOK / "_ext" / "memoir_site.py"), str(tmp_path)]
+    env = {"PATH": "", "GITHUB_REPOSITORY": "someone/book", "GITHUB_REF_NAME": "main"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(CHAPTERS)
+    for chapter in CHAPTERS:
+        copy = nbformat.read(tmp_path / chapter.notebook.name, as_version=4)
+        nbformat.validate(copy)
+        assert copy.cells[2:] == nbformat.read(chapter.notebook, as_version=4).cells
+        setup = copy.cells[1].source
+        assert "someone/book" in setup
+        assert (f"--to {int(chapter.number) - 1}" in setup) == (chapter.number != "01")
+        plain = re.sub(r"^(\s*)[!%].*$", r"\1pass", setup, flags=re.MULTILINE)
+        exec(plain, {})  # elsewhere than on Colab it does nothing
+
+
+def test_binder_installs_what_the_book_pins():
+    assert "-r ../requirements.txt" in (ROOT / "binder" / "requirements.txt").read_text()
+    assert (ROOT / "binder" / "runtime.txt").read_text().strip() == "python-3.11"
+
+
+# --- figures and their words ------------------------------------------------------------
+
+
+def test_alt_texts_are_found_by_the_hash_of_the_picture():
+    png = b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + (700).to_bytes(4, "big") + b"\0" * 20
+    data = {"image/png": base64.b64encode(png).decode()}
+    output = {"data": data, "metadata": {"image/png": {"alt": "what it shows"}}}
+    found = extension.read_figures({"cells": [{"outputs": [output]}]})
+    assert found == {hashlib.sha256(png).hexdigest(): ("what it shows", 700)}
+
+
+def test_a_notebook_stores_the_words_beside_the_picture():
+    from nbclient import NotebookClient
+
+    code = "from memoir_book import plots\nplots.use_style()"
+    draw = "import matplotlib.pyplot as plt\nplt.subplots()[1].set_title('a title')"
+    cells = [nbformat.v4.new_code_cell(c) for c in (code, draw, 'plots.pipeline("04");')]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    outputs = [o for c in notebook.cells for o in c.outputs if "image/png" in o.get("data", {})]
+    alts = [output.metadata["image/png"]["alt"] for output in outputs]
+    assert alts[0] == "Figure: a title" and "04 highlighted" in alts[1]
+
+
+# --- licences and automation ------------------------------------------------------------
+
+
+def test_code_and_text_have_their_licences():
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert "Attribution 4.0 International" in (ROOT / "LICENSE-TEXT").read_text()
+    assert "LICENSE-TEXT" in (ROOT / "README.md").read_text()
+    assert any("CC BY 4.0" in text for text in prose().values())
+
+
+@pytest.mark.parametrize("name", ["test.yml", "publish.yml"])
+def test_workflows_call_what_the_makefile_has(name):
+    text = (ROOT / ".github" / "workflows" / name).read_text()
+    steps = [step for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = {t for step in steps for t in re.findall(r"make ([a-z]+)", step.get("run", ""))}
+    assert called and called <= targets
+    assert "3.11" in text
+
+
+# --- the recipes ------------------------------------------------------------------------
+
+
+def recipe(name):
+    """The Python script in a section of the recipes."""
+    section = prose()["recipes.md"].split(f"## {name}\n")[1].split("\n## ")[0]
+    return re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
+
+
+def test_any_server_can_answer_the_plan(tmp_path):
+    """The recipe's script, its model a server that repeats the last word of a prompt."""
+    import http.server
+    import threading
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            said = {"choices": [{"text": asked["prompt"].split()[-1]}]}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    plan = [{"id": f"q{n}", "prompt": f"Is it {word}"} for n, word in enumerate(("MCI", "CN"))]
+    (tmp_path / "plan.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plan))
+    script = [sys.executable, "-c", recipe("Answers of any other language model"), str(tmp_path)]
+    address = f"http://127.0.0.1:{server.server_port}"
+    subprocess.run([*script, address, "mine"], check=True)
+    server.shutdown()
+    rows = [json.loads(line) for line in (tmp_path / "answers_mine.jsonl").open()]
+    assert rows == [{"id": "q0", "answer": "MCI"}, {"id": "q1", "answer": "CN"}]
+
+
+def test_scripts_in_recipes_are_python_that_names_what_exists():
+    tree = ast.parse(recipe("Several GPUs"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("memoir"):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), node.module
