@@ -58,9 +58,7 @@ def write_notebook(path, code, parameters=""):
 def write(root):
     """Write notebooks, a module and a download that looks real."""
     (root / "memoir_core").mkdir()
-    (root / "memoir_core" / "tool.py").write_text('"""A tool."""\nvalue = 1\n')
-    (root / "book").mkdir()
-    (root / "book" / "sentences.json").write_text('{"statements": []}')
+    (root / "memoir_core" / "tool.py").write_text("value = 1\n")
     write_notebook(root / "notebooks" / "01_first.ipynb", FIRST, OWN)
     write_notebook(root / "notebooks" / "02_second.ipynb", SECOND)
     (root / "adni").mkdir()

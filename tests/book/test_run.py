@@ -216,5 +216,4 @@ def test_pages_of_real_data_stay_in_their_run(finished, capsys):
     assert pages.PRIVATE in config and "noindex" in config
     text = (source / "book" / "chapters" / "01_first.ipynb").read_text()
     assert str(data) not in text
-    assert "## `value`" in (source / "book" / "code" / "tool.md").read_text()
     assert (finished / "runs" / "own").stat().st_mode & 0o077 == 0
