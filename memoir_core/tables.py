@@ -141,6 +141,8 @@ def parse(text: pd.Series) -> pd.Series:
     if name == "VISCODE":  # M48 and m048 are m48; m0 and the screening are the baseline
         code = text.str.lower().replace({"sc": "bl", "scmri": "bl"})
         month = pd.to_numeric(code.str.extract(r"^m(\d{1,3})$")[0])
-        code = code.mask(month > 0, "m" + month.map("{:02.0f}".format)).mask(month == 0, "bl")
+        code = code.mask(month > 0, "m" + month.map("{:02.0f}".format).astype(str)).mask(
+            month == 0, "bl"
+        )
         return code.where((month >= 0) | code.isin(["bl", "y1", "nv", "f", "uns1"]))
     return text

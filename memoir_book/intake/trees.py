@@ -49,7 +49,7 @@ def find_images(data_dir: Path) -> pd.DataFrame:
         names = [file.relative_to(data_dir).parts for file in files]
         table["PTID"] = parse(_part(names, "sub-", "PTID"))
         table["VISCODE"] = parse(_part(names, "ses-", "VISCODE"))
-        table[column] = [str(Path(*parts)) for parts in names]
+        table[column] = pd.Series([str(Path(*parts)) for parts in names], dtype=str)
         named = table["PTID"].str.fullmatch(r"\d{3}_S_\d{4,5}").astype(bool)
         known = named & table["VISCODE"].notna()
         what = "no PTID or visit can be read from the names of its folders"
@@ -72,4 +72,4 @@ def find_images(data_dir: Path) -> pd.DataFrame:
 def _part(names: list[tuple[str, ...]], prefix: str, column: str) -> pd.Series:
     """Take from each path the folder that begins with `prefix`, without it."""
     found = [next(part for part in parts if part.startswith(prefix)) for parts in names]
-    return pd.Series([part.removeprefix(prefix) for part in found], name=column, dtype=object)
+    return pd.Series([part.removeprefix(prefix) for part in found], name=column, dtype=str)

@@ -6,7 +6,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tables_of
 
 from memoir_book import check, intake
 from memoir_core import cohort
@@ -16,16 +15,26 @@ from synthetic_adni.write import write_tables
 
 
 @pytest.fixture
-def download(tiny, tmp_path):
-    """A download of its own to break."""
+def download(tmp_path):
+    """Synthetic tables with small noise volumes (20 mm) in place of the images, to break."""
     folder = tmp_path / "adni data ä"
-    shutil.copytree(tiny.run.data_dir, folder)
+    write_tables(folder, 24, 0.5)
+    affine = np.diag([-20.0, 20, 20, 1])
+    affine[:3, 3] = (80, -118, -62)
+    rng = np.random.default_rng(0)
+    images = pd.read_csv(folder / "images.csv", dtype=str)
+    for name in [*images["t1_path"].dropna(), *images["fa_path"].dropna()]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        data = rng.integers(0, 200, (9, 11, 9)).astype(np.int16)
+        nib.save(nib.Nifti1Image(data, affine), folder / name)
     return folder
 
 
-def build(folder):
+def build(folder, images=True):
     visits = cohort.read_adnimerge(folder / "ADNIMERGE.csv")
-    return cohort.build_cohort(visits, intake.list_images(folder), folder, seed=0)
+    return cohort.build_cohort(
+        visits, intake.list_images(folder), folder if images else None, seed=0
+    )
 
 
 def edit(folder, row, **values):
@@ -57,7 +66,7 @@ def test_all_problems_are_listed_not_only_the_first(download, tmp_path, capsys):
     images = pd.read_csv(download / "images.csv", dtype=str).dropna(subset=["t1_path"])
     files = [download / name for name in images["t1_path"][:6]]
     files[0].unlink()
-    files[1].write_bytes(files[1].read_bytes()[:3000])
+    files[1].write_bytes(files[1].read_bytes()[:600])
     good = nib.load(files[2]).affine
     volume(files[2], lambda v: v * np.nan, good)
     volume(files[3], affine=np.eye(4))
@@ -156,6 +165,6 @@ def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
     accuracy = {}
     for drift in (0.0, SCORE_DRIFT):
         write_tables(tmp_path, 600, 0.4, drift)
-        table, _ = cohort.build_cohort(*tables_of(tmp_path), None, seed=0)
+        table, _ = build(tmp_path, images=False)
         accuracy[drift] = baselines(table)["dx3 logistic"]["balanced_accuracy"]
     assert accuracy[0.0] > 0.85 > 0.78 > accuracy[SCORE_DRIFT]
