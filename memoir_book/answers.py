@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from memoir_core import llm, vqa
 from memoir_core.files import (
+    checksum,
     code_digest,
     digest,
     finish,
@@ -36,8 +37,8 @@ BATCH = {"cpu": 4, "cuda": 8}
 
 def choose_backbones(
     names: str | Sequence[str], folder: str = ""
-) -> tuple[dict[Backbone, Weights], list[str]]:
-    """Find the language models that can be had, and say in a sentence what became of each.
+) -> tuple[dict[Backbone, Weights], dict[str, Weights], list[str]]:
+    """Find the language models that can be had.
 
     A published model without weights is dropped; the small stand-ins take the place of all that
     are missing, so that the chapter still compares models.
@@ -46,25 +47,30 @@ def choose_backbones(
     ----------
     names : keys of `BACKBONES`, or one text with commas.
     folder : holds a model's weights in a folder of its name; '' looks as `weights.find` does.
+
+    Returns
+    -------
+    The models to ask, all weights that were looked for, and a sentence on each name.
     """
     wanted = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
-    chosen: dict[Backbone, Weights] = {}
-    notes = []
+    looked: dict[str, Weights] = {}
+    chosen, notes = {}, []
     for name in wanted:
         if name not in BACKBONES:
             raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
-        backbone = BACKBONES[name]
-        found = weights.find(backbone.weights, folder and Path(folder) / backbone.weights)
+        backbone, key = BACKBONES[name], BACKBONES[name].weights
+        looked[key] = found = weights.find(key, folder and Path(folder) / key)
         if found.stand_in_for:
-            gate = SOURCES[backbone.weights].gate
-            what = f"no weights found{f' ({gate})' if gate else ''}; not run, stand-ins instead"
+            gate = f" ({SOURCES[key].gate})" if SOURCES[key].gate else ""
+            what = f"no weights found{gate}; not run, stand-ins instead"
         else:
             chosen[backbone], what = found, found.describe()
         notes.append(f"{backbone.title}: {what}.")
     if len(chosen) < len(wanted):
-        others = [BACKBONES[name] for name in STAND_INS]
-        chosen |= {other: weights.find(other.weights) for other in others if other not in chosen}
-    return chosen, notes
+        for backbone in map(BACKBONES.__getitem__, STAND_INS):
+            looked[backbone.weights] = found = weights.find(backbone.weights)
+            chosen.setdefault(backbone, found)
+    return chosen, looked, notes
 
 
 def cut_context(loaded: llm.Loaded, row: dict, reserve: int = llm.MAX_NEW_TOKENS) -> dict:
@@ -77,17 +83,21 @@ def cut_context(loaded: llm.Loaded, row: dict, reserve: int = llm.MAX_NEW_TOKENS
 
 
 def answer_plan(
-    plan: Sequence[dict], folder: Path, model: dict, load: Callable[[], llm.Loaded]
+    plan: Sequence[dict],
+    folder: Path,
+    backbone: Backbone,
+    found: Weights,
+    device: str = "cpu",
+    adapter: str | Path = "",
 ) -> tuple[pd.DataFrame, dict]:
     """Let one model answer the whole plan, once, and free its memory.
 
     Parameters
     ----------
-    folder : receives answers.jsonl and speed.json. Finished answers of the same model to the same
-        plan are read back; else all are made anew.
-    model : what the answers depend on beside the plan: checksums of the weights and of an
-        adapter, quantisation, device.
-    load : gives the model; called only where it has to answer.
+    folder : receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
+        quantisation and device to the same plan are read back; else all are made anew.
+    found : the weights of `backbone`.
+    adapter : folder of a LoRA adapter; '' for none.
 
     Returns
     -------
@@ -98,9 +108,13 @@ def answer_plan(
     MemoryError
         The GPU is too small.
     """
-    settings = {**model, "plan": digest([*plan]), "code": code_digest(llm, vqa)}
+    settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
+    settings |= {"chat": backbone.chat, "device": device}
+    settings |= {"adapter": checksum(Path(adapter)) if adapter else ""}
+    settings |= {"plan": digest([*plan]), "code": code_digest(llm, vqa)}
     if not is_finished(folder, settings):
-        loaded = load()
+        load = llm.load_4bit if backbone.quantisation == "nf4" else llm.load
+        loaded = load(found.path, device, chat=backbone.chat, adapter=adapter)
         size = BATCH[torch.device(loaded.device).type]
         cut = [cut_context(loaded, row) for row in plan]
         groups = [list(g) for _, g in groupby(cut, lambda row: (row["kind"], row["protocol"]))]

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,8 @@ fault = pytest.mark.fault
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
-    return tinyllm.save(tmp_path_factory.mktemp("llm"))
+    plain = weights.Backbone("tiny", "tiny", "Tiny", quantisation="none")
+    return plain, weights.Weights("tiny", tinyllm.save(tmp_path_factory.mktemp("llm")), "path")
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +157,10 @@ def test_kill_while_the_index_is_written(tiny, tmp_path):
 )
 @pytest.mark.parametrize("place", ["batch", "end"])
 def test_kill_in_generation(tiny, language_model, plan, tmp_path, place):
-    load = partial(llm.load, language_model)
-    answers.answer_plan(plan, tmp_path / "whole", {}, load)
-    job = victim.answer, str(language_model), plan, str(tmp_path / "killed"), place
+    answers.answer_plan(plan, tmp_path / "whole", *language_model)
+    job = victim.answer, language_model, plan, str(tmp_path / "killed"), place
     assert victim.run(*job) == -signal.SIGKILL
-    answers.answer_plan(plan, tmp_path / "killed", {}, load)
+    answers.answer_plan(plan, tmp_path / "killed", *language_model)
     whole, killed = (tmp_path / name / "answers.jsonl" for name in ("whole", "killed"))
     assert killed.read_bytes() == whole.read_bytes()
 
@@ -224,14 +223,14 @@ def test_an_interrupted_caching_cell_can_run_again(tiny, tmp_path, monkeypatch):
     "not asked again.",
 )
 def test_an_interrupted_answering_cell_can_run_again(language_model, plan, tmp_path, monkeypatch):
-    load = partial(llm.load, language_model)
-    whole, _ = answers.answer_plan(plan, tmp_path / "whole", {}, load)
+    whole, _ = answers.answer_plan(plan, tmp_path / "whole", *language_model)
     interrupt_at(monkeypatch, llm, "answer_batch", 3)
     with pytest.raises(KeyboardInterrupt):
-        answers.answer_plan(plan, tmp_path / "a", {}, load)
-    again, _ = answers.answer_plan(plan, tmp_path / "a", {}, load)
+        answers.answer_plan(plan, tmp_path / "a", *language_model)
+    again, _ = answers.answer_plan(plan, tmp_path / "a", *language_model)
     assert again.equals(whole)
-    answers.answer_plan(plan, tmp_path / "whole", {}, pytest.fail)
+    monkeypatch.setattr(llm, "load", pytest.fail)
+    answers.answer_plan(plan, tmp_path / "whole", *language_model)
 
 
 # --- a full disk ------------------------------------------------------------------------
@@ -459,7 +458,7 @@ def test_out_of_gpu_memory(tiny, language_model, plan, tmp_path, monkeypatch):
             training.train_stage1(run, tiny.cohort, tiny.volumes, epochs=1)
     monkeypatch.setattr(llm, "answer_batch", full)
     with pytest.raises(MemoryError, match="smaller model"):
-        answers.answer_plan(plan, tmp_path / "a", {}, lambda: llm.load(language_model))
+        answers.answer_plan(plan, tmp_path / "a", *language_model)
 
 
 @fault(

@@ -220,7 +220,7 @@ def answer(model, plan, folder, place):
         die_at(llm, "answer_batch", 3)
     else:
         die_at(answers, "finish", 1)  # all is written, and nothing says so
-    answers.answer_plan(plan, Path(folder), {}, lambda: llm.load(model))
+    answers.answer_plan(plan, Path(folder), *model)
 
 
 # --- a full disk ------------------------------------------------------------------------

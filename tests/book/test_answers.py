@@ -1,6 +1,8 @@
 """Each model answers the plan once; other programs' answers are read by id."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import tinyllm
@@ -27,11 +29,14 @@ def loaded(folder):
     return llm.load(folder)
 
 
-MODEL = {"weights": "abc", "quantisation": "none", "adapter": ""}
+@pytest.fixture(scope="module")
+def model(folder):
+    plain = weights.Backbone("tiny", "tiny", "Tiny", quantisation="none")
+    return plain, weights.Weights("tiny", folder, "path")
 
 
-def test_the_whole_plan_is_answered_in_its_order(loaded, plan, tmp_path):
-    made, speed = answers.answer_plan(plan, tmp_path / "tiny", MODEL, lambda: loaded)
+def test_the_whole_plan_is_answered_in_its_order(loaded, model, plan, tmp_path):
+    made, speed = answers.answer_plan(plan, tmp_path / "tiny", *model)
     assert made["id"].tolist() == [row["id"] for row in plan]
     for place in (0, 3, len(plan) - 1):
         row = plan[place]
@@ -42,36 +47,66 @@ def test_the_whole_plan_is_answered_in_its_order(loaded, plan, tmp_path):
     assert speed["memory_mib"] >= 0 and speed["tokens_per_second"] > 0
 
 
-def test_finished_answers_are_read_and_no_model_is_loaded(loaded, plan, tmp_path):
-    first, speed = answers.answer_plan(plan[:4], tmp_path / "m", MODEL, lambda: loaded)
-    second, same = answers.answer_plan(plan[:4], tmp_path / "m", MODEL, pytest.fail)
+def test_finished_answers_are_read_and_no_model_is_loaded(model, plan, tmp_path, monkeypatch):
+    first, speed = answers.answer_plan(plan[:4], tmp_path / "m", *model)
+    monkeypatch.setattr(llm, "load", pytest.fail)
+    second, same = answers.answer_plan(plan[:4], tmp_path / "m", *model)
     assert second.equals(first) and same == speed
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"weights": "abd"}, "weights abc -> abd"),
-        ({"quantisation": "nf4"}, "quantisation none -> nf4"),
-        ({"adapter": "x"}, "adapter  -> x"),
-        ({"plan": 1}, "plan changed"),
-        ({"damage": 1}, "answers.jsonl is damaged"),
+        ("weights", "weights [0-9a-f]+ -> "),
+        ("quantisation", "quantisation none -> nf4"),
+        ("chat", "chat False -> True"),
+        ("adapter", "adapter changed"),
+        ("plan", "plan changed"),
+        ("damage", "answers.jsonl is damaged"),
     ],
 )
-def test_other_identity_is_answered_anew(loaded, plan, tmp_path, capsys, change, says):
-    folder = tmp_path / "m"
-    answers.answer_plan(plan[:2], folder, MODEL, lambda: loaded)
-    if "damage" in change:
+def test_other_identity_is_answered_anew(
+    loaded, model, plan, tmp_path, monkeypatch, capsys, change, says
+):
+    folder, asked, adapter = tmp_path / "m", plan[:2], ""
+    backbone, found = model
+    answers.answer_plan(asked, folder, backbone, found)
+    if change == "damage":
         text = (folder / "answers.jsonl").read_text()
         (folder / "answers.jsonl").write_text(text.replace("CN", "MCI"))
-    asked = [{**plan[0], "reference": "MCI"}, plan[1]] if "plan" in change else plan[:2]
+    elif change == "weights":
+        found = replace(found, path=tinyllm.save(tmp_path / "other", seed=1))
+    elif change == "plan":
+        asked = [{**plan[0], "reference": "MCI"}, plan[1]]
+    elif change == "adapter":
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+    else:
+        backbone = replace(backbone, **{change: {"quantisation": "nf4", "chat": True}[change]})
     loads = []
-    model = {**MODEL, **{k: v for k, v in change.items() if k in MODEL}}
-    answers.answer_plan(asked, folder, model, lambda: loads.append(1) or loaded)
-    assert loads == [1] and says in capsys.readouterr().out
+
+    def load(path, device, **options):
+        loads.append((path, options))
+        return loaded
+
+    monkeypatch.setattr(llm, "load", load)
+    monkeypatch.setattr(llm, "load_4bit", load)
+    answers.answer_plan(asked, folder, backbone, found, "cpu", adapter)
+    assert loads == [(found.path, {"chat": backbone.chat, "adapter": adapter})]
+    assert re.search(says, capsys.readouterr().out)
 
 
-def test_a_killed_model_leaves_nothing_that_is_read(loaded, plan, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("quantisation", "called"), [("nf4", "load_4bit"), ("none", "load")])
+def test_the_quantisation_chooses_how_to_load(
+    loaded, model, plan, tmp_path, monkeypatch, quantisation, called
+):
+    for name in ("load", "load_4bit"):
+        monkeypatch.setattr(llm, name, pytest.fail)
+    monkeypatch.setattr(llm, called, lambda *_, **__: loaded)
+    answers.answer_plan(plan[:1], tmp_path, replace(model[0], quantisation=quantisation), model[1])
+
+
+def test_a_killed_model_leaves_nothing_that_is_read(model, plan, tmp_path, monkeypatch):
     real, calls = llm.answer_batch, []
 
     def killed(*arguments):
@@ -82,19 +117,19 @@ def test_a_killed_model_leaves_nothing_that_is_read(loaded, plan, tmp_path, monk
 
     monkeypatch.setattr(llm, "answer_batch", killed)
     with pytest.raises(KeyboardInterrupt):
-        answers.answer_plan(plan, tmp_path / "m", MODEL, lambda: loaded)
-    made, _ = answers.answer_plan(plan, tmp_path / "m", MODEL, lambda: loaded)
-    whole, _ = answers.answer_plan(plan, tmp_path / "n", MODEL, lambda: loaded)
+        answers.answer_plan(plan, tmp_path / "m", *model)
+    made, _ = answers.answer_plan(plan, tmp_path / "m", *model)
+    whole, _ = answers.answer_plan(plan, tmp_path / "n", *model)
     assert made.equals(whole) and len(made) == len(plan)
 
 
-def test_a_gpu_that_is_too_small_is_named(loaded, plan, tmp_path, monkeypatch):
+def test_a_gpu_that_is_too_small_is_named(model, plan, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(llm, "answer_batch", full)
     with pytest.raises(MemoryError, match=r"while m answered: choose a smaller model.*now 4"):
-        answers.answer_plan(plan[:1], tmp_path / "m", MODEL, lambda: loaded)
+        answers.answer_plan(plan[:1], tmp_path / "m", *model)
 
 
 def test_context_is_cut_by_whole_captions_the_farthest_first(loaded, plan):
@@ -157,14 +192,16 @@ def fake_find(there):
 
 def test_stand_ins_take_the_place_of_missing_models(monkeypatch):
     monkeypatch.setattr(weights, "find", fake_find({"mistral-7b", "gemma-3-270m"}))
-    chosen, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
+    chosen, looked, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
     assert [b.name for b in chosen] == ["mistral-7b", *answers.STAND_INS]
     assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub cache"
+    assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", "gemma-3-270m"]
+    assert looked["medgemma-1.5-4b"].stand_in_for == "medgemma-1.5-4b"
     assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from the local Hugging Face cache."
     assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]
-    chosen, _ = answers.choose_backbones(("gemma-3-270m", "mistral-7b"))
-    assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"]
-    chosen, _ = answers.choose_backbones("medgemma-1.5-4b", folder="/data")
+    chosen, looked, _ = answers.choose_backbones(("gemma-3-270m", "mistral-7b"))
+    assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"] and len(looked) == 2
+    chosen, *_ = answers.choose_backbones("medgemma-1.5-4b", folder="/data")
     assert [w.origin for w in chosen.values()] == ["path"]
 
 
