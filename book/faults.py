@@ -48,10 +48,9 @@ def marks(path: Path) -> list[tuple[str, str, str]]:
 
 def page() -> str:
     """Write the whole page."""
-    tests = BOOK.parent / "tests"
     rows = [
-        f"| {what[0].upper()}{what[1:]} | {happens} | `{path.relative_to(tests)}::{name}` |"
-        for path in sorted(tests.rglob("test_*.py"))
+        f"| {what[0].upper()}{what[1:]} | {happens} | `{path.relative_to(BOOK.parent)}::{name}` |"
+        for path in sorted((BOOK.parent / "tests").rglob("test_*.py"))
         for what, happens, name in marks(path)
     ]
     return HEAD + "\n".join(rows) + "\n" + TAIL
