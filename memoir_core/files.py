@@ -35,17 +35,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there when the block ends without an error.
 
     A reader sees the old file or folder, or the whole new one. What a killed process left is
-    deleted by the next.
-
-    Parameters
-    ----------
-    durable : False does not wait for the disk: enough for large files that only a killed
-        process, not a power cut, is likely to interrupt.
-
-    Raises
-    ------
-    OSError
-        The disk is full; the message names the file.
+    deleted by the next. A full disk is an OSError that names the file. `durable=False` does not
+    wait for the disk: enough where only a killed process, not a power cut, would interrupt.
     """
     path = Path(path)
     shelf = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -78,9 +69,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def _disk_is_full(error: Exception, folder: Path) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError) and error.errno in full:
-        return True
-    said = any(os.strerror(number) in str(error) for number in full)
+    said = any(os.strerror(number) in str(error) for number in full)  # torch gives no number
     return said or (folder.exists() and shutil.disk_usage(folder).free < 4096)
 
 
@@ -107,17 +96,13 @@ def digest(value: Any) -> str:
 
 
 def _feed(state: Any, value: Any) -> None:
-    if isinstance(value, pd.DataFrame | pd.Series):
-        frame = value.to_frame() if isinstance(value, pd.Series) else value
-        state.update(repr([*frame.columns]).encode())
-        state.update(pd.util.hash_pandas_object(frame).to_numpy().tobytes())
+    if isinstance(value, pd.DataFrame):
+        _feed(state, [*value.columns])
+        _feed(state, pd.util.hash_pandas_object(value).to_numpy())
     elif isinstance(value, np.ndarray):
-        state.update(f"{value.dtype}{value.shape}".encode())
-        state.update(np.ascontiguousarray(value).tobytes())
+        state.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            state.update(f"{key}:".encode())
-            _feed(state, value[key])
+        _feed(state, [(key, value[key]) for key in sorted(value, key=str)])
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         state.update(f"[{len(value)}".encode())
         for item in value:
@@ -144,36 +129,22 @@ def write_jsonl(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    DamagedFileError
-        It is not JSON; the message names it.
-    """
-    return _parse(path, _text(path))
+    """Read a JSON file; DamagedFileError names one that is none."""
+    return _parse(path, Path(path).read_bytes())
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """Read a file of one JSON object a line; see `read_json`."""
-    lines = _text(path).splitlines()
+    lines = Path(path).read_bytes().splitlines()
     return [_parse(path, line, f", line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _text(path: Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{path} is damaged ({error}); delete it and run again") from error
-
-
-def _parse(path: Path, text: str, where: str = "") -> Any:
+def _parse(path: Path, text: bytes, where: str = "") -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DamagedFileError(
-            f"{path}{where} is not valid JSON ({error}); delete the file and run again"
-        ) from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        mend = "delete the file and run again"
+        raise DamagedFileError(f"{path}{where} is damaged ({error}); {mend}") from error
 
 
 def _plain(value: Any) -> Any:
