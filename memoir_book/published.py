@@ -21,10 +21,7 @@ def load() -> dict[str, Any]:
 def figure(path: str) -> Any:
     """Look one figure up, such as 'results_all_modalities/dx3/balanced_accuracy'.
 
-    Raises
-    ------
-    KeyError
-        Names the part of the path that is not there, and what is.
+    A wrong path is a KeyError that names the part which is not there, and what is.
     """
     value: Any = load()
     for part in path.split("/"):
@@ -36,32 +33,22 @@ def figure(path: str) -> Any:
 
 
 def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
-    """Set this run's figures beside the published ones.
+    """Set this run's figures beside the published ones, as text, narrow enough for a phone.
 
     Parameters
     ----------
     rows : one dict per figure: 'figure' (its name), 'published' and 'this run' (numbers or
         None where there is none), and optionally 'low', 'high' (95 % interval) and 'n'.
-    label : where this run's figures come from; use `Run.label`.
-
-    Returns
-    -------
-    DataFrame of text, narrow enough for a phone, with the label as the name of its columns.
+    label : where this run's figures come from (`Run.label`); the name of the columns.
     """
     table = []
     for row in rows:
-        value = _text(row.get("this run"))
+        value, known = _text(row.get("this run")), row.get("published")
         if row.get("low") is not None and value != "not measured":
             value += f" ({_text(row['low'])} to {_text(row['high'])})"
-        known = row.get("published")
-        table.append(
-            {
-                "figure": row["figure"],
-                "published": "none" if known is None else _text(known),
-                "this run (95 % interval)": value,
-                **({"n": row["n"]} if "n" in row else {}),
-            }
-        )
+        cells = {"figure": row["figure"], "published": "none" if known is None else _text(known)}
+        cells["this run (95 % interval)"] = value
+        table.append(cells | {key: row[key] for key in ("n",) if key in row})
     frame = pd.DataFrame(table).set_index("figure").rename_axis(None)
     return frame.rename_axis(columns=f"this run: {label}")
 
@@ -69,8 +56,6 @@ def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
 def _text(value: Any) -> str:
     if value is None or value != value:  # NaN is the only value unlike itself
         return "not measured"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value >= 100 and float(value).is_integer():  # a count that pandas made a float
+    if isinstance(value, int) or (value >= 100 and float(value).is_integer()):
         return f"{int(value):,}"
     return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"

@@ -334,7 +334,7 @@ def _interval(row: dict) -> str:
 def _number(value: float) -> str:
     if pd.isna(value):
         return "not told"
-    if abs(value) >= 1 and float(value).is_integer():
+    if float(value).is_integer():
         return f"{value:,.0f}"
     if 0 < abs(value) < 0.002:
         return f"{value:.0e}"

@@ -268,7 +268,7 @@ def load_results(book: Run, chapter: str) -> dict[str, Any]:
     if name not in known:
         raise MissingArtefactError(f"{book.path(name)} is missing: run chapter {chapter} first")
     verify(book.path(name), known[name][0], f"run chapter {chapter} again")
-    return read_json(book.path(name))
+    return read_json(book.path(name))["results"]
 
 
 def _peak_gib() -> float:

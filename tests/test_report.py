@@ -1,4 +1,4 @@
-"""Published figures, the report, and the leakage experiments."""
+"""The leakage experiments."""
 
 from types import SimpleNamespace
 
@@ -6,107 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book import artefacts, leakage, published, report
-from memoir_core import config, data, text
-
-
-def test_a_published_figure_is_found_or_named():
-    assert published.figure("results_all_modalities/dx3/balanced_accuracy") == 0.707
-    with pytest.raises(KeyError, match="dx9"):
-        published.figure("results_all_modalities/dx9")
-
-
-def test_published_totals_agree_with_each_other():
-    cohort = published.load()["cohort"]
-    for part in ("train", "test"):
-        assert sum(c[part] for c in cohort["classes"].values()) == cohort[part]
-    assert cohort["train"] + cohort["test"] == cohort["subjects"]
-    matrix = np.array(published.figure("dx3_confusion_matrix/rows_true_columns_predicted"))
-    assert matrix.sum(axis=1).tolist() == [c["test"] for c in cohort["classes"].values()]
-
-
-def test_a_comparison_says_what_is_missing():
-    rows = [
-        {"figure": "a", "published": 0.7, "this run": 0.65, "low": 0.6, "high": 0.7},
-        {"figure": "b", "published": None, "this run": None},
-    ]
-    table = published.compare(rows, "synthetic cohort")
-    assert table.loc["a", "this run (95 % interval)"] == "0.650 (0.600 to 0.700)"
-    assert table.loc["b"].tolist() == ["none", "not measured"]
-    assert "synthetic cohort" in table.columns.name
-
-
-def figures(published_values, values, kind="performance", group="ablation, dx3"):
-    table = pd.DataFrame({"published": published_values, "value": values})
-    names = [f"figure {i}" for i in range(len(table))]
-    table = table.assign(chapter="06", group=group, kind=kind, figure=names, n=100.0)
-    return table.assign(low=table["value"] - 0.05, high=table["value"] + 0.05)
-
-
-def test_a_synthetic_run_reproduces_patterns_at_most():
-    table = figures([0.7, 0.69, 0.6, 0.4], [0.8, 0.85, 0.3, 0.35])
-    found = report.judge(table, "quick", True)["verdict"].tolist()
-    # 0.70 and 0.69 are too close to have an order; the last two have changed places.
-    assert found == ["pattern reproduced"] * 2 + ["not reproduced"] * 2
-    equal = report.judge(figures([0.7, 0.6], [0.7, 0.6]), "paper", True)["verdict"]
-    assert set(equal) == {"pattern reproduced"}
-    assert report.pattern(table, "dx3") == pytest.approx(0.6)
-
-
-def test_an_adni_run_of_the_published_size_is_judged_by_its_interval():
-    found = report.judge(figures([0.7, 0.6], [0.74, 0.5]), "paper", False)["verdict"]
-    assert found.tolist() == ["reproduced", "not reproduced"]
-    smaller = report.judge(figures([0.7, 0.6], [0.74, 0.5]), "quick", False)["verdict"]
-    assert set(smaller) == {"pattern reproduced"}
-
-
-def test_what_cannot_be_compared_is_said():
-    assert set(report.judge(figures([0.7, 0.6], [0.7, 0.6]), "smoke", True)["verdict"]) == {
-        "not comparable"
-    }
-    missing = figures([0.9, 0.5], [np.nan, np.nan], kind="language model")
-    assert set(report.judge(missing, "paper", False)["verdict"]) == {"not comparable"}
-    alone = figures([6.31], [5.0])
-    assert report.judge(alone, "quick", True)["verdict"].tolist() == ["not comparable"]
-
-
-def test_sizes_are_equal_or_smaller_by_design():
-    table = figures([2363, 512], [520, 512], kind="size")
-    assert report.judge(table, "quick", True)["verdict"].tolist() == [
-        "not comparable",
-        "reproduced",
-    ]
-    assert report.judge(table, "paper", True)["verdict"][0] == "not reproduced"
-
-
-def test_the_page_needs_nothing_from_elsewhere():
-    table = report.judge(figures([0.7, 0.6], [0.8, np.nan]), "quick", True)
-    table.loc[0, "figure"] = "<script>"
-    source = {
-        "label": "synthetic cohort",
-        "git": {"commit": None, "dirty": None},
-        "versions": {"python": "3.11"},
-        "machine": "Linux",
-        "data_hash": "0",
-        "seconds_by_chapter": {"01": 1.0},
-        "written": "now",
-    }
-    text = report.page(table, source)
-    assert "<script>" not in text and "not a git checkout" in text and "not run" in text
-    assert not [word for word in ("http", "src=", "href=", "@import") if word in text]
-
-
-def test_a_pdf_needs_a_browser(tmp_path, monkeypatch):
-    (tmp_path / "report.pdf").write_text("of an earlier run")
-    monkeypatch.setattr(config.shutil, "which", lambda name: None)
-    assert report.write_pdf(tmp_path / "report.html") is None
-    assert not (tmp_path / "report.pdf").exists()
-
-
-def test_a_report_without_results_says_what_to_run(runs):
-    run = artefacts.start_chapter("01", profile="smoke", run="r", device="cpu")
-    with pytest.raises(artefacts.MissingArtefactError, match="--only 01"):
-        report.collect(run)
+from memoir_book import leakage
+from memoir_core import data, text
 
 
 def test_a_target_among_the_inputs_is_seen(records):
