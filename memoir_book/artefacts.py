@@ -27,8 +27,7 @@ import psutil
 
 from memoir_core import config
 from memoir_core.config import Profile
-
-from . import privacy
+from memoir_core.files import digest
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"  # written into every synthetic download
 # Files that only programs write: each gets a checksum beside it, which a reader compares.
@@ -115,7 +114,7 @@ def default_run_name(profile: str, seed: int, data_dir: str = "") -> str:
 
 
 def folder_name(data_dir: str | Path) -> str:
-    return privacy.pseudonym("data folder", str(Path(data_dir).expanduser().resolve()))
+    return digest(str(Path(data_dir).expanduser().resolve()))
 
 
 def is_synthetic(data_dir: str | Path) -> bool:

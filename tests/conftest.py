@@ -121,17 +121,6 @@ def site(request):
     return bookrun.build()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_key(tmp_path_factory):
-    """Pseudonyms of tests are made with a key of their own, not with the user's."""
-    from memoir_book import privacy
-
-    path = tmp_path_factory.mktemp("key") / "pseudonym.key"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(privacy, "key_path", lambda: path)
-        yield
-
-
 def make_real(source, folder):
     """Turn a synthetic download into what looks like a real one, with planted identifiers.
 

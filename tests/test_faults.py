@@ -24,7 +24,7 @@ import victim
 from damage import cut, damaged, flip
 from safetensors.torch import load_file
 
-from memoir_book import answers, artefacts, privacy
+from memoir_book import answers, artefacts
 from memoir_book import run as runner
 from memoir_core import cohort as tables
 from memoir_core import config, inference, llm, training, volumes, vqa
@@ -418,8 +418,6 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny.run.data_dir, data)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "Läufe und mehr"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache é"))
-    # The kernel makes its key there; conftest keeps this process' key elsewhere.
-    monkeypatch.setattr(privacy, "key_path", lambda: tmp_path / "cache é" / "pseudonym.key")
     name = "Größe 1"
     arguments = ["--only", "1", "--run", name, "--data", str(data), "--device", "cpu"]
     arguments.append("--no-publish")
