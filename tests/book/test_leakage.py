@@ -1,0 +1,290 @@
+"""The leakage experiments: each leak is found where it was put, and nowhere else."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from memoir_book import leakage
+from memoir_core import data
+from memoir_core.config import DX
+
+
+def predictions(right, truth=None):
+    """A table of predictions of cases 0, 1, ..., of which some are right."""
+    truth = list(truth or [DX[i % 3] for i in range(len(right))])
+    said = [dx if ok else DX[DX.index(dx) - 1] for dx, ok in zip(truth, right, strict=True)]
+    table = pd.DataFrame({f"p_{name}": [float(dx == name) for dx in said] for name in DX})
+    return table.assign(case=range(len(truth)), DX=truth)
+
+
+# --- rows -------------------------------------------------------------------------------
+
+
+def test_a_gain_is_a_rise_of_accuracy_or_a_fall_of_an_error():
+    low, high = {"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.9, "low": 0.8, "high": 1.0}
+    row = leakage.experiment("x", low, high, 10)
+    assert row["gain"] == pytest.approx(0.4) and row["n"] == 10 and np.isnan(row["gain_low"])
+    assert (row["honest_low"], row["leaky"], row["leaky_high"]) == (0.4, 0.9, 1.0)
+    for metric in ("mae, years", "loss, hidden words"):
+        assert leakage.experiment("x", low, high, 10, metric)["gain"] == pytest.approx(-0.4)
+
+
+def test_a_paired_gain_is_of_the_same_subjects():
+    rng = np.random.default_rng(1)
+    honest = rng.random(200) < 0.5
+    leaky = honest | (np.arange(200) < 10)
+    row = leakage.paired("x", honest, leaky, None, 300, 0, "accuracy")
+    assert row["gain"] == pytest.approx(leaky.mean() - honest.mean())
+    assert 0 <= row["gain_low"] <= row["gain"] <= row["gain_high"]
+    assert row["gain_high"] - row["gain_low"] < row["leaky_high"] - row["leaky_low"]
+    errors = leakage.paired("x", [2.0, 4.0, np.nan], [1.0, 3.0, 1.0], None, 50, 0, "mae, points")
+    assert errors["n"] == 2 and errors["gain"] == 1.0  # an error that falls is a gain
+    with pytest.raises(ValueError, match="'x' has no subject"):
+        leakage.paired("x", [np.nan], [1.0], None, 50, 0)
+
+
+def test_a_balanced_gain_weighs_every_class_alike():
+    groups = np.array(["CN"] * 9 + ["MCI"])
+    row = leakage.paired("x", np.ones(10), groups == "CN", groups, 50, 0)
+    assert (row["honest"], row["leaky"], row["gain"]) == (1.0, 0.5, -0.5)
+
+
+def test_tables_of_predictions_are_compared_by_what_is_asked():
+    honest, leaky = predictions([True, False, True, False, True, True]), predictions([True] * 6)
+    row = leakage.compare("x", honest, leaky, 50, 0)  # CN 1/2, MCI 1/2, Dementia 2/2
+    assert (row["honest"], row["leaky"]) == pytest.approx((2 / 3, 1.0))
+    truth = {"PTGENDER": ["Male", "Female"] * 3, "AGE": 70.0, "CDRSB": [1.0] * 5 + [np.nan]}
+    honest = honest.assign(**truth, p_Male=0.9, AGE_pred=65.0, CDRSB_pred=3.0)
+    leaky = honest.assign(p_Male=[0.9, 0.1] * 3, AGE_pred=72.0, CDRSB_pred=1.5)
+    sex, age, cdr = (
+        leakage.compare("x", honest, leaky, 50, 0, by=name) for name in ("PTGENDER", "AGE", "CDRSB")
+    )
+    assert (sex["honest"], sex["leaky"], sex["metric"]) == (0.5, 1.0, "balanced accuracy")
+    assert (age["honest"], age["leaky"], age["gain"]) == (5.0, 2.0, 3.0)
+    assert (cdr["honest"], cdr["leaky"], cdr["n"]) == (2.0, 0.5, 5)
+    with pytest.raises(ValueError, match="same cases"):
+        leakage.compare("x", honest, leaky.iloc[::-1], 50, 0)
+
+
+# --- records ----------------------------------------------------------------------------
+
+
+def test_a_target_among_the_inputs_is_seen():
+    rng = np.random.default_rng(0)
+    dx = pd.Series(rng.choice(DX, 300))
+    noise = pd.DataFrame(rng.normal(size=(300, 5))).mask(rng.random((300, 5)) < 0.1)
+    test = np.arange(300) % 5 == 0
+    told = noise.join(pd.get_dummies(dx))
+    told.columns = told.columns.astype(str)
+    assert leakage.regression_hits(noise, dx, test).mean() < 0.5
+    assert leakage.regression_hits(told, dx, test).all()
+
+
+def test_a_regression_learns_from_the_train_rows_only():
+    x, y = np.arange(40.0), np.array(["a", "b"] * 20)
+    test = np.arange(40) >= 30
+    y[:30] = np.where(x[:30] < 15, "a", "b")
+    y[test] = "a"  # all beyond what the train rows call b
+    hits = leakage.regression_hits(pd.DataFrame({"x": x}), pd.Series(y), test)
+    assert hits.shape == (10,) and not hits.any()
+
+
+def test_scores_come_from_the_visit_before_or_after():
+    visits = pd.DataFrame(
+        {
+            "PTID": ["a", "a", "a", "b", "c", "c"],
+            "VISCODE": ["m12", "bl", "m06", "bl", "bl", "m06"],
+            "EXAMDATE": pd.to_datetime(
+                ["2001-01-01", "2000-01-01", "2000-07-01", "2000-01-01", "2000-01-01", "2000-07-01"]
+            ),
+        }
+    ).assign(**{name: [12.0, 0.0, 6.0, 1.0, np.nan, 5.0] for name in leakage.SCORES})
+    cohort = visits.iloc[[5, 2, 3]].assign(case=[2, 0, 1])
+    before, after = (leakage.at_visit(cohort, visits, step) for step in (-1, 1))
+    assert before["MMSE"].tolist() == [0.0] and before["case"].tolist() == [0]
+    assert after["MMSE"].tolist() == [12.0] and after["VISCODE"].tolist() == ["m06"]
+
+
+# --- the network ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clinic():
+    """Cohort, volumes, scaler and embeddings of 60 subjects; scores are noise, images alike."""
+    rng = np.random.default_rng(0)
+    n = 60
+    cohort = pd.DataFrame(
+        {
+            "case": range(n),
+            "DX": [DX[i % 3] for i in range(n)],
+            "split": ["test" if i % 5 == 0 else "val" if i % 5 == 1 else "train" for i in range(n)],
+            "PTGENDER": rng.choice(["Male", "Female"], n),
+            "AGE": rng.normal(73, 6, n),
+            "APOE4": rng.integers(0, 3, n).astype(float),
+        }
+    ).assign(**{name: rng.normal(10, 3, n) for name in leakage.SCORES})
+    volumes = SimpleNamespace(
+        t1=np.zeros((n, 2, 2, 2)), fa_row=np.arange(n) % 2 - 1, shape=(2, 2, 2)
+    )
+    z = torch.from_numpy(rng.normal(size=(1, 3, 512)) / 512**0.5).float().repeat(n, 1, 1)
+    present = torch.ones(n, 3, dtype=torch.bool)
+    present[:, 1] = torch.arange(n) % 2 == 1
+    return cohort, volumes, data.Scaler.fit(cohort), z, present
+
+
+def test_a_branch_that_is_told_the_diagnosis_gives_it_back(clinic):
+    cohort, volumes, *frozen = clinic
+    everyone = data.MemoirDataset(cohort, volumes, frozen[0])
+    told = leakage.retrain_clinical(
+        everyone, *frozen, seed=0, extra=pd.get_dummies(cohort["DX"]), epochs=20, score_test=True
+    )
+    plain = leakage.retrain_clinical(everyone, *frozen, seed=0, epochs=3)
+    assert told.history["train_loss"].iloc[-1] < told.history["train_loss"].iloc[0] / 2
+    test = cohort["split"] == "test"
+    row = leakage.compare("x", plain.chosen(), told.chosen(leakage.ON_TEST), 50, 0)
+    assert row["n"] == test.sum() and row["leaky"] > 0.8 > 0.6 > row["honest"]
+    assert plain.tests[0]["case"].tolist() == cohort["case"][test].tolist()
+    assert plain.tests[0]["DX"].tolist() == cohort["DX"][test].tolist()
+    again = leakage.retrain_clinical(everyone, *frozen, seed=0, epochs=3)
+    pd.testing.assert_frame_equal(again.tests[-1], plain.tests[-1])
+
+
+def test_the_test_part_is_scored_only_where_that_is_asked_for(clinic):
+    cohort, volumes, *frozen = clinic
+    everyone = data.MemoirDataset(cohort, volumes, frozen[0])
+    quiet = leakage.retrain_clinical(everyone, *frozen, seed=0, epochs=3)
+    loud = leakage.retrain_clinical(everyone, *frozen, seed=0, epochs=3, score_test=True)
+    assert [*loud.history.columns.difference(quiet.history.columns)] == [leakage.ON_TEST]
+    pd.testing.assert_frame_equal(quiet.history, loud.history[quiet.history.columns])
+    for value, table in zip(loud.history[leakage.ON_TEST], loud.tests, strict=True):
+        p = table[[f"p_{name}" for name in DX]].to_numpy()
+        right = p.argmax(axis=1) == table["DX"].map(DX.index)
+        assert value == pytest.approx(right.groupby(table["DX"]).mean().mean())
+    with pytest.raises(KeyError):
+        quiet.chosen(leakage.ON_TEST)
+    best = loud.history["composite"].to_numpy().argmax()
+    assert loud.chosen() is loud.tests[best]
+    by_test = loud.history[leakage.ON_TEST]
+    assert loud.chosen(leakage.ON_TEST) is loud.tests[int(by_test.to_numpy().argmax())]
+
+
+def test_a_hidden_score_reaches_neither_branch(clinic):
+    cohort, volumes, *frozen = clinic
+    found = []
+    for cdrsb in (cohort["CDRSB"], 18 - cohort["CDRSB"]):
+        changed = cohort.assign(CDRSB=cdrsb)
+        hidden = data.MemoirDataset(changed, volumes, frozen[0], hide=("CDRSB",))
+        hidden.cdrsb = np.zeros(len(cohort), np.float32)  # as a target, it is learned from
+        found.append(leakage.retrain_clinical(hidden, *frozen, seed=0, epochs=1).tests[0])
+    pd.testing.assert_frame_equal(*(table.drop(columns="CDRSB") for table in found))
+
+
+def test_a_score_is_hidden_from_the_trained_network(clinic):
+    cohort, volumes, scaler, z, present = clinic
+    torch.manual_seed(0)
+    model = leakage.Memoir().eval()
+    model.t1 = model.fa = None  # no image is encoded again
+    whole = data.MemoirDataset(cohort, volumes, scaler)
+    seen = leakage.predict_hidden(model, whole, scaler, z, present)
+    before = z.clone()
+    hidden = data.MemoirDataset(cohort, volumes, scaler, hide=leakage.SCORES)
+    blind = leakage.predict_hidden(model, hidden, scaler, z, present)
+    assert torch.equal(z, before) and present[:, 2].all()  # the caller's are left alone
+    assert seen["case"].tolist() == cohort["case"][cohort["split"] == "test"].tolist()
+    assert not np.allclose(seen["p_CN"], blind["p_CN"])
+    # By hand: the clinical vector in place of the stored one, all three modalities fused.
+    inputs = (torch.from_numpy(a) for a in (whole.scores, whole.known, whole.apoe))
+    with torch.no_grad():
+        z[:, 2] = model.clinical(*inputs)
+        p = model.fuse(z, present)["dx3"].softmax(dim=1)[(cohort["split"] == "test").to_numpy()]
+    assert np.allclose(seen[[f"p_{name}" for name in DX]], p, atol=1e-6)
+    z.copy_(before)
+
+
+# --- text -------------------------------------------------------------------------------
+
+
+def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
+    cohort = pd.DataFrame({"case": range(8), "DX": ["CN", "MCI"] * 4})
+    rows = [
+        {"case": case, "protocol": protocol, "reranked": [c % 2 + 2 * k for k in range(3)]}
+        for case in range(4)
+        for protocol, c in (("blind", 0), ("own_caption", case))
+    ]
+    scores = pd.DataFrame(
+        [
+            (llm, p, "diagnosis_accuracy", v, v - 0.1, v + 0.1, 4)
+            for llm in ("majority of five", "Gemma (NF4, stand-in)", "MedGemma (4B)")
+            for p, v in (("blind", 0.5), ("own_caption", 0.75))
+        ][:-1],  # the last model answered one protocol only
+        columns=["llm", "protocol", "metric", "value", "low", "high", "n"],
+    )
+    majority, model = leakage.caption_experiments(rows, cohort, scores, 50, 0)
+    assert (majority["honest"], majority["leaky"], majority["n"]) == (0.5, 1.0, 4)
+    assert model["experiment"] == "own caption reranks, Gemma (stand-in)"
+    assert (model["honest"], model["leaky"], model["metric"]) == (0.5, 0.75, "accuracy")
+    assert model["honest_low"] == 0.4 and model["leaky_high"] == 0.85
+
+
+def test_a_head_remembers_the_captions_that_it_has_read(monkeypatch):
+    words, width, rng = 40, 48, np.random.default_rng(0)
+    said = [rng.integers(5, words, 12).tolist() for _ in range(30)]
+    numbers = {f"caption {i}": i for i in range(30)}
+    vectors = torch.from_numpy(rng.normal(size=(30, 12, width))).float()
+
+    def collator(tokenizer, mlm_probability, seed):
+        def hide(rows):
+            draw = np.random.default_rng(seed).random((len(rows), 12)) < 0.3
+            owner = torch.tensor([row["number"] for row in rows])
+            labels = torch.tensor([said[i] for i in owner])
+            batch = {"labels": labels.where(torch.from_numpy(draw), torch.tensor(-100))}
+            batch |= {"input_ids": owner, "attention_mask": owner}
+            return SimpleNamespace(to=lambda device: batch)
+
+        return hide
+
+    def bert(owner, mask):
+        return SimpleNamespace(last_hidden_state=vectors[owner])
+
+    bert.eval, bert.device = lambda: bert, "cpu"
+    monkeypatch.setattr(leakage, "DataCollatorForLanguageModeling", collator)
+    monkeypatch.setattr(leakage.text, "bert_of", lambda encoder: bert)
+    monkeypatch.setattr(
+        leakage.text, "tokenise", lambda tokenizer, texts: [{"number": numbers[t]} for t in texts]
+    )
+    captions = [
+        {"caption": name, "split": "test" if i < 8 else "train"} for name, i in numbers.items()
+    ]
+    row = leakage.memorised_captions(SimpleNamespace(tokenizer=None), captions, 50, 0)
+    assert row["metric"] == "loss, hidden words" and row["n"] == 8
+    assert row["leaky"] < row["honest"] / 2 and row["gain_low"] > 0
+
+
+# --- limits -----------------------------------------------------------------------------
+
+
+def test_size_and_shape_of_a_box():
+    volumes = np.zeros((1, 12, 12, 12), np.float16)
+    volumes[0, 1:11, 2:10, 3:9] = -1  # 10 x 8 x 6 voxels of 2 mm; standardised, so also below 0
+    shape = leakage.head_size_and_shape(volumes, 2.0).iloc[0]
+    assert shape["litres"] == pytest.approx(10 * 8 * 6 * 8 / 1e6)
+    for name, size in (("width", 10), ("length", 8), ("height", 6)):
+        assert shape[name] == pytest.approx(2 * np.sqrt((size**2 - 1) / 12))
+
+
+def test_a_larger_head_tells_the_sex_until_it_is_scaled():
+    sex = pd.Series(["Male", "Female"] * 20)
+    test = np.arange(40) >= 30
+    volumes = np.zeros((40, 12, 12, 12), np.float16)
+    for i, name in enumerate(sex):
+        size = 10 if name == "Male" else 8
+        volumes[i, :size, :size, :size] = 1
+    shape = leakage.head_size_and_shape(volumes, 2.0)
+    assert leakage.regression_hits(shape, sex, test, 0.1).all()
+    same = leakage.coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
+    assert same.shape == (40, 27) and leakage.regression_hits(same, sex, test, 0.1).mean() == 0.5
+    assert leakage.coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
+    assert leakage.coarse_voxels(volumes[:1], 8).shape == (1, 1)

@@ -1,0 +1,69 @@
+"""The steps that chapter 11 writes out: run on data where the answer is known."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+from sklearn import ensemble, linear_model, model_selection
+
+from memoir_book import leakage
+from memoir_core import text
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "11_leakage_and_limits.ipynb"
+
+
+def run(start, **names):
+    """Run the idea cell that begins so, with these names, and give all names that it leaves."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    (cell,) = [
+        "".join(c["source"])
+        for c in cells
+        if "idea" in c["metadata"].get("tags", ()) and "".join(c["source"]).startswith(start)
+    ]
+    exec(compile(cell, start, "exec"), names)
+    return names
+
+
+def test_splitting_visits_flatters():
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(120), 4)
+    visits = pd.DataFrame({"PTID": subjects, "DX": np.array(["CN", "MCI"])[subjects * 7 % 2]})
+    visits.loc[::10, "DX"] = None  # visits without a diagnosis do not count
+    for name in (*leakage.RECORD, "AGE", "PTEDUCAT"):  # a subject's own values, no signal
+        visits[name] = rng.normal(size=120)[subjects]
+    found = run(
+        "known = visits",
+        visits=visits,
+        leakage=leakage,
+        ensemble=ensemble,
+        model_selection=model_selection,
+        book=SimpleNamespace(seed=0),
+    )
+    assert found["mixed"].mean() > 0.9 and abs(found["subjects"].mean() - 0.5) < 0.2
+    assert len(found["mixed"]) == len(found["subjects"]) == 5
+
+
+def test_an_alignment_that_saw_the_test_captions_finds_them():
+    rng = np.random.default_rng(0)
+    hidden, z = rng.normal(size=(2, 60, 64))  # nothing to learn, only to remember
+    test = np.arange(60) < 20
+    body = SimpleNamespace(encode=lambda texts, show_progress_bar: hidden)
+    found = run(
+        "z_fused = text.read_fused",
+        text=SimpleNamespace(
+            read_fused=lambda path, cohort: text.unit_rows(z), unit_rows=text.unit_rows
+        ),
+        book=SimpleNamespace(path=lambda *parts: None),
+        SentenceTransformer=lambda modules: body,
+        captions=[{"caption": ""}] * 60,
+        linear_model=linear_model,
+        cohort=None,
+        encoder=[1, 2, 3],
+        test=test,
+        np=np,
+    )
+    honest, leaky = found["found_own"]
+    assert leaky.all() and honest.mean() < 0.4 and len(honest) == 20
+    assert len(found["with_test"]) == len(found["train"]) == 40
