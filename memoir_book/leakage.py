@@ -274,14 +274,13 @@ def caption_experiments(
     truth = dx[cases].to_numpy()
     rows = [paired("own caption reranks, majority of five", honest, leaky, truth, samples, seed)]
     asked = scores[scores["metric"] == "diagnosis_accuracy"]
-    for llm, found in asked.groupby("llm", sort=False):
-        by = found.set_index("protocol").to_dict("index")
+    for llm in asked["llm"].unique().tolist():
+        by = asked[asked["llm"] == llm].set_index("protocol").to_dict("index")
         if llm != "majority of five" and votes.keys() <= by.keys():
-            short = llm.split(" (")[0] + (" (stand-in)" if "stand-in" in llm else "")
+            name = f"own caption reranks, {llm.split(' (')[0]}"
+            name += " (stand-in)" if "stand-in" in llm else ""
             both = by["blind"], by["own_caption"]
-            rows.append(
-                experiment(f"own caption reranks, {short}", *both, int(both[1]["n"]), "accuracy")
-            )
+            rows.append(experiment(name, *both, int(both[1]["n"]), "accuracy"))
     return rows
 
 
