@@ -26,8 +26,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memoir_book import published
-from memoir_book.artefacts import read_json, start_chapter
+from memoir_book import chapters, published
+from memoir_book.store import start_chapter
 from memoir_core import config, metrics
 from memoir_core.cohort import build_cohort, load_cohort, read_adnimerge, read_images
 from memoir_core.volumes import load_volumes
@@ -81,16 +81,11 @@ def main() -> None:
         }
         for task in scores
     ]
-    folder = config.runs_dir() / options.run
-    if options.run and (folder / "run.json").exists():
-        settings = read_json(folder / "run.json")
-        run = start_chapter(
-            "03", profile=settings["profile"], run=options.run, seed=settings["seed"], device="cpu"
-        )
-        cohort, data = (
-            load_cohort(run.path("cohort.parquet")),
-            load_volumes(run.path("volumes.json"), config.cache_dir()),
-        )
+    folder = chapters.runs_dir() / options.run
+    if options.run:
+        run = start_chapter("03", run=options.run, device="cpu")
+        cohort = load_cohort(run.path("cohort.parquet"))
+        data = load_volumes(run.path("volumes.json"), chapters.cache_dir())
         has_fa = data.fa_row >= 0
         images = {
             "t1": linear(data.t1, cohort),
@@ -100,7 +95,7 @@ def main() -> None:
             for task, value in found.items():
                 rows.append(
                     {
-                        "what": f"{name}, linear on voxels, {settings['profile']}",
+                        "what": f"{name}, linear on voxels, {run.profile.name}",
                         "task": task,
                         "published": known[task][name],
                         "synthetic": f"{value:.3f}",

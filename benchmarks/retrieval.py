@@ -26,8 +26,8 @@ import pandas as pd
 import torch
 
 from memoir_book import weights
-from memoir_book.artefacts import write_json
 from memoir_core import config
+from memoir_core.files import write_json
 from memoir_core.precision import half_type
 from memoir_core.retrieval import MAX_TOKENS, Reranker
 from memoir_core.text import unit_rows

@@ -25,7 +25,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandAffined, RandScaleIntensityd
 from torch import nn
 
-from memoir_book.artefacts import peak_memory_gib
+from memoir_book.store import peak_gib
 from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.losses import multitask_loss
@@ -151,7 +151,7 @@ def main() -> None:
     if options.grid in ("2mm", "both"):
         tables.append(measure((91, 109, 91), 6, max(2, options.steps // 2), options.repeats))
     print(pd.concat(tables).round(3).to_string(index=False))
-    print(f"{torch.get_num_threads()} threads, peak {peak_memory_gib():.1f} GiB")
+    print(f"{torch.get_num_threads()} threads, peak {peak_gib():.1f} GiB")
 
 
 if __name__ == "__main__":

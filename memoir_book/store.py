@@ -256,7 +256,7 @@ def provenance(book: Run) -> dict[str, Any]:
 def save_results(book: Run, results: dict) -> Path:
     """Write a chapter's headline figures with their provenance to `results/<chapter>.json`."""
     path = book.path("results", f"{book.chapter}.json")
-    spent = {"seconds": round(time.time() - book.started, 1), "peak_memory_gib": _peak_gib()}
+    spent = {"seconds": round(time.time() - book.started, 1), "peak_memory_gib": peak_gib()}
     write_json(path, {"provenance": provenance(book), **spent, "results": results})
     return path
 
@@ -271,7 +271,7 @@ def load_results(book: Run, chapter: str) -> dict[str, Any]:
     return read_json(book.path(name))["results"]
 
 
-def _peak_gib() -> float:
+def peak_gib() -> float:
     try:
         import resource  # not on Windows
     except ImportError:
@@ -300,4 +300,4 @@ def end_chapter(book: Run) -> None:
         manifest["chapters"][spec.name] = record
         write_manifest(book.dir, manifest)
     seconds = time.time() - book.started
-    print(f"{spec.number} took {seconds:.0f} s and at most {_peak_gib():.1f} GiB of memory")
+    print(f"{spec.number} took {seconds:.0f} s and at most {peak_gib():.1f} GiB of memory")

@@ -1,4 +1,4 @@
-"""Profiles, chapters and folders: everything that is fixed before a run starts.
+"""Profiles and names: everything that is fixed before a run starts.
 
 A profile changes sizes and step sizes only. The code that runs is the same in
 all three, so that what a student sees in two minutes is what a researcher runs
@@ -7,12 +7,8 @@ for a day.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/, cache/
 DX = ("CN", "MCI", "Dementia")  # class order everywhere: 0, 1, 2
 MODALITIES = ("t1", "fa", "clinical")  # order of every `present` mask
 SUBSETS = (  # the published ablation's seven subsets, in its order
@@ -135,147 +131,7 @@ PROFILES = {
 }
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """One notebook: what it needs from earlier chapters and what it leaves.
-
-    `reads` and `writes` are paths below `runs/<run>/`.
-    """
-
-    name: str
-    title: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-    @property
-    def number(self) -> str:
-        return self.name[:2]
-
-    @property
-    def notebook(self) -> Path:
-        return ROOT / "notebooks" / f"{self.name}.ipynb"
-
-
-CHAPTERS = (
-    Chapter(
-        "01_cohort",
-        "Cohort",
-        (),
-        ("cohort.parquet", "private/subjects.parquet", "cohort_flow.json"),
-    ),
-    Chapter(
-        "02_visualisation",
-        "Visualisation",
-        ("cohort.parquet", "private/subjects.parquet"),
-        ("volumes.json",),
-    ),
-    Chapter("03_encoders", "Encoders and fusion", ("cohort.parquet", "volumes.json"), ()),
-    Chapter(
-        "04_stage1_contrastive",
-        "Stage 1: contrastive",
-        ("cohort.parquet", "volumes.json"),
-        ("stage1/model.safetensors", "stage1/history.csv"),
-    ),
-    Chapter(
-        "05_stage2_multitask",
-        "Stage 2: five heads",
-        ("cohort.parquet", "volumes.json", "stage1/model.safetensors"),
-        (
-            "stage2/best.safetensors",
-            "stage2/history.csv",
-            "stage2/test_predictions.parquet",
-            "stage2/embeddings.npz",
-        ),
-    ),
-    Chapter(
-        "06_ablation",
-        "Modality ablation",
-        ("cohort.parquet", "volumes.json", "stage2/best.safetensors"),
-        ("ablation.csv",),
-    ),
-    Chapter(
-        "07_captions_text",
-        "Captions and text encoder",
-        ("cohort.parquet", "volumes.json", "stage2/embeddings.npz"),
-        ("captions.jsonl", "embeddings.npz", "text_encoder/projection.safetensors"),
-    ),
-    Chapter(
-        "08_retrieval",
-        "Retrieval and reranking",
-        (
-            "cohort.parquet",
-            "volumes.json",
-            "stage2/best.safetensors",
-            "stage2/embeddings.npz",
-            "embeddings.npz",
-            "captions.jsonl",
-            "text_encoder/projection.safetensors",
-        ),
-        ("index.faiss", "retrieval.jsonl", "retrieval_subsets.jsonl"),
-    ),
-    Chapter(
-        "09_llm_comparison",
-        "LLM comparison",
-        ("cohort.parquet", "retrieval.jsonl", "retrieval_subsets.jsonl", "captions.jsonl"),
-        ("llm_scores.csv",),
-    ),
-    Chapter(
-        "10_reproduction_report",
-        "Reproduction report",
-        ("cohort.parquet", "volumes.json", "ablation.csv", "retrieval.jsonl", "llm_scores.csv"),
-        ("report.json", "report.html"),
-    ),
-    Chapter(
-        "11_leakage_and_limits",
-        "Leakage and limits",
-        (
-            "cohort.parquet",
-            "private/subjects.parquet",
-            "volumes.json",
-            "stage2/best.safetensors",
-            "stage2/history.csv",
-            "stage2/embeddings.npz",
-            "stage2/test_predictions.parquet",
-            "captions.jsonl",
-            "text_encoder/projection.safetensors",
-            "retrieval.jsonl",
-            "llm_scores.csv",
-        ),
-        ("leakage.csv",),
-    ),
-)
-
-
 def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"profile={name!r} is unknown; choose one of {', '.join(PROFILES)}")
     return PROFILES[name]
-
-
-def get_chapter(name: str) -> Chapter:
-    """Find a chapter by its full name or its number: '04_stage1_contrastive', '04' or '4'."""
-    for chapter in CHAPTERS:
-        if name == chapter.name or name.zfill(2) == chapter.number:
-            return chapter
-    raise ValueError(
-        f"chapter {name!r} is unknown; choose one of {', '.join(c.name for c in CHAPTERS)}"
-    )
-
-
-def find_browser() -> str | None:
-    """Path of a Chromium that prints the report and tests the pages, None where there is none.
-
-    MEMOIR_CHROMIUM names one that is not on the PATH.
-    """
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    found = (shutil.which(name) for name in (os.environ.get("MEMOIR_CHROMIUM"), *names) if name)
-    return next((path for path in found if path), None)
-
-
-def runs_dir() -> Path:
-    return Path(os.environ.get("MEMOIR_RUNS", ROOT / "runs"))
-
-
-def cache_dir() -> Path:
-    """Folder for what several runs share: synthetic downloads, volumes, converted models."""
-    return Path(os.environ.get("MEMOIR_CACHE", ROOT / "cache"))
