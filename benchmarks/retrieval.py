@@ -25,11 +25,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memoir_book import weights
+from memoir_book import chapters, weights
 from memoir_core import config
 from memoir_core.files import write_json
-from memoir_core.precision import half_type
-from memoir_core.retrieval import MAX_TOKENS, Reranker
+from memoir_core.retrieval import MAX_TOKENS
 from memoir_core.text import unit_rows
 
 SIZES = (1_889, 100_000, 1_000_000)
@@ -124,15 +123,14 @@ def compare_batches(device: str, repeats: int) -> list[dict]:
             device=device,
             trust_remote_code=False,
         )
-    reranker = Reranker(model, "MiniLM with a new head: speed only", False, half_type(device))
-    pairs = [(query, answer)] * 512
-    reranker.score(pairs[:64])
+    documents = [answer] * 512
+    model.rank(query, documents[:64])
     times: dict[int, list[float]] = {8: [], 32: [], 128: []}
     for _ in range(repeats):
         for size, taken in times.items():
-            taken.append(seconds(partial(reranker.score, pairs, batch_size=size)))
+            taken.append(seconds(partial(model.rank, query, documents, batch_size=size)))
     return [
-        {"batch": size, "pairs/s": len(pairs) / float(np.median(taken))}
+        {"batch": size, "pairs/s": len(documents) / float(np.median(taken))}
         for size, taken in times.items()
     ]
 
@@ -147,10 +145,9 @@ def main() -> None:
     options = parser.parse_args()
     around = None
     if options.run:
-        with np.load(
-            config.runs_dir() / options.run / "embeddings.npz", allow_pickle=False
-        ) as stored:
-            around = stored["z_fused"]
+        path = chapters.runs_dir() / options.run / "stage2" / "embeddings.npz"
+        with np.load(path, allow_pickle=False) as stored:
+            around = unit_rows(stored["z_fused"])
     rng = np.random.default_rng(0)
     searches = [
         row
