@@ -67,14 +67,10 @@ def load(
     dtype: torch.dtype | None = None,
     quantization: Any = None,
 ) -> Loaded:
-    """Load a causal language model and its tokenizer from a folder, as its weights are.
+    """Load a causal language model and its tokenizer from a folder of safetensors.
 
-    Parameters
-    ----------
-    folder : what `save_pretrained` wrote (safetensors; code in it is never run).
-    adapter : folder of a LoRA adapter (peft), merged into the weights; '' for none.
-    dtype : type of the arithmetic; None takes `compute_dtype(device)`.
-    quantization : a quantisation of transformers; `load_4bit` gives NF4.
+    `adapter` is the folder of a LoRA adapter (peft), which is merged into the weights; `dtype` the
+    type of the arithmetic (None: `compute_dtype(device)`); `quantization` one of transformers.
     """
     from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -121,14 +117,11 @@ def length(loaded: Loaded, prompt: str) -> int:
 
 @torch.inference_mode()
 def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] = ()) -> list[dict]:
-    """Answer prompts greedily and score the allowed answers.
+    """Answer prompts greedily and score the allowed answers; one dict per prompt.
 
-    The prompts are read once: their key-value cache serves the free answer and every option.
-
-    Returns
-    -------
-    One dict per prompt: `answer` (first line), `tokens` (generated), `prompt_tokens`, and
-    `log_likelihood` {option: sum of log-probabilities of its tokens}.
+    `answer` is the first line, `tokens` and `prompt_tokens` count what was written and read, and
+    `log_likelihood` is {option: sum of the log-probabilities of its tokens}. The prompts are read
+    once: their key-value cache serves the free answer and every option.
     """
     tokenizer, model = loaded.tokenizer, loaded.model
     texts = [as_chat(loaded, prompt) for prompt in prompts]
@@ -136,13 +129,10 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not loaded.chat)
     ids, mask = (batch[key].to(loaded.device) for key in ("input_ids", "attention_mask"))
     # (B, L), padded on the left: all prompts end together
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = model.base_model(  # the decoder alone: the prompt's own logits are not needed
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions[:, :-1],
-        use_cache=True,
-    ).past_key_values
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    prompt = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]}
+    # The decoder alone: the prompt's own logits are not needed.
+    cache = model.base_model(**prompt, position_ids=places[:, :-1], use_cache=True).past_key_values
     scores = {}
     for option in options:
         extra = option_ids(loaded, texts[0], option).to(ids.device)  # (T,)
@@ -159,12 +149,13 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
     )[:, ids.shape[1] :]
     rows = []
     for place, tokens in enumerate(out.tolist()):
-        length = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
-        text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        count = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
+        text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
         line = next((part.strip() for part in text.splitlines() if part.strip()), "")
         likely = {option: round(values[place], 4) for option, values in scores.items()}
-        rows.append({"answer": line, "tokens": length, "log_likelihood": likely})
-    return [row | {"prompt_tokens": n} for row, n in zip(rows, mask.sum(1).tolist(), strict=True)]
+        read = {"tokens": count, "prompt_tokens": int(mask[place].sum())}
+        rows.append({"answer": line, "log_likelihood": likely, **read})
+    return rows
 
 
 def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import pandas as pd
 from .captions import BANDS, PROTOCOLS, SCORE_NAMES, band
 from .config import DX
 from .files import digest
-from .metrics import majority
+from .metrics import bootstrap, majority
 
 NOTE = "not for clinical use"
 # Each changes the blind protocol's context in one way: none at all; that of another query;
@@ -27,15 +27,13 @@ MEASURES = ("sbert_cosine", "bertscore", "faithfulness")  # of free text, see `s
 SEX_WORDS = {"Female": "woman", "Male": "man"}
 AGE_BANDS = ("under 60", "60 to 69", "70 to 79", "80 or older")
 SEVERITY = BANDS["CDRSB"][1]  # the words that captions use for CDR-SB
+SCALES = tuple(SCORE_NAMES.values())
 QUESTIONS = {  # kind: the question, in the same words for every case, and its allowed answers
     "diagnosis": ("What is the diagnosis: CN, MCI or Dementia?", DX),
     "severity": (f"How severe is the impairment: {', '.join(SEVERITY)}?", SEVERITY),
     "sex": ("Is this a woman or a man?", ("woman", "man")),
     "age": ("Which age band: under 60, 60 to 69, 70 to 79, or 80 or older?", AGE_BANDS),
-    "score": (
-        "Which score is most abnormal: MMSE, MoCA, ADAS-11 or ADAS-13?",
-        tuple(SCORE_NAMES.values()),
-    ),
+    "score": ("Which score is most abnormal: MMSE, MoCA, ADAS-11 or ADAS-13?", SCALES),
     "why": ("What is the diagnosis, and why?", ()),  # free text
 }
 SYNONYMS = {
@@ -48,21 +46,17 @@ _TURN_WORDS = re.compile(r"\b(question|answer|case\s+\d+|system|user|assistant)\
 _STATEMENT = re.compile(r"\b(CDR-SB|ADAS-1[13]|MMSE|MoCA)\W{0,3}(?:of|is|was|=)?\W{0,3}(\d+)")
 
 
-def age_band(age: float) -> str:
-    return AGE_BANDS[int(np.searchsorted([60, 70, 80], age, side="right"))]
-
-
 def abnormality(cohort: pd.DataFrame) -> pd.DataFrame:
     """Distance of each score from the CN mean of the train part, in its standard deviations.
 
     Positive is worse for all four (MMSE and MoCA fall with disease, so their sign turns). NaN
-    where the score is missing. One row per row of `cohort`, columns named as captions do.
+    where the score is missing. One row per row of `cohort`.
     """
     normal = cohort[(cohort.split != "test") & (cohort.DX == "CN")][list(SCORE_NAMES)]
     spread = normal.std().fillna(0).clip(lower=0.5)  # ceiling scores: half a point at least
     z = (cohort[list(SCORE_NAMES)] - normal.mean()) / spread
     z[["MMSE", "MOCA"]] *= -1
-    return z.rename(columns=SCORE_NAMES)
+    return z
 
 
 def reference_answers(cohort: pd.DataFrame) -> dict[str, dict[int, str]]:
@@ -70,26 +64,25 @@ def reference_answers(cohort: pd.DataFrame) -> dict[str, dict[int, str]]:
 
     A case whose record lacks what a question needs (no score at all, say) is left out of it.
     """
-    columns = {shown: column for column, shown in SCORE_NAMES.items()}
     answers: dict[str, dict[int, str]] = {kind: {} for kind in QUESTIONS}
     deviations = abnormality(cohort).to_dict("records")
     for row, z in zip(cohort.to_dict("records"), deviations, strict=True):
         case = int(row["case"])
-        known = [(str(name), value) for name, value in z.items() if pd.notna(value)]
-        worst = sorted(known, key=lambda pair: -pair[1])  # worst first; ties keep their order
+        known = [str(name) for name in z if pd.notna(z[name])]
+        worst = sorted(known, key=lambda name: -z[name])  # worst first; ties keep their order
         answers["diagnosis"][case] = row["DX"]
         if row["PTGENDER"] in SEX_WORDS:
             answers["sex"][case] = SEX_WORDS[row["PTGENDER"]]
         if pd.notna(row["AGE"]):
-            answers["age"][case] = age_band(row["AGE"])
+            answers["age"][case] = AGE_BANDS[np.searchsorted([60, 70, 80], row["AGE"], "right")]
         if pd.notna(row["CDRSB"]):
             answers["severity"][case] = band("CDRSB", row["CDRSB"])
         if worst:
-            answers["score"][case] = worst[0][0]
+            answers["score"][case] = SCORE_NAMES[worst[0]]
             because = " and ".join(
-                f"{name} {row[columns[name]]:.0f} is "
-                f"{'worse than' if value > 1 else 'within the range of'} healthy cases"
-                for name, value in worst[:2]
+                f"{SCORE_NAMES[name]} {row[name]:.0f} is "
+                f"{'worse than' if z[name] > 1 else 'within the range of'} healthy cases"
+                for name in worst[:2]
             )
             answers["why"][case] = f"{row['DX']}, because {because}"
     return answers
@@ -132,8 +125,8 @@ def question(
     prompt = build_prompt(kind, case, caption, context)
     name = f"{protocol}/{kind}/{case}/{digest(prompt)[:8]}"
     row = {"id": name, "case": case, "protocol": protocol, "kind": kind, "prompt": prompt}
-    row |= {"options": list(QUESTIONS[kind][1]), "reference": reference}
-    return row | {"caption": caption, "context": [list(neighbour) for neighbour in context]}
+    row |= {"options": list(QUESTIONS[kind][1]), "reference": reference, "caption": caption}
+    return row | {"context": [list(neighbour) for neighbour in context]}
 
 
 def plan_questions(
@@ -144,12 +137,11 @@ def plan_questions(
     seed: int,
     controls: int = 0,
 ) -> list[dict]:
-    """Choose the questions; every protocol and every model gets the same ones.
+    """Choose the questions, the same for every protocol and model.
 
-    One in ten goes to each of the five other kinds, the rest ask for the diagnosis of as many
-    test cases. The other kinds are asked in the blind protocol only; the diagnosis in all, in
-    each control for the first `controls` cases (0: for all). A ValueError names the kind for
-    which the test part is too small.
+    One in ten goes to each of the five other kinds, in the blind protocol only; the rest ask for
+    the diagnosis of as many test cases in all protocols, in each control for the first `controls`
+    cases (0: all). A ValueError names the kind for which the test part is too small.
     """
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
@@ -189,10 +181,10 @@ def plan_questions(
 def plan_subsets(
     cohort: pd.DataFrame, captions: list[dict], rows: list[dict], count: int, seed: int
 ) -> list[dict]:
-    """Ask for the diagnosis where the query has fewer modalities, blind.
+    """Ask for at most `count` diagnoses per subset of modalities, blind.
 
-    Both the retrieved cases and the query's text come from the subset alone: `rows` are those of
-    retrieval_subsets.jsonl. At most `count` questions per subset.
+    Both the retrieved cases and the query's text in `rows` (retrieval_subsets.jsonl) come from the
+    subset alone.
     """
     texts = {row["case"]: row["caption"] for row in captions}
     answers = reference_answers(cohort)["diagnosis"]
@@ -254,17 +246,9 @@ def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
     for row in plan:
         labels = [answer for _, _, answer in row["context"]]
         if row["kind"] == "diagnosis" and labels and all(labels):
-            asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
-            rows.append(asked | {"parsed": majority(labels)})
+            rows.append({key: row[key] for key in ("case", "kind", "protocol", "reference")})
+            rows[-1]["parsed"] = majority(labels)
     return pd.DataFrame(rows)
-
-
-def interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float, float]:
-    """Mean with a 95 % bootstrap percentile interval over questions."""
-    data = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
-    low, high = np.percentile(data[picks].mean(1), [2.5, 97.5])
-    return float(data.mean()), float(low), float(high)
 
 
 def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int) -> pd.DataFrame:
@@ -276,8 +260,7 @@ def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int)
     asked, right = answers["kind"] == "diagnosis", answers["parsed"] == answers["reference"]
     values = {"diagnosis_accuracy": right.where(asked)}
     if "constrained" in answers:
-        closed = ~asked & (answers["parsed"] != "")
-        likely = answers["constrained"]
+        closed, likely = ~asked & (answers["parsed"] != ""), answers["constrained"]
         likely = (likely == answers["reference"]).where(likely != "")
         values |= {
             "diagnosis_accuracy_constrained": likely.where(asked),
@@ -289,10 +272,9 @@ def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int)
     rows = []
     for protocol, part in answers.groupby("protocol", sort=False):
         for metric, column in values.items():
-            known = column[part.index].dropna().astype(float)
+            known = column[part.index].dropna().to_numpy(float)
             if len(known):
-                value, low, high = interval(known.tolist(), resamples, seed)
-                row = {"llm": llm, "protocol": protocol, "metric": metric, "value": round(value, 4)}
-                row |= {"low": round(low, 4), "high": round(high, 4), "n": len(known), "note": NOTE}
-                rows.append(row)
-    return pd.DataFrame(rows)
+                found = bootstrap(known, None, resamples, seed)
+                row = {"llm": llm, "protocol": protocol, "metric": metric, "n": len(known)}
+                rows.append(row | {key: round(found[key], 4) for key in ("value", "low", "high")})
+    return pd.DataFrame(rows).assign(note=NOTE)

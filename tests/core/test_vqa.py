@@ -52,7 +52,7 @@ def records():
 
 def test_abnormality_is_in_standard_deviations_of_healthy_train_cases():
     z = vqa.abnormality(records())
-    assert list(z.columns) == ["MMSE", "MoCA", "ADAS-11", "ADAS-13"]
+    assert list(z.columns) == ["MMSE", "MOCA", "ADAS11", "ADAS13"]
     np.testing.assert_allclose(z.iloc[4], [3.0, 2.0, 6.0, 3.0])  # all worse: all positive
     np.testing.assert_allclose(z.iloc[5], [-1.0, -1.0, -2.0, np.nan])
 
@@ -338,8 +338,11 @@ def test_intervals_are_those_of_a_bootstrap_over_questions():
     row = scores.iloc[0]
     # Four questions, one right: a resample has k right with probability Binomial(4, 1/4).
     assert (row["low"], row["high"]) == (0.0, 0.75)
-    value, low, high = vqa.interval([1.0] * 90 + [0.0] * 10, 4000, 0)
-    assert value == pytest.approx(0.9)
-    assert low == pytest.approx(0.9 - 1.96 * 0.03, abs=0.01)  # SD of a mean: sqrt(.9 * .1 / 100)
-    assert high == pytest.approx(0.9 + 1.96 * 0.03, abs=0.01)
-    assert vqa.interval([1.0, 0.0], 50, 1) == vqa.interval([1.0, 0.0], 50, 1)
+    many = answered().iloc[:1].loc[[0] * 100].reset_index(drop=True)
+    many.loc[:9, "parsed"] = "MCI"
+    row = vqa.score_answers(many, "x", resamples=4000, seed=0).iloc[0]
+    assert row["value"] == 0.9 and row["n"] == 100
+    assert row["low"] == pytest.approx(0.9 - 1.96 * 0.03, abs=0.01)  # sqrt(0.9 * 0.1 / 100)
+    assert row["high"] == pytest.approx(0.9 + 1.96 * 0.03, abs=0.01)
+    again = vqa.score_answers(many, "x", resamples=4000, seed=0)
+    assert again.iloc[0].equals(row)
