@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -42,9 +41,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     shelf = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            if not psutil.pid_exists(int(stale.suffixes[-2][1:])):
-                shutil.rmtree(stale, ignore_errors=True)
+        _sweep(path.parent)
         shelf.mkdir(exist_ok=True)
         temporary = shelf / path.name  # the same name: libraries choose the format by it
         yield temporary
@@ -65,6 +62,14 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(shelf, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left in a folder."""
+    for stale in folder.glob(".*.partial"):
+        pid = stale.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _disk_is_full(error: Exception, folder: Path) -> bool:
@@ -197,6 +202,7 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
         print(f"{folder.name} is made anew: {why}")
         shutil.rmtree(folder)
     shutil.rmtree(folder / STATE, ignore_errors=True)
+    _sweep(folder)
     return not why
 
 
