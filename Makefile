@@ -36,8 +36,8 @@ book: setup  ## run all chapters and build the HTML book
 	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE"
 	$(BIN)/python -m memoir_book.pages $(WHICH)
 
-doctor: setup  ## look before a run: versions, memory, disk, models, data
-	$(BIN)/python -m memoir_book.doctor --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE"
+doctor: setup  ## look before a run: versions, memory, disk, models
+	$(BIN)/python -m memoir_book.doctor --profile "$$PROFILE" --device "$$DEVICE"
 
 html: setup  ## build the HTML of the run made last, or of RUN
 	$(BIN)/python -m memoir_book.pages --run "$$RUN"

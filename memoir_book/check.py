@@ -28,13 +28,9 @@ COLUMNS = ["file", "line", "column", "what", "mend"]
 
 
 def check_download(data_dir: Path, images: bool = True, workers: int = 0) -> list[Problem]:
-    """Find everything in a download that must be mended.
+    """Find everything that must be mended in a folder with ADNIMERGE.csv and images.
 
-    Parameters
-    ----------
-    data_dir : folder with ADNIMERGE.csv and images.csv, or a BIDS or CAPS tree.
-    images : also read every listed volume (about 20 per second and core).
-    workers : processes that read; 0 takes one per core.
+    `images` also reads every listed volume (about 20 per second and core).
     """
     problems: list[Problem] = []
     tables = []
@@ -64,9 +60,7 @@ def check_volumes(paths: list[Path], workers: int = 0) -> list[Problem]:
     if workers == 1 or len(paths) < 100:  # a process takes longer to start than to read these
         return [problem for problem in bar(map(_volume_problem, paths)) if problem]
     with ProcessPoolExecutor(workers or None, get_context("spawn")) as pool:
-        return [
-            problem for problem in bar(pool.map(_volume_problem, paths, chunksize=8)) if problem
-        ]
+        return [p for p in bar(pool.map(_volume_problem, paths, chunksize=8)) if p]
 
 
 def _volume_problem(path: Path) -> Problem | None:
@@ -80,14 +74,9 @@ def _volume_problem(path: Path) -> Problem | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one table of all problems; exit code 1 where there are any."""
-    parser = argparse.ArgumentParser(
-        prog="python -m memoir_book.check",
-        description="Check an ADNI download: tables, images, and the cohort that follows.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m memoir_book.check", description=__doc__)
     parser.add_argument("data", type=Path, help="folder with ADNIMERGE.csv and images")
-    parser.add_argument(
-        "--csv", type=Path, default=Path("problems.csv"), help="where to write the list"
-    )
+    parser.add_argument("--csv", type=Path, default=Path("problems.csv"), help="write it here")
     parser.add_argument("--skip-images", action="store_true", help="check the tables only")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
     options = parser.parse_args(arguments)

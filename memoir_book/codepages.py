@@ -61,7 +61,9 @@ def table(statements: list[dict]) -> str:
     text = ""
     for s in statements:
         if s["number"] == 1:
-            text += f"\n### {s['section']}\n\n| No. | Published | Chapter and code |\n{'|---' * 3}|\n"
+            text += (
+                f"\n### {s['section']}\n\n| No. | Published | Chapter and code |\n{'|---' * 3}|\n"
+            )
         chapter, heading = s["chapter"].split("#")
         code = ", ".join(f"[`{c}`](#code-{c.replace('.', '-').lower()})" for c in s["code"])
         place = f"{int(chapter[:2])}, [](chapters/{chapter}.ipynb#{heading})"

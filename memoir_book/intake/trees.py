@@ -27,19 +27,10 @@ def list_images(data_dir: Path) -> pd.DataFrame:
 
 
 def find_images(data_dir: Path) -> pd.DataFrame:
-    """List the images of a BIDS or CAPS tree.
+    """List the images of a BIDS or CAPS tree: PTID, VISCODE, t1_path, fa_path.
 
     Subject and visit come from the folders: `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999
-    at m48.
-
-    Returns
-    -------
-    PTID, VISCODE, t1_path, fa_path, as from `read_images`.
-
-    Raises
-    ------
-    CohortError
-        No T1 is found, a folder's name holds no PTID or visit, or a visit has two volumes.
+    at m48. Raises CohortError where a name holds neither, or a visit has two volumes.
     """
     problems: list[Problem] = []
     kinds = []

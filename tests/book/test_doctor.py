@@ -5,9 +5,7 @@ import sys
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
-import pandas as pd
-
-from memoir_book import doctor, weights
+from memoir_book import doctor
 from memoir_core.config import PROFILES
 
 SMOKE = PROFILES["smoke"]
@@ -17,13 +15,12 @@ def by(found):
     return {(what, level): text for level, what, text in found}
 
 
-def test_a_sound_machine_has_nothing_to_mend(runs, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "locate", lambda name: "here")
+def test_a_sound_machine_has_nothing_to_mend(runs, capsys):
     assert doctor.main(["--profile", "smoke", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and "Nothing found that would stop smoke" in text
-    for what in ("Python", "device", "memory", "disk", "minilm", "data"):
-        assert f"\nok    {what}" in f"\n{text}", what
+    assert "FAIL" not in text and "Nothing found that stops smoke" in text
+    for what in ("device", "memory", "disk", "minilm"):
+        assert f"  {what}" in text, what
 
 
 def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch, capsys):
@@ -44,10 +41,10 @@ def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch, capsys)
 
 def test_a_full_disk_and_a_folder_without_rights_fail(runs, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
-    assert "free some space" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
+    assert "free some" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
     monkeypatch.undo()
     monkeypatch.setattr(doctor.os, "access", lambda folder, mode: False)
-    assert "set MEMOIR_RUNS" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
+    assert "MEMOIR_RUNS" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]
 
 
 def test_little_memory_is_a_note(runs, monkeypatch):
@@ -59,32 +56,6 @@ def test_a_gpu_that_is_not_there_fails(runs, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "torch sees no GPU" in by(doctor.machine(SMOKE, "cuda"))["device", "fail"]
     assert ("device", "note") in by(doctor.machine(PROFILES["paper"], "cpu"))
-
-
-def test_missing_models_fail_only_where_nothing_can_fetch_them(monkeypatch):
-    monkeypatch.setattr(weights, "locate", lambda name: "")
-    levels = {}
-    for offline in ("0", "1"):
-        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
-        levels[offline] = {what: level for level, what, _ in doctor.models(PROFILES["paper"])}
-    assert levels["0"]["minilm"] == "note" and levels["1"]["minilm"] == "fail"
-    assert levels["1"]["mistral-7b"] == "note"  # a stand-in takes its place
-    assert levels["1"]["cross-encoder"] == "note"  # one is trained
-
-
-def test_data_is_looked_at(tmp_path):
-    from synthetic_adni.write import write_tables
-
-    write_tables(tmp_path, 24, 0.5)
-    (found,) = doctor.data(SMOKE, str(tmp_path))
-    assert found[0] == "ok" and "24 subjects with a T1, 12 of them with FA" in found[2]
-    table = pd.read_csv(tmp_path / "ADNIMERGE.csv", dtype=str)
-    table.assign(DX="?").to_csv(tmp_path / "ADNIMERGE.csv", index=False)
-    (found,) = doctor.data(SMOKE, str(tmp_path))
-    assert found[0] == "fail" and "'?' is not CN, MCI or Dementia" in found[2]
-    (found,) = doctor.data(SMOKE, str(tmp_path / "nowhere"))
-    assert found[0] == "fail" and "ADNIMERGE.csv: is missing" in found[2]
-    assert doctor.data(SMOKE, "")[0][0] == "ok"
 
 
 def test_it_starts_without_the_packages_that_it_looks_for():
