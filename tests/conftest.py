@@ -15,7 +15,7 @@ def pytest_configure(config):
         "markers", "endtoend: runs the whole book through papermill and builds its HTML (minutes)"
     )
     config.addinivalue_line(
-        "markers", "fault(what, happens): a row of book/faults.md, see book/faults.py"
+        "markers", "fault(what, happens): a row of book/faults.md, see tests/faults.py"
     )
 
 

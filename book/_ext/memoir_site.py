@@ -22,7 +22,6 @@ from sphinx.util.fileutil import copy_asset
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 LOGGER = logging.getLogger(__name__)
-COLAB_BRANCH = "colab"  # .github/workflows/publish.yml puts the copies of `colab_copy` there
 
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
@@ -58,72 +57,11 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def launch_links(notebook: str, repository: tuple[str, str]) -> dict[str, str]:
-    """Give the addresses that open a chapter, such as '01_cohort', on Binder and on Colab."""
+def launch_link(notebook: str, repository: tuple[str, str]) -> str:
+    """Give the address that opens a chapter, such as '01_cohort', on Binder."""
     name, branch = repository
     path = f"notebooks/{notebook}.ipynb"
-    return {
-        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}",
-        "Colab": f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/{path}",
-    }
-
-
-# --- Colab ------------------------------------------------------------------------------
-
-COLAB_NOTE = """\
-> **On Google Colab**: run the next cell first. It fetches the project, installs what is
-> missing, and runs the chapters before this one with the profile `smoke`. If Colab then offers to
-> restart the session, restart, and run on from the top.
-"""
-COLAB_CELL = """\
-import importlib.util
-import os
-import sys
-
-if importlib.util.find_spec("google.colab"):
-    if not os.path.isdir("/content/book"):
-        !git clone --quiet --depth 1 --branch {branch} https://github.com/{name} /content/book
-    # Colab brings its own PyTorch, built for its GPUs: all else at the book's versions
-    !grep -v ^torch== /content/book/requirements.txt > /content/needed.txt
-    %pip install --quiet -r /content/needed.txt
-    %pip install --quiet --no-deps --editable /content/book
-    %cd /content/book/notebooks
-    sys.path.insert(0, "/content/book")
-"""
-COLAB_EARLIER = "    !{{sys.executable}} -m memoir_book.run --profile smoke --to {number}\n"
-
-
-def colab_copy(notebook: dict[str, Any], name: str, repository: tuple[str, str]) -> dict[str, Any]:
-    """Put a set-up cell before a chapter's cells; the tagged parameters cell stays as it is.
-
-    Parameters
-    ----------
-    notebook : the chapter as JSON; not changed.
-    name : its file name without suffix; the number at its start says what must run before.
-    """
-    number = int(name[:2])
-    source = COLAB_CELL.format(name=repository[0], branch=repository[1])
-    if number > 1:
-        source += COLAB_EARLIER.format(number=number - 1)
-    note = {"cell_type": "markdown", "id": "colab-note", "metadata": {}}
-    code = {"cell_type": "code", "id": "colab-setup", "metadata": {"tags": ["colab"]}}
-    setup = [
-        note | {"source": COLAB_NOTE.splitlines(keepends=True)},
-        code | {"execution_count": None, "outputs": [], "source": source.splitlines(keepends=True)},
-    ]
-    return notebook | {"cells": [*setup, *notebook["cells"]]}
-
-
-def write_colab_copies(folder: Path, repository: tuple[str, str]) -> list[Path]:
-    """Write every chapter with a set-up cell into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        copy = colab_copy(json.loads(path.read_text(encoding="utf-8")), path.stem, repository)
-        target = folder / path.name
-        target.write_text(json.dumps(copy, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        written.append(target)
-    return written
+    return f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}"
 
 
 # --- Sphinx -----------------------------------------------------------------------------
@@ -202,24 +140,14 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
                 },
             )
     if app.config.memoir_repository:
-        links = launch_links(name, app.config.memoir_repository)
         buttons.append(
             {
-                "type": "group",
-                "tooltip": "Run this chapter elsewhere",
+                "type": "link",
+                "url": launch_link(name, app.config.memoir_repository),
+                "text": "Binder",
+                "tooltip": "Open on Binder",
                 "icon": "fas fa-rocket",
-                "label": "launch-buttons",
-                "buttons": [
-                    {
-                        "type": "link",
-                        "url": url,
-                        "text": where,
-                        "tooltip": f"Open on {where}",
-                        "icon": "fas fa-arrow-up-right-from-square",
-                        "label": f"launch-{where.lower()}-button",
-                    }
-                    for where, url in links.items()
-                ],
+                "label": "launch-binder-button",
             }
         )
 
@@ -247,15 +175,3 @@ def setup(app) -> dict[str, Any]:
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501
     app.connect("build-finished", copy_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-if __name__ == "__main__":
-    import sys
-
-    found = find_repository()
-    if len(sys.argv) != 2 or found is None:
-        sys.exit(
-            "usage: python book/_ext/memoir_site.py FOLDER, in a clone of a github.com address"
-        )
-    for path in write_colab_copies(Path(sys.argv[1]), found):
-        print(path)

@@ -1,4 +1,4 @@
-"""Write the page on faults from the tests' marks: `python book/faults.py [--check]`.
+"""Write the page on faults from the tests' marks: `python tests/faults.py [--check]`.
 
 A mark `@pytest.mark.fault(what, what happens)` on a test gives one row. Nothing is imported:
 the marks are read from the source, so that the page can be made anywhere.
@@ -8,13 +8,13 @@ import ast
 import sys
 from pathlib import Path
 
-BOOK = Path(__file__).resolve().parent
+BOOK = Path(__file__).resolve().parents[1] / "book"
 HEAD = """# Faults, and what happens then
 
 A run of days on a shared machine meets kills, full disks and damaged files. Each row below is
 the mark of a test that brings the fault about, for instance with a real `kill -9` of a process
 or a file system of 1 MB, and fails when the protection is taken away. The page is written from
-these marks (`python book/faults.py`); the tests are in `tests/`.
+these marks (`python tests/faults.py`); the tests are in `tests/`.
 
 | fault | what happens | test |
 |---|---|---|
