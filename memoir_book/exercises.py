@@ -57,10 +57,13 @@ def check(
         try:  # copies, so that an answer that changes its input cannot spoil the next case
             got = function(*copy.deepcopy(arguments))
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            stub = isinstance(error, NotImplementedError) and last.name == name
-            said = f'error for "{case}": {type(error).__name__}: {error}'
-            problems.append("not answered yet" if stub else said + _place(error, function))
+            frames = traceback.extract_tb(error.__traceback__)
+            if isinstance(error, NotImplementedError) and frames[-1].name == name:
+                problems.append("not answered yet")
+                break
+            own = [f for f in frames if f.name == name]  # of the student's code, not a library's
+            where = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
+            problems.append(f'error for "{case}": {type(error).__name__}: {error}{where}')
             break  # it would mostly be the same for every case
         try:
             right = bool(expected(got)) if callable(expected) else agrees(got, expected)
@@ -106,13 +109,6 @@ def _shown(value: Any) -> str:
         return "None (is a `return` missing?)"
     text = f"{value:.4g}" if isinstance(value, float) else repr(value)
     return textwrap.shorten(text, 80, placeholder=" ...")
-
-
-def _place(error: Exception, function: Callable) -> str:
-    """Name the line of the student's code that led to an exception."""
-    own = getattr(getattr(function, "__code__", None), "co_filename", None)
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
-    return f" (line {lines[-1].lineno}: {lines[-1].line})" if lines else ""
 
 
 def make_stub(solution: str) -> str:

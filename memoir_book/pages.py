@@ -160,7 +160,7 @@ def headline(run_dir: Path) -> str:
             continue
         stored = read_json(path)
         label = stored["provenance"]["label"]
-        for name, (_, where, known) in seeds.HEADLINES[chapter.number].items():
+        for name, (_, where, known) in seeds.headlines()[chapter.number].items():
             found = seeds.pick(stored["results"], where)
             if known and found:
                 row = {"figure": name, "published": published.figure(known)}

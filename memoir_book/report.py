@@ -47,7 +47,7 @@ RULES = {
 # Stage, figure, published path, path in the stage's settings.json, field of the profile.
 SETTINGS = (
     ("stage1", "epochs", "training/stage1/epochs", "epochs", "stage1_epochs"),
-    ("stage1", "learning rate", "training/stage1/lr", "lr", "lr_stage1"),
+    ("stage1", "rate", "training/stage1/lr", "lr_backbone", "lr_stage1"),
     ("stage2", "epochs", "training/stage2b/epochs", "epochs", "stage2_epochs"),
     ("stage2", "rate, backbone", "training/stage2b/lr_backbone", "lr_backbone", "lr_backbone"),
     ("stage2", "rate, heads", "training/stage2b/lr_heads", "lr_heads", "lr_heads"),
@@ -125,8 +125,9 @@ def _settings(book: Run) -> Iterator[dict]:
         yield _row(place, figure, kind, published.figure(where), value)
     inputs = len(known["clinical_inputs"])  # the last settings are those of stage 2
     used = read_json(book.path("stage2", "settings.json"))["settings"]
-    yield _row(place, "clinical inputs", "setting", inputs, inputs - len(used["hide"] or ()))
-    yield _row(place, "begins with stage 1", "setting", 1, int(used["pretrained"]))
+    yield _row(place, "clinical inputs", "setting", inputs, inputs - len(used["hide"]))
+    first, _ = manifest.current(manifest.read_manifest(book.dir))["stage1/model.safetensors"]
+    yield _row(place, "begins with stage 1", "setting", 1, int(used["start"] == first))
     best = dict.fromkeys(("value", "low", "high"), load_results(book, "05")["best_epoch"])
     wanted = published.figure("training/stage2b/best_epoch")
     yield _row(("05", "best epoch"), "best epoch", "performance", wanted, best)

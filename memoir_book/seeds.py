@@ -11,8 +11,10 @@ runs whose names differ only in a last -seedN. Runs may be partial.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,56 +32,16 @@ from .store import Run
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
 WIDTH = 2.5  # of a band, in standard errors to either side
 
-_ALL, _SUBSETS = "results_all_modalities", "ablation_balanced_accuracy"
 
-# Chapter -> headline -> kind of number, path into the chapter's results ('key=value' picks the
-# records of a list that agree), and the published figure's path where there is one.
-# fmt: off
-HEADLINES: dict[str, dict[str, tuple[str, str, str]]] = {
-    "01": {"subjects": ("count", "subjects", "cohort/subjects"),
-           "subjects with FA": ("count", "fa_subjects", "cohort/dti_fa_subjects")},
-    "02": {"T1 volumes": ("count", "volumes/t1", ""),
-           "largest effect, CN v dementia (d)": ("error", "max_abs_cohens_d", "")},
-    "03": {"parameters": ("count", "parameters", "")},
-    "04": {"validation loss": ("error", "history_last/val_loss", ""),
-           "validation recall@5": ("share", "history_last/val_recall@5", "")},
-    "05": {
-        "diagnosis, three classes (balanced accuracy)": (
-            "share", "metrics/dx3/balanced_accuracy", f"{_ALL}/dx3/balanced_accuracy"),
-        "diagnosis, three classes (AUC)": (
-            "share", "metrics/dx3/auc", f"{_ALL}/dx3/auc"),
-        "CN v dementia (balanced accuracy)": (
-            "share", "metrics/dx2/balanced_accuracy", f"{_ALL}/dx2/balanced_accuracy"),
-        "CN v dementia (AUC)": ("share", "metrics/dx2/auc", f"{_ALL}/dx2/auc"),
-        "sex (balanced accuracy)": (
-            "share", "metrics/sex/balanced_accuracy", f"{_ALL}/sex/balanced_accuracy"),
-        "age (mean absolute error, years)": (
-            "error", "metrics/age/mae", f"{_ALL}/age/mae_years"),
-        "CDR-SB (mean absolute error, points)": (
-            "error", "metrics/cdrsb/mae", f"{_ALL}/cdrsb/mae"),
-    },
-    "06": {
-        "three classes from images alone (balanced accuracy)": (
-            "share", "subsets/t1+fa/dx3", f"{_SUBSETS}/dx3/t1+dti"),
-        "three classes from scores alone (balanced accuracy)": (
-            "share", "subsets/clinical/dx3", f"{_SUBSETS}/dx3/clinical"),
-        "CN v dementia from T1 alone (balanced accuracy)": (
-            "share", "subsets/t1/dx2", f"{_SUBSETS}/dx2/t1"),
-    },
-    "07": {"perplexity": ("error", "perplexity/after", ""),
-           "recall@10, own caption": ("share", "alignment/method=aligned, own caption/"
-                                      "direction=text to subject/recall@10", "")},
-    "08": {"precision@5, z_fused": ("share", "metrics/method=z_fused/precision@5", ""),
-           "precision@5, blind": ("share", "metrics/method=reranked, blind/precision@5", "")},
-    "09": {f"majority of five, {name}": ("share", "scores/llm=majority of five/protocol="
-                                         f"{protocol}/metric=diagnosis_accuracy/value", "")
-           for name, protocol in (("blind", "blind"), ("own caption", "own_caption"))},
-    "10": {"settings and sizes as published": ("count", "verdicts/reproduced", "")},
-    "11": {f"diagnosis as input, network: {name}": (
-               "share", f"experiments/experiment=diagnosis as input, network/{name}", "")
-           for name in ("honest", "leaky")},
-}
-# fmt: on
+@cache
+def headlines() -> dict[str, dict[str, list[str]]]:
+    """Read headlines.json, the one list: chapter -> headline -> kind, path, published path.
+
+    The kind is share, error or count, see `band`. The path leads into the chapter's results;
+    'key=value' picks the records of a list that agree. The last is '' where nothing is published.
+    """
+    file = Path(__file__).with_name("headlines.json")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 class OutOfBandError(AssertionError):
@@ -87,7 +49,7 @@ class OutOfBandError(AssertionError):
 
 
 def pick(results: Any, path: str) -> dict[str, Any]:
-    """Follow a path of `HEADLINES`: value, and low, high, n where they stand beside it.
+    """Follow a path of `headlines`: value, and low, high, n where they stand beside it.
 
     {} where the path leads to no number.
     """
@@ -154,7 +116,7 @@ def check(book: Run) -> None:
         what = f"profile {book.profile.name} on {kind}" if book.synthetic else "real data"
         print(f"Expected bands: none for {what}.")
     for name, expected in known.items():
-        value = pick(results, HEADLINES[number].get(name, ("", "", ""))[1]).get("value", np.nan)
+        value = pick(results, headlines()[number].get(name, ("", ""))[1]).get("value", np.nan)
         low, high = expected["low"], expected["high"]
         slack = 1e-6 * max(abs(low), abs(high))  # the file is rounded
         inside = low - slack <= value <= high + slack
@@ -183,7 +145,7 @@ def read_run(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         source, results = stored["provenance"], stored["results"]
         n = results.get("n_test") or 0.2 * get_profile(source["profile"]).subjects
         place = {"run": name, "seed": source["seed"], "chapter": chapter.number}
-        for headline, (kind, where, _) in HEADLINES[chapter.number].items():
+        for headline, (kind, where, _) in headlines()[chapter.number].items():
             if found := pick(results, where):
                 empty = {"kind": kind, "n": n, "low": np.nan, "high": np.nan}
                 rows.append(place | {"headline": headline} | empty | found)

@@ -47,13 +47,9 @@ def describe(figure: Any, words: str) -> Figure:
 
 def words_of(figure: Figure) -> str:
     """What `describe` said of a figure, else its titles and the names of its axes."""
-    if figure.get_label():
-        return str(figure.get_label())
     parts = [figure.get_suptitle()]
-    for ax in figure.axes:
-        named = " against ".join(name for name in (ax.get_ylabel(), ax.get_xlabel()) if name)
-        parts += [ax.get_title(), named, *(t.get_text() for t in ax.texts[:3])]
-    return "Figure: " + "; ".join(dict.fromkeys(part for part in parts if part))
+    parts += [t for ax in figure.axes for t in (ax.get_title(), ax.get_ylabel(), ax.get_xlabel())]
+    return str(figure.get_label()) or "Figure: " + "; ".join(dict.fromkeys(filter(None, parts)))
 
 
 def finish(figure: Figure, title: str, words: str) -> Figure:

@@ -87,11 +87,11 @@ def namespace(chapter):
     cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
     code = [c for c in cells if c["cell_type"] == "code"]
     found: dict = {}
-    exec(source(code[1]), found)  # the imports, see test_notebooks
-    for cell in code[2:]:
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef
+    for cell in code[1:]:
         if not set(cell["metadata"].get("tags", ())) & set(exercises.TAGS):
-            for node in functions(source(cell)):
-                exec(compile(ast.Module([node], []), chapter.name, "exec"), found)
+            nodes = [n for n in ast.parse(source(cell)).body if isinstance(n, kinds)]
+            exec(compile(ast.Module(nodes, []), chapter.name, "exec"), found)
     return found
 
 

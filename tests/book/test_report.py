@@ -1,14 +1,14 @@
 """The report: verdicts, settings as used, and nothing of fewer than ten people."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from memoir_book import chapters, manifest, privacy, published, report, store
-from memoir_core import config
+from memoir_core import config, training
 from memoir_core.files import checksum, write_json, write_jsonl
 
 DROP = {"t1": 0.1, "fa": 0.3, "clinical": 0.05}
@@ -24,9 +24,9 @@ def make_run(name, classes=(168, 163, 143), one=None, two=None, profile="paper")
     """A run folder; `one` and `two` are settings of the stages unlike the published ones."""
     sizes = config.get_profile(profile)
     folder = chapters.runs_dir() / name
-    stage1 = {"epochs": 30, "lr": 1e-4, "batch_size": 16, "drop": DROP, "seed": 0} | (one or {})
-    stage2 = {"epochs": 30, "lr_backbone": 1e-5, "lr_heads": 5e-4, "batch_size": 16}
-    stage2 |= {"drop": DROP, "seed": 0, "pretrained": True, "hide": []} | (two or {})
+    stage1 = asdict(training.Settings(1, 30, 1e-4, 1e-4, 16, DROP, (), 0, "cpu")) | (one or {})
+    stage2 = asdict(training.Settings(2, 30, 1e-5, 5e-4, 16, DROP, (), 0, "cpu", "f00d"))
+    stage2 |= two or {}
     for stage, settings in (("stage1", stage1), ("stage2", stage2)):
         write_json(folder / stage / "settings.json", {"settings": settings, "files": {}})
     write_json(folder / "volumes.json", {"shape": sizes.volume_shape})
@@ -50,7 +50,7 @@ def make_run(name, classes=(168, 163, 143), one=None, two=None, profile="paper")
         "07": {"sentences": {"synthetic sentences": 25000, "train captions": 1889}
                | {"MLM sentences": 26889, "text dimension": 384, "projected dimension": 512}},
     }  # fmt: skip
-    artefacts = {}
+    artefacts = {"stage1/model.safetensors": "f00d"}
     for number, found in results.items():
         path = folder / "results" / f"{chapters.get_chapter(number).name}.json"
         write_json(path, {"results": found})
@@ -110,7 +110,11 @@ def test_published_settings_that_were_used_are_reproduced(book):
         ({}, {"epochs": 3}, "stage2, settings", "epochs: published 30, used 3, not reproduced"),
         ({}, {"lr_heads": 1e-5}, "stage2, settings",
          "rate, heads: published 5e-04, used 1e-05, not reproduced"),
-        ({}, {"pretrained": False}, "stage2, settings",
+        ({"lr_backbone": 1e-3}, {}, "stage1, settings",
+         "rate: published 1e-04, used 1e-03, not reproduced"),
+        ({}, {"start": "another"}, "stage2, settings",
+         "begins with stage 1: published 1, used 0, not reproduced"),
+        ({}, {"start": "random"}, "stage2, settings",
          "begins with stage 1: published 1, used 0, not reproduced"),
         ({}, {"hide": ["CDRSB"]}, "stage2, settings",
          "clinical inputs: published 6, used 5, not reproduced"),
@@ -127,7 +131,7 @@ def test_a_setting_that_was_changed_is_told(runs, one, two, group, line):
 
 
 def test_a_smaller_profile_is_smaller_by_design_but_its_own_settings_are_told(runs):
-    own = {"epochs": 8, "lr": 1e-3}
+    own = {"epochs": 8, "lr_backbone": 1e-3}
     table = report.collect(make_run("small", one=own, two={"epochs": 1}, profile="quick"))
     assert said(table, "epochs") == [
         "epochs: published 30, used 8, not comparable",  # what quick asks for
