@@ -21,7 +21,7 @@ def load() -> dict[str, Any]:
 def figure(path: str) -> Any:
     """Look one figure up, such as 'results_all_modalities/dx3/balanced_accuracy'.
 
-    A wrong path is a KeyError that names the part which is not there, and what is.
+    A wrong path: KeyError, which names what there is instead.
     """
     value: Any = load()
     for part in path.split("/"):

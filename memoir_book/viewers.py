@@ -7,6 +7,7 @@ page. The markup is in viewers.html.j2, which escapes every word.
 from __future__ import annotations
 
 import base64
+import html
 import io
 import warnings
 from collections import Counter
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
+from jinja2 import Environment
+from PIL import Image
 
 from .plots import DX_COLOURS
 
@@ -31,10 +35,6 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
 
 def titled_frame(view: Any, title: str) -> Any:
     """Show one of nilearn's interactive views, named for screen readers, as wide as the page."""
-    import html
-
-    from IPython.display import HTML
-
     named = f'<iframe title="{html.escape(title)}" style="max-width:100%" '
     with warnings.catch_warnings():  # IPython would rather see its own IFrame, which needs a file
         warnings.filterwarnings("ignore", "Consider using IPython.display.IFrame")
@@ -46,11 +46,8 @@ def case_explorer(
 ) -> Any:
     """Choose a query and a protocol; see its slice beside those of its five cases.
 
-    Parameters
-    ----------
-    rows : rows of retrieval.jsonl to choose among; a page holds about eight with ease.
-    volumes : (n, X, Y, Z) T1; row i is case i.
-    captions : rows of captions.jsonl.
+    `rows`: of retrieval.jsonl, about eight; `volumes`: (n, X, Y, Z) T1, row i is case i;
+    `captions`: rows of captions.jsonl.
     """
     texts = {row["case"]: row for row in captions}
     cards = {}
@@ -80,9 +77,12 @@ def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: st
     asked = [row for row in first if row["case"] == case]
     questions = []
     for row in asked:
-        same = (case, row["kind"])
-        lines = [(name, _cited(r)) for name in blind for r in blind[name]
-                 if (r["case"], r["kind"]) == same]  # fmt: skip
+        lines = [
+            (name, _cited(said))
+            for name, rows in blind.items()
+            for said in rows
+            if (said["case"], said["kind"]) == (case, row["kind"])
+        ]
         questions.append((row["question"], [*lines, ("record", row["reference"])]))
     found = [(other, texts[other]["caption"]) for other in asked[0]["cases_used"]]
     shown = {"case": case, "blind": texts[case]["caption_blind"], "found": found}
@@ -95,9 +95,6 @@ def _cited(row: dict) -> str:
 
 
 def _html(macro: str, **values: Any) -> Any:
-    from IPython.display import HTML
-    from jinja2 import Environment
-
     source = Path(__file__).with_name("viewers.html.j2").read_text(encoding="utf-8")
     module = Environment(autoescape=True).from_string(source).module
     if macro != "transcript":  # its script finds it by this name
@@ -113,8 +110,6 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 def _data_url(grey: np.ndarray, width: int) -> str:
     """Encode an 8-bit picture (rows, columns) as a JPEG that a page can hold."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
     picture.save(buffer, "JPEG", quality=80)
