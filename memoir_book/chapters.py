@@ -136,10 +136,7 @@ def get_chapter(name: str) -> Chapter:
 
 
 def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
-    """Read a notebook's parameters cell: name -> type and default.
-
-    The common ones (`profile`, `run`, `data_dir`, `seed`, `device`) come first.
-    """
+    """Read a notebook's parameters cell: name -> type and default; the common five come first."""
     cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
     cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", ()))
     found = {}
@@ -152,15 +149,10 @@ def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
 
 
 def checked(name: str, value: Any, kind: type, default: Any) -> Any:
-    """Give a parameter's value its type, or refuse it.
+    """Give a parameter's value its type, or refuse it with a ValueError that names it.
 
     Papermill and the shell turn words into what they take them for: `-p pretrained false` is a
     text, `-p run 20241125` a number.
-
-    Raises
-    ------
-    ValueError
-        Names the parameter, what it was given and what it may be.
     """
     wanted = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
     given = value
@@ -183,10 +175,8 @@ def checked(name: str, value: Any, kind: type, default: Any) -> Any:
         raise ValueError(f"{name}={given!r}: choose one of {', '.join(CHOICES[name])}")
     text = str(value)
     if name == "run" and value and (not re.fullmatch(_RUN, text) or text == "compare"):
-        raise ValueError(
-            f"run={text[:100]!r} must be a plain folder name of letters, digits and . _ + - that "
-            "begins with a letter or digit (and is not 'compare')"
-        )
+        what = "must be a plain folder name of letters, digits and . _ + -, not 'compare'"
+        raise ValueError(f"run={text[:100]!r} {what}")
     low, high = RANGES.get(name, (float("-inf"), float("inf")))
     if isinstance(value, int | float) and not low <= value <= high:
         raise ValueError(f"{name}={given!r} must lie between {low} and {high}")
@@ -218,13 +208,7 @@ def _seed(text: str) -> int | None:
 
 
 def runs_dir() -> Path:
-    """Where runs are: MEMOIR_RUNS, or runs/ in the checkout.
-
-    Raises
-    ------
-    FileNotFoundError
-        The packages were installed without the checkout, which holds the notebooks.
-    """
+    """Where runs are: MEMOIR_RUNS, or runs/ in the checkout."""
     return _folder("MEMOIR_RUNS", "runs")
 
 

@@ -42,11 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(source), "--path-output", str(out), "--quiet"]
-    command += [
-        "--builder",
-        args.builder,
-        *(["--all", "-W", "--keep-going"] if args.strict else []),
-    ]
+    command += ["--builder", args.builder] + ["--all", "-W", "--keep-going"] * args.strict
     code = subprocess.run(command, check=False).returncode
     if code == 0:
         print(f"The book: {out / '_build' / args.builder / 'index.html'}")
@@ -54,18 +50,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
-    """Put a run's executed chapters where the book's table of contents expects them.
+    """Put a run's executed chapters where the table of contents expects them.
 
-    Returns
-    -------
-    source and output folder for Jupyter Book.
-
-    Raises
-    ------
-    MissingArtefactError
-        A chapter has not run; a book of two runs is never built.
-    DamagedFileError
-        An executed chapter is not the one that the run left.
+    Returns source and output folder for Jupyter Book. Raises MissingArtefactError where a
+    chapter has not run (a book of two runs is never built), DamagedFileError where a page is
+    not the one that the run left.
     """
     run_dir = chapters.runs_dir() / name
     known = manifest.current(manifest.read_manifest(run_dir))
@@ -155,10 +144,7 @@ def headline(run_dir: Path) -> str:
     """Set the headlines that have a published figure beside it, as a Markdown table."""
     rows, label = [], ""
     for chapter in CHAPTERS:
-        path = run_dir / "results" / f"{chapter.name}.json"
-        if not path.exists():
-            continue
-        stored = read_json(path)
+        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
         label = stored["provenance"]["label"]
         for name, (_, where, known) in seeds.headlines()[chapter.number].items():
             found = seeds.pick(stored["results"], where)
@@ -166,28 +152,20 @@ def headline(run_dir: Path) -> str:
                 row = {"figure": name, "published": published.figure(known)}
                 row |= {"this run": found["value"]}
                 rows.append(row | {end: found.get(end) for end in ("low", "high")})
-    if not rows:
-        return "The run that built these pages has not reached the chapters with results.\n"
     table = published.compare(rows, label).reset_index(names="figure")
     return markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
 
 
 def times(run_dir: Path) -> str:
     """List how long each chapter takes to read and took to run, as a Markdown table."""
-    rows, label = [], ""
+    rows = []
     for chapter in CHAPTERS:
-        path = run_dir / "results" / f"{chapter.name}.json"
-        found = read_json(path) if path.exists() else {}
-        label = found.get("provenance", {}).get("label", label)
-        rows.append(
-            {
-                "chapter": f"[](chapters/{chapter.name}.ipynb)",
-                "to read": f"{reading_minutes(chapter.notebook)} min",
-                "this run took": _duration(found["seconds"]) if found else "has not run",
-                "memory": f"{found['peak_memory_gib']:.1f} GiB" if found else "",
-            }
-        )
-    return markdown(pd.DataFrame(rows)) + (f"\n*This run: {label}.*\n" if label else "")
+        found = read_json(run_dir / "results" / f"{chapter.name}.json")
+        row = {"chapter": f"[](chapters/{chapter.name}.ipynb)"}
+        row["to read"] = f"{reading_minutes(chapter.notebook)} min"
+        row["this run took"] = _duration(found["seconds"])
+        rows.append(row | {"memory": f"{found['peak_memory_gib']:.1f} GiB"})
+    return markdown(pd.DataFrame(rows)) + f"\n*This run: {found['provenance']['label']}.*\n"
 
 
 def reading_minutes(notebook: Path) -> int:

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        chosen = choose_chapters(args.first, args.last, args.only)
+        chosen = choose_chapters(getattr(args, "from"), args.to, args.only)
         extra = read_parameters(args.param, chosen)
         name, settings = store.find_run(args.profile, args.run, args.data, args.seed)
     except (ValueError, OSError) as error:
@@ -39,11 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with FileLock(folder / ".lock", timeout=0):
             return run_chapters(chosen, common, extra, args.force, args.verbose)
-    except Timeout:
-        print(f"error: another process is running {name!r}", file=sys.stderr)
-        return 1
-    except (DamagedFileError, MissingArtefactError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Timeout, DamagedFileError, MissingArtefactError) as error:
+        busy = f"another process is running {name!r}"
+        print(f"error: {busy if isinstance(error, Timeout) else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on with this chapter.", file=sys.stderr)
@@ -59,28 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     chapters.add_run_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     for option in ("from", "to", "only"):
-        name = {"from": "first", "to": "last"}.get(option, option)
-        parser.add_argument(f"--{option}", dest=name, default="", metavar="CHAPTER")
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a notebook parameter of the chosen chapters; may be given several times",
-    )
+        parser.add_argument(f"--{option}", default="", metavar="CHAPTER")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter of the notebooks; may be repeated")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
     parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
     return parser
 
 
 def choose_chapters(first: str, last: str, only: str) -> list[Chapter]:
-    """Turn --from, --to and --only into a list of chapters, in order.
-
-    Raises
-    ------
-    ValueError
-        An unknown chapter, --only together with a range, or a range that is empty.
-    """
+    """Turn --from, --to and --only into a list of chapters, in order; ValueError if they clash."""
     if only and (first or last):
         raise ValueError("--only cannot be combined with --from or --to")
     start = CHAPTERS.index(chapters.get_chapter(only or first or "01"))
@@ -93,11 +79,8 @@ def choose_chapters(first: str, last: str, only: str) -> list[Chapter]:
 def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
     """Read NAME=VALUE pairs and check them against the notebooks' own parameters.
 
-    Raises
-    ------
-    ValueError
-        A malformed pair, a parameter that none of the chapters has (the message lists
-        those they have), or a wrong value.
+    Raises ValueError for a malformed pair, a wrong value, or a parameter that none of the
+    chapters has (the message lists those they have).
     """
     own = {c.name: chapters.parameters_of(c) for c in chosen} if given else {}
     known = {name: spec for found in own.values() for name, spec in found.items()}
@@ -119,11 +102,7 @@ def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
 
 
 def run_chapters(
-    chosen: list[Chapter],
-    common: dict[str, Any],
-    extra: dict[str, Any],
-    force: bool = False,
-    verbose: bool = False,
+    chosen: list[Chapter], common: dict, extra: dict, force: bool = False, verbose: bool = False
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
