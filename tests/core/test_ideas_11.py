@@ -1,29 +1,14 @@
 """The steps that chapter 11 writes out: run on data where the answer is known."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from ideas import idea
 from sklearn import ensemble, linear_model, model_selection
 
 from memoir_book import leakage
 from memoir_core import text
-
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "11_leakage_and_limits.ipynb"
-
-
-def run(start, **names):
-    """Run the idea cell that begins so, with these names, and give all names that it leaves."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (cell,) = [
-        "".join(c["source"])
-        for c in cells
-        if "idea" in c["metadata"].get("tags", ()) and "".join(c["source"]).startswith(start)
-    ]
-    exec(compile(cell, start, "exec"), names)
-    return names
 
 
 def test_splitting_visits_flatters():
@@ -33,8 +18,9 @@ def test_splitting_visits_flatters():
     visits.loc[::10, "DX"] = None  # visits without a diagnosis do not count
     for name in (*leakage.RECORD, "AGE", "PTEDUCAT"):  # a subject's own values, no signal
         visits[name] = rng.normal(size=120)[subjects]
-    found = run(
-        "known = visits",
+    found = idea(
+        "11",
+        "GroupShuffleSplit",
         visits=visits,
         leakage=leakage,
         ensemble=ensemble,
@@ -50,8 +36,9 @@ def test_an_alignment_that_saw_the_test_captions_finds_them():
     hidden, z = rng.normal(size=(2, 60, 64))  # nothing to learn, only to remember
     test = np.arange(60) < 20
     body = SimpleNamespace(encode=lambda texts, show_progress_bar: hidden)
-    found = run(
-        "z_fused = text.read_fused",
+    found = idea(
+        "11",
+        "Ridge(",
         text=SimpleNamespace(
             read_fused=lambda path, cohort: text.unit_rows(z), unit_rows=text.unit_rows
         ),
