@@ -14,8 +14,8 @@ from memoir_book.chapters import CHAPTERS, RANGES, parameters_of
 COMMON = """\
 profile: str = ""  # sizes: smoke, quick or paper; empty: those of the run
 run: str = ""  # folder under runs/; empty: the run made last
-data_dir: str = ""  # folder of an ADNI download; empty: the run's own, or synthetic
-seed: int = None  # split, initial weights, sampling; None: the run's own, or 0
+data_dir: str = ""  # an ADNI download; empty: the run's own, or synthetic
+seed: int = None  # split, weights, sampling; None: the run's own, or 0
 device: str = "auto"  # auto, cpu or cuda
 """
 ANATOMY = [
