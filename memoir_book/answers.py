@@ -29,7 +29,8 @@ from memoir_core.files import (
 from . import weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
-STAND_INS = ("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora")
+GEMMA = "gemma-3-270m"
+STAND_INS = (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora")
 # On a CPU, the tensors of eight prompts of 700 tokens are past 32 MB, which the allocator asks the
 # system for anew each time.
 BATCH = {"cpu": 4, "cuda": 8}
@@ -59,7 +60,8 @@ def choose_backbones(
         if name not in BACKBONES:
             raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
         backbone, key = BACKBONES[name], BACKBONES[name].weights
-        looked[key] = found = weights.find(key, folder and Path(folder) / key)
+        found = looked.get(key) or weights.find(key, folder and Path(folder) / key)
+        looked[key] = found
         if found.stand_in_for:
             gate = f" ({SOURCES[key].gate})" if SOURCES[key].gate else ""
             what = f"no weights found{gate}; not run, stand-ins instead"
@@ -68,7 +70,7 @@ def choose_backbones(
         notes.append(f"{backbone.title}: {what}.")
     if len(chosen) < len(wanted):
         for backbone in map(BACKBONES.__getitem__, STAND_INS):
-            looked[backbone.weights] = found = weights.find(backbone.weights)
+            found = looked.setdefault(GEMMA, looked.get(GEMMA) or weights.find(GEMMA))
             chosen.setdefault(backbone, found)
     return chosen, looked, notes
 
@@ -92,21 +94,13 @@ def answer_plan(
 ) -> tuple[pd.DataFrame, dict]:
     """Let one model answer the whole plan, once, and free its memory.
 
-    Parameters
-    ----------
-    folder : receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
-        quantisation and device to the same plan are read back; else all are made anew.
-    found : the weights of `backbone`.
-    adapter : folder of a LoRA adapter; '' for none.
+    `folder` receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
+    quantisation and device to the same plan are read back; else all are made anew. A MemoryError
+    says what to do where the GPU is too small.
 
     Returns
     -------
     The answers, one row per question (`vqa.read_answer`), and what they cost.
-
-    Raises
-    ------
-    MemoryError
-        The GPU is too small.
     """
     settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
     settings |= {"chat": backbone.chat, "device": device}
@@ -156,10 +150,7 @@ def answer_plan(
 def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
     """Read what any other program answered to plan.jsonl: rows {id, answer}.
 
-    Raises
-    ------
-    ValueError
-        A row lacks a field, or the ids are not those of the plan, each once.
+    A ValueError names a row that lacks a field, and ids that are not those of the plan, each once.
     """
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):

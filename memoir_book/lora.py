@@ -59,16 +59,12 @@ def train_lora(
     """Adapt a base model to questions with LoRA; write the adapter into `folder`.
 
     The upper half of the layers learns the answers' tokens only; the lower half then needs no
-    backward pass. A finished adapter is used again when all that made it is the same.
-
-    Parameters
-    ----------
-    model_folder, weights : the base model and the checksum of its weights.
-    steps : batches of `train_questions`, one optimiser step each.
+    backward pass. A finished adapter is used again when all that made it is the same: the base
+    model's weights (their checksum), the questions, `lr`, `seed`, device and code.
 
     Returns
     -------
-    The loss per step; [] where the adapter was there.
+    The loss per step, a batch of `train_questions` each; [] where the adapter was there.
     """
     settings = {"weights": weights, "questions": digest(steps), "lr": lr, "seed": seed}
     settings |= {"device": device, "code": code_digest(llm, sys.modules[__name__])}
@@ -80,8 +76,8 @@ def train_lora(
     torch.manual_seed(seed)
     layers = loaded.model.config.num_hidden_layers
     upper = "|".join(str(layer) for layer in range(layers // 2, layers))
-    modules = rf".*layers\.({upper})\..*_proj"
-    shape = LoraConfig(r=8, lora_alpha=16, target_modules=modules, task_type="CAUSAL_LM")
+    names = rf".*layers\.({upper})\..*_proj"
+    shape = LoraConfig(r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM")
     # peft asks for names that transformers 5 renames; nothing here depends on them.
     warnings.filterwarnings("ignore", message=".*is_(gradient|activation)_checkpointing")
     model: Any = get_peft_model(loaded.model, shape)

