@@ -24,7 +24,7 @@ import victim
 from damage import cut, damaged, flip
 from safetensors.torch import load_file
 
-from memoir_book import answers, artefacts
+from memoir_book import answers, artefacts, weights
 from memoir_book import run as runner
 from memoir_core import cohort as tables
 from memoir_core import config, inference, llm, training, volumes, vqa
