@@ -158,7 +158,7 @@ def train_reranker(base: Path, table: pd.DataFrame, seed: int, device: str) -> C
                 learning_rate=1e-4,
                 warmup_steps=0.1,
                 logging_strategy="no",
-                **text.trainer_options(device, "no", seed),
+                **text.trainer_options(device, seed),
             ),
             train_dataset=Dataset.from_pandas(table, preserve_index=False),
             loss=BinaryCrossEntropyLoss(model),

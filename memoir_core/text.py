@@ -16,20 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import (
-    BertForMaskedLM,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainingArguments,
-    get_linear_schedule_with_warmup,
-)
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from . import files
 from .config import EMBEDDING_DIM
@@ -72,7 +65,7 @@ def read_fused(path: Path, cohort: pd.DataFrame) -> np.ndarray:
 # --- masked language model ----------------------------------------------------------------
 
 
-class MaskedBert(BertForMaskedLM):
+class MaskedBert(hf.BertForMaskedLM):
     """BERT whose vocabulary layer runs at masked places only: the same loss in half the time."""
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, **_):
@@ -94,16 +87,9 @@ def build_corpus(
 ) -> tuple[list[str], list[str]]:
     """Join synthetic sentences with the captions of the published train part, split train or val.
 
-    At paper size, 25,000 + 1,889 = 26,889 sentences.
-
-    Returns
-    -------
-    sentences to train on, and the last `held_out` of `synthetic`, which no step may see.
-
-    Raises
-    ------
-    ValueError
-        A sentence comes twice, or equals the caption of a case: test text could slip in.
+    Returns the sentences to train on, 25,000 + 1,889 = 26,889 at paper size, and the last
+    `held_out` of `synthetic`, which no step may see. Raises ValueError where a sentence comes
+    twice, or equals the caption of a case: test text could slip in.
     """
     seen = {row[key] for row in caption_rows for key in ("caption", "caption_blind")}
     for sentence in synthetic:
@@ -123,7 +109,7 @@ def tokenise(tokenizer, sentences: Sequence[str]) -> list[dict]:
 
 def masked_batches(tokenizer, sentences: Sequence[str], seed: int, size: int = 32) -> list[dict]:
     """Mask sentences once with a fixed seed, so that two models meet the same gaps."""
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
+    collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
     rows = sorted(tokenise(tokenizer, sentences), key=lambda row: len(row["input_ids"]))
     return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
 
@@ -137,20 +123,23 @@ def perplexity(model: MaskedBert, batches: Sequence[dict]) -> float:
     return float(np.exp(np.average(means, weights=counts)))
 
 
-class ProgressBar(ProgressCallback):
+class ProgressBar(hf.ProgressCallback):
     """A plain bar for a transformers Trainer, whose own becomes a table in a notebook."""
 
     def on_log(self, *_, **__):  # the losses are in the Trainer's history
         pass
 
 
-def trainer_options(device: str, precision: str, seed: int) -> dict[str, Any]:
+def trainer_options(device: str, seed: int) -> dict[str, Any]:
     """Give what every transformers Trainer here shares: one seed, one device, nothing stored."""
+    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    cpu = device == "cpu"
     return {
-        **{"save_strategy": "no", "report_to": "none", "disable_tqdm": True},
-        **{"seed": seed, "data_seed": seed, "use_cpu": device == "cpu"},
-        **{"bf16": precision == "bf16", "fp16": precision == "fp16"},
-        "dataloader_pin_memory": device != "cpu",
+        **quiet,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": cpu,
+        "dataloader_pin_memory": not cpu,
     }
 
 
@@ -175,25 +164,25 @@ def train_mlm(
     head = [p for p in model.parameters() if id(p) not in known]  # tied weights are the encoder's
     groups = [{"params": p, "lr": lr} for p, lr in zip((encoder, head), rates, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimiser, max(1, steps // 10), steps)
+    schedule = hf.get_linear_schedule_with_warmup(optimiser, max(1, steps // 10), steps)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a folder; nothing is kept
-        arguments = TrainingArguments(
+        arguments = hf.TrainingArguments(
             output_dir=scratch,
             num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,
             train_sampling_strategy="group_by_length",  # captions are long, sentences short
             logging_steps=max(1, steps // 20),
-            **trainer_options(model.device.type, "no", seed),
+            **trainer_options(model.device.type, seed),
         )
-        trainer = Trainer(
+        trainer = hf.Trainer(
             model,
             arguments,
-            DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed),
+            hf.DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed),
             train_dataset=tokenise(tokenizer, sentences),
             optimizers=(optimiser, schedule),
             callbacks=[ProgressBar()],
         )
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(hf.PrinterCallback)
         trainer.train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     return pd.DataFrame(log)[["step", "loss"]]
