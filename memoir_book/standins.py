@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar
+from datasets import Dataset, disable_progress_bars
 from sentence_transformers import CrossEncoder
-from sentence_transformers.cross_encoder import (
-    CrossEncoderTrainer,
-    CrossEncoderTrainingArguments,
-)
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-from transformers.trainer_callback import PrinterCallback
+from sentence_transformers import cross_encoder as st
+from transformers import PrinterCallback
 
 from memoir_core import files, retrieval, text
 from memoir_core.captions import PROTOCOLS
@@ -53,8 +48,7 @@ def get_reranker(
     Parameters
     ----------
     folder : where a trained stand-in is kept; it serves again for equal arguments only.
-    pairs : how many caption pairs of train cases the stand-in learns from.
-    top_k : pairs are drawn from a case's `top_k` neighbours, the pairs it will meet.
+    pairs, top_k, seed : see `training_pairs`.
     path : folder of a cross-encoder of your own.
 
     Returns
@@ -90,14 +84,9 @@ def get_reranker(
 
 
 def _load(folder: Path, device: str, **options: Any) -> CrossEncoder:
+    options |= {"max_length": retrieval.MAX_TOKENS, "trust_remote_code": False}
     with weights.quiet():
-        return CrossEncoder(
-            str(folder),
-            max_length=retrieval.MAX_TOKENS,
-            device=device,
-            trust_remote_code=False,
-            **options,
-        )
+        return CrossEncoder(str(folder), device=device, **options)
 
 
 def training_pairs(
@@ -109,14 +98,14 @@ def training_pairs(
     top_k: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Draw pairs of train captions with their graded relevance.
+    """Draw `pairs` of captions: a train case's, and one of its `top_k` neighbours' in the index.
 
     Every second query text is blind, so that the model serves both protocols. Cases of the
     validation part are candidates, never queries.
 
     Returns
     -------
-    DataFrame with columns query, answer, label (0 to 1).
+    DataFrame with columns query, answer, label (0 to 1, the relevance of the two records).
 
     Raises
     ------
@@ -141,7 +130,7 @@ def training_pairs(
 
 def train_reranker(base: Path, table: pd.DataFrame, seed: int, device: str) -> CrossEncoder:
     """Train the lower layers of MiniLM and a new head, one epoch of binary cross-entropy."""
-    disable_progress_bar()
+    disable_progress_bars()
     torch.manual_seed(seed)  # the scoring head is new
     config = {"num_hidden_layers": LAYERS, **text.FAST_ATTENTION}
     model = _load(base, device, num_labels=1, config_kwargs=config)
@@ -149,9 +138,9 @@ def train_reranker(base: Path, table: pd.DataFrame, seed: int, device: str) -> C
     for part in (bert.model.bert.embeddings, *bert.model.bert.encoder.layer[:FROZEN_LAYERS]):
         part.requires_grad_(False)  # what MiniLM knows of words stays, and a step takes less time
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = CrossEncoderTrainer(
+        trainer = st.CrossEncoderTrainer(
             model=model,
-            args=CrossEncoderTrainingArguments(
+            args=st.CrossEncoderTrainingArguments(
                 output_dir=scratch,
                 num_train_epochs=1,
                 per_device_train_batch_size=16,
@@ -161,7 +150,7 @@ def train_reranker(base: Path, table: pd.DataFrame, seed: int, device: str) -> C
                 **text.trainer_options(device, seed),
             ),
             train_dataset=Dataset.from_pandas(table, preserve_index=False),
-            loss=BinaryCrossEntropyLoss(model),
+            loss=st.losses.BinaryCrossEntropyLoss(model),
             callbacks=[text.ProgressBar()],
         )
         trainer.remove_callback(PrinterCallback)

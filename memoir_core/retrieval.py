@@ -39,12 +39,7 @@ MAX_TOKENS = 256  # a pair of captions; a test holds that the longest pair has f
 def build_index(z_fused: np.ndarray, cases: np.ndarray, cohort: pd.DataFrame) -> Any:
     """Index unit vectors (n, 512) of train cases exactly: IndexFlatIP, under their case numbers.
 
-    Raises
-    ------
-    DataLeakageError
-        A case of the test part is among them.
-    ValueError
-        Vectors that are not unit vectors of width 512, or not one per case.
+    Raises DataLeakageError where a test case is among them, ValueError for other vectors.
     """
     check_training_cases(cohort, cases, "the retrieval index")
     vectors = _check_vectors(z_fused, "an embedding")
@@ -143,9 +138,8 @@ def retrieve(
 
     Returns
     -------
-    Rows of retrieval.jsonl: case, protocol, query, retrieved (top_k cases), scores (cosines),
-    candidate_scores (of the cross-encoder, in the same order), reranked (rerank_k cases),
-    rerank_scores.
+    Rows of retrieval.jsonl: case, protocol, query; retrieved (top_k cases) with scores (cosines)
+    and candidate_scores (of the cross-encoder); reranked (rerank_k cases) with rerank_scores.
     """
     rows = {row["case"]: row for row in captions}
     texts = {case: row["caption"] for case, row in rows.items()}
