@@ -57,10 +57,9 @@ def main() -> None:
         n = options.subjects
         timed(f"render {n} subjects", lambda: write.ensure_download(data, n, profile.fa_fraction))
         table, _ = timed("tables, filters, split", lambda: cohort_of(data, images=True))
-        sizes = profile.volume_shape, profile.voxel_mm
-        cache = Path(scratch)
-        timed(f"cache {n} subjects", lambda: build_volumes(table, data, *sizes, cache))
-        timed(f"find {n} subjects again", lambda: build_volumes(table, data, *sizes, cache))
+        told = table, data, profile.volume_shape, Path(scratch)
+        timed(f"cache {n} subjects", lambda: build_volumes(*told))
+        timed(f"find {n} subjects again", lambda: build_volumes(*told))
     print(pd.DataFrame(rows).to_string(index=False))
     print(f"{os.cpu_count()} cores")
 

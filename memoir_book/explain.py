@@ -1,8 +1,9 @@
-"""Where does the T1 volume matter for the diagnosis? Occlusion maps."""
+"""Where does the T1 volume matter for the diagnosis? Occlusion maps, and what they lie on."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from monai.visualize import OcclusionSensitivity
 from torch import Tensor
 
 from memoir_core.config import DX, EMBEDDING_DIM, MODALITIES
+from memoir_core.images import GRID, GRID_MM, MNI_CENTRE
 from memoir_core.model import Memoir
 
 
@@ -68,3 +70,15 @@ def occlusion_maps(
             falls.append((whole - occluded[0, DX.index(name)]).cpu().numpy())
         maps[name] = np.mean(falls, axis=0)
     return maps
+
+
+def template(shape: tuple[int, int, int]) -> np.ndarray:
+    """The MNI template (ICBM 2009a, from nilearn) on a grid of `shape`: (X, Y, Z) float32."""
+    from nilearn import datasets, image
+
+    affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
+    affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2  # RAS, as cached volumes
+    loaded = datasets.load_mni152_template(resolution=int(GRID_MM))
+    fitted: Any = image.resample_img(loaded, affine, GRID, copy_header=True, force_resample=True)
+    volume = torch.from_numpy(fitted.get_fdata(dtype=np.float32))
+    return torch.nn.AdaptiveAvgPool3d(shape)(volume[None])[0].numpy()

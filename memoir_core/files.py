@@ -182,22 +182,14 @@ def difference(old: Mapping, new: Mapping) -> str:
 
 
 def is_finished(folder: Path, settings: Mapping) -> bool:
-    """Does a folder hold finished work that was made with just these settings?
+    """Does a folder hold whole work that was made with just these settings?
 
     If not, its content is deleted, after saying what changed.
     """
     folder = Path(folder)
     if not folder.exists():
         return False
-    try:
-        found = read_json(folder / SETTINGS)
-        why = difference(found["settings"], settings)
-        damaged = [n for n, wanted in found["files"].items() if _sum(folder / n) != wanted]
-        why = why or (damaged and f"{folder / damaged[0]} is damaged or missing") or ""
-    except FileNotFoundError:
-        why = "it was not finished"
-    except (DamagedFileError, KeyError, TypeError):
-        why = f"{folder / SETTINGS} is damaged"
+    why = damage(folder) or difference(read_json(folder / SETTINGS).get("settings", {}), settings)
     if why:
         print(f"{folder.name} is made anew: {why}")
         shutil.rmtree(folder)
@@ -206,8 +198,16 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
     return not why
 
 
-def _sum(path: Path) -> str:
-    return checksum(path) if path.exists() else ""
+def damage(folder: Path) -> str:
+    """Say why a folder is not finished and whole; '' where it is."""
+    try:
+        wanted = read_json(folder / SETTINGS)["files"]
+        bad = [n for n in wanted if not (folder / n).exists() or checksum(folder / n) != wanted[n]]
+    except FileNotFoundError:
+        return f"{folder} is missing or was not finished"
+    except (DamagedFileError, KeyError, TypeError):
+        return f"{folder / SETTINGS} is damaged"
+    return f"{folder / bad[0]} is damaged or missing" if bad else ""
 
 
 def finish(folder: Path, settings: Mapping) -> None:

@@ -66,9 +66,8 @@ def tiny_folders(tmp_path_factory):
         store.save_results(run, {})
         store.end_chapter(run)
         run = store.start_chapter("02", run="t", device="cpu")
-        index = volumes.build_volumes(
-            table, run.data_dir, tiny.volume_shape, tiny.voxel_mm, chapters.cache_dir()
-        )
+        told = run.data_dir, tiny.volume_shape, chapters.cache_dir()
+        index = volumes.build_volumes(table, *told)
         files.write_json(run.path("volumes.json"), index)
         store.save_results(run, {})
         store.end_chapter(run)

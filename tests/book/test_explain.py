@@ -1,6 +1,7 @@
 """Occlusion maps."""
 
 import numpy as np
+import pytest
 import torch
 
 from memoir_book import explain
@@ -26,3 +27,17 @@ def test_occlusion_finds_the_only_region_that_counts():
     found = explain.occlusion_maps(Corner(), volumes, mask_mm=24, voxel_mm=4.0)["Dementia"]
     assert found.shape == (18, 18, 18)
     assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()
+
+
+def test_the_template_lies_where_volumes_lie():
+    from nilearn import datasets
+
+    found = explain.template((91, 109, 91))
+    assert found.shape == (91, 109, 91) and found.dtype == np.float32
+    image = datasets.load_mni152_template(resolution=2)
+    values = image.get_fdata()
+    for mm in ((30, -40, 20), (-44, 10, 0), (0, 50, 10)):
+        own = found[tuple(np.add(mm, (90, 126, 72)) // 2)]
+        voxel = (np.linalg.inv(image.affine) @ [*mm, 1])[:3].round().astype(int)
+        assert own == pytest.approx(values[tuple(voxel)], abs=1e-3)
+    assert explain.template((5, 6, 5)).shape == (5, 6, 5)
