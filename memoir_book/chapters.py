@@ -105,8 +105,8 @@ CHAPTERS = (
     _chapter(
         "11_leakage_and_limits",
         "Leakage and limits",
-        _DATA + _STAGE2 + "stage2/history.csv stage2/test_predictions.parquet captions.jsonl "
-        "text_encoder retrieval.jsonl llm_scores.csv",
+        _DATA + _STAGE2 + "stage2/settings.json stage2/history.csv stage2/test_predictions.parquet "
+        "captions.jsonl text_encoder retrieval.jsonl llm_scores.csv",
         "leakage.csv",
         "tables",
     ),

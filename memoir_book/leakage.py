@@ -29,7 +29,7 @@ from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import predict
 from memoir_core.losses import multitask_loss
 from memoir_core.metrics import bootstrap, composite, hits, majority, sex_hits, task_metrics
-from memoir_core.model import Memoir, masking_gate
+from memoir_core.model import DROP, Memoir, masking_gate
 
 RECORD = [*SCORES, "APOE4"]
 TARGETS = ("dx3", "dx2", "sex", "age", "cdrsb")
@@ -182,6 +182,7 @@ def retrain_clinical(
     present: Tensor,
     *,
     seed: int,
+    drop: dict[str, float] = DROP,
     extra: pd.DataFrame | None = None,
     score_test: bool = False,
     epochs: int = 15,
@@ -196,6 +197,7 @@ def retrain_clinical(
     ----------
     data : all cases; with `hide=("CDRSB",)`, neither training nor test see that score.
     z, present : (n, 3, 512) and (n, 3), stage2/embeddings.npz.
+    drop : how often the masking gate hides each modality; that of the run's stage 2.
     extra : (n rows, k) further inputs of every case, such as the diagnosis as three columns.
     score_test : note the test part's accuracy in the history as well, as nobody should.
     """
@@ -236,7 +238,7 @@ def retrain_clinical(
         losses = []
         order = part["train"][torch.randperm(len(part["train"]), generator=noise)]
         for rows in order.split(16):
-            keep = masking_gate(present[rows], noise)
+            keep = masking_gate(present[rows], noise, drop)
             out = model.fuse(embeddings(rows), present[rows] & keep)
             loss = multitask_loss(out, {k: v[rows] for k, v in targets.items()})["total"]
             optimizer.zero_grad()
