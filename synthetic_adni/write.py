@@ -65,12 +65,13 @@ def ensure_download(
     directory = Path(directory)
     wanted: dict[str, Any] = {"synthetic": True, "version": VERSION, "subjects": subjects}
     wanted |= {"fa_fraction": round(fa_fraction, 4), "seed": tables.SEED}
-    if not _is_made(directory, wanted):
+    if not _is_made(directory, wanted) or (directory / BEGUN).exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that begin together would delete each other's files.
         with FileLock(directory.with_name(f"{directory.name}.lock")):
             if not _is_made(directory, wanted):
                 _make_download(directory, fa_fraction, wanted, workers, device)
+            (directory / BEGUN).unlink(missing_ok=True)
     return directory
 
 
@@ -147,7 +148,6 @@ def _make_download(
                 for _ in pool.map(_render_file, jobs, chunksize=4):
                     bar.update()
     _write_json(marker, wanted | {"tables": sums})
-    begun.unlink()
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:

@@ -43,6 +43,25 @@ def test_what_a_killed_process_left_is_deleted_and_a_living_one_is_not(tmp_path)
     assert not dead.exists() and alive.exists()
 
 
+def test_a_killed_process_with_the_same_number_is_no_hindrance(tmp_path):
+    (tmp_path / f".model.{os.getpid()}.partial" / "model").mkdir(parents=True)  # in a container
+    with files.atomic_path(tmp_path / "model") as temporary:
+        temporary.mkdir()
+    assert [*tmp_path.iterdir()] == [tmp_path / "model"]
+
+
+@pytest.mark.fault(
+    "a power cut after a small result was written",
+    "It is forced to the disk before it gets its name.",
+)
+def test_a_write_is_forced_to_the_disk(tmp_path, monkeypatch):
+    synced, rename = [], files.Path.replace
+    monkeypatch.setattr(files.os, "fsync", lambda handle: synced.append("sync"))
+    monkeypatch.setattr(files.Path, "replace", lambda *a: (synced.append("name"), rename(*a)))
+    files.write_json(tmp_path / "a.json", 1)
+    assert synced == ["sync", "name"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
 def test_a_full_disk_is_named(tmp_path, number):
     write(tmp_path / "a.txt", "old")
@@ -98,6 +117,10 @@ def test_code_digests_follow_the_source():
     assert files.code_digest(losses) != files.code_digest(losses, model)
 
 
+@pytest.mark.fault(
+    "a half-written JSON file that some other program left",
+    "It is named, a .jsonl with its line.",
+)
 @pytest.mark.parametrize("content", [b'{"a": 1', b"\xff\xfe{}", b""])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
@@ -138,6 +161,11 @@ def test_finished_work_is_used_only_with_its_settings(work, capsys):
     assert "adapter is made anew: seed 0 -> 1" in capsys.readouterr().out
 
 
+@pytest.mark.fault(
+    "one flipped bit in a text encoder, reranker, LoRA adapter, converted model or in a "
+    "model's answers",
+    "It is noticed by its checksum, said, and the work is done anew.",
+)
 @pytest.mark.parametrize("name", ["weights", files.SETTINGS])
 def test_damaged_work_is_made_anew(work, name, capsys):
     (work / name).write_text("x")

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_core import config
+from memoir_book import chapters
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&'\""
 PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
-MODULES = sorted(p for name in PACKAGES for p in (config.ROOT / name).rglob("*.py"))
-MODULES += sorted((config.ROOT / "benchmarks").glob("*.py"))
+MODULES = sorted(p for name in PACKAGES for p in (chapters.ROOT / name).rglob("*.py"))
+MODULES += sorted((chapters.ROOT / "benchmarks").glob("*.py"))
 
 
 def sources():
     """(where, syntax tree) of every module and of every notebook's code."""
     for path in MODULES:
         yield path.name, ast.parse(path.read_text(encoding="utf-8"))
-    for chapter in config.CHAPTERS:
+    for chapter in chapters.CHAPTERS:
         for cell in nbformat.read(chapter.notebook, as_version=4).cells:
             if cell.cell_type == "code":
                 yield chapter.name, ast.parse(cell.source)
@@ -119,25 +119,25 @@ def test_a_pickle_in_a_numpy_file_is_refused(tmp_path):
 def test_a_pickled_training_state_is_refused(tmp_path):
     import torch
 
-    from memoir_core.files import checksum, newest_state
+    from memoir_core import files
 
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    new = tmp_path / ".state" / "new"
-    new.parent.mkdir()
-    torch.save({"settings": {}, "x": Evil()}, new)
-    new.rename(new.with_name(f"epoch001.{checksum(new)}"))
+    (tmp_path / files.STATE).mkdir()
+    state = tmp_path / files.STATE / "state"
+    torch.save({"settings": {}, "x": Evil()}, state)
+    state.rename(state.with_name(f"epoch001.{files.checksum(state)}"))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        newest_state(tmp_path, {})
+        files.newest_state(tmp_path, {})
     assert not (tmp_path / "ran").exists()
 
 
 # --- notebooks --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chapter", config.CHAPTERS, ids=lambda c: c.name)
+@pytest.mark.parametrize("chapter", chapters.CHAPTERS, ids=lambda c: c.name)
 def test_notebooks_run_no_shell_command(chapter):
     """No `!command`, `%%bash` or the like: a parameter could end up in it."""
     for cell in nbformat.read(chapter.notebook, as_version=4).cells:
