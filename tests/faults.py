@@ -12,9 +12,9 @@ BOOK = Path(__file__).resolve().parents[1] / "book"
 HEAD = """# Faults, and what happens then
 
 A run of days on a shared machine meets kills, full disks and damaged files. Each row below is
-the mark of a test that brings the fault about, for instance with a real `kill -9` of a process
-or a file system of 1 MB, and fails when the protection is taken away. The page is written from
-these marks (`python tests/faults.py`); the tests are in `tests/`.
+the mark of a test that brings the fault about, for instance with a real `kill -9` before each file
+operation in turn, and fails when the protection is taken away. The page is written from these
+marks (`python tests/faults.py`); the tests are in `tests/`.
 
 | fault | what happens | test |
 |---|---|---|

@@ -10,6 +10,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -55,7 +56,8 @@ def _explore(work, start, folder, kind, every):
     import torch
 
     torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for handle in (1, 2):  # bars; a file of a log could not grow either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
     folder = Path(folder)
     whole, trial = folder / "whole", folder / "trial"
     _fresh(whole, start)
@@ -81,14 +83,22 @@ def _explore(work, start, folder, kind, every):
         if not first or again != 0 or other or left:
             what = f"{code}, again {again}; other {sorted(other)}; left over {sorted(left)}"
             bad.append(f"{at} of {len(names)}, {names[at - 1]}: {what}")
+    if bad and (folder / "errors").exists():
+        bad.append((folder / "errors").read_text())
     found = {"operations": len(names), "tried": len(points), "bad": bad}
     (folder / "found.json").write_text(json.dumps(found))
 
 
 def content(folder):
-    """Checksum of every file, and every folder; locks aside, which stay."""
+    """Content of every file, and every folder; locks aside, which stay."""
     paths = (p for p in sorted(folder.rglob("*")) if p.suffix != ".lock")
-    return {str(p.relative_to(folder)): "" if p.is_dir() else checksum(p) for p in paths}
+    return {str(p.relative_to(folder)): "" if p.is_dir() else _content(p) for p in paths}
+
+
+def _content(path):
+    if path.name == "manifest.json" or path.parent.name == "results":  # they tell the time
+        return re.sub(r'"(made|checksum|results/\S+)": "\S+"', "", path.read_text())
+    return checksum(path)
 
 
 def _fresh(folder, start):
@@ -115,15 +125,20 @@ def _child(work, folder, at=0, kind="kill", log=None):
         code = 0
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EFBIG) and str(folder) in str(error)
-        code = FULL if full else 1
-        if not (full and kind == "full" and at):
-            traceback.print_exc()
+        code = FULL if full else _note(folder)
     except BaseException:
-        traceback.print_exc()
+        code = _note(folder)
     finally:
         if log and not code:
             log.write_text("\n".join(operations))
         os._exit(code)
+
+
+def _note(folder):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    with open(folder.parent / "errors", "a") as handle:
+        traceback.print_exc(file=handle)
+    return 1
 
 
 def _count(event, args, folder, operations, at, kind):

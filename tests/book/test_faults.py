@@ -1,7 +1,7 @@
 """What may go wrong on a real machine, and what happens then.
 
 Each test is named by its `fault` mark; book/faults.md is written from these marks by
-`python book/faults.py`. MEMOIR_KILL_EVERY=1 tries all points, not a sample.
+`python tests/faults.py`. MEMOIR_KILL_EVERY=1 tries all points, not a sample.
 """
 
 import os
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_not_there(tiny, monkeypatch):
 
 def test_every_fault_is_in_the_book():
     page = chapters.ROOT / "book" / "faults.md"
-    script = [sys.executable, str(chapters.ROOT / "book" / "faults.py"), "--check"]
+    script = [sys.executable, str(chapters.ROOT / "tests" / "faults.py"), "--check"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{page} is stale: run `python book/faults.py`\n{done.stderr}"
+    assert done.returncode == 0, f"{page} is stale: run `python tests/faults.py`\n{done.stderr}"
     assert "book/faults" in (chapters.ROOT / "_toc.yml").read_text()

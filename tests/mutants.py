@@ -1,0 +1,415 @@
+"""Plant deliberate faults in the core and see that unit tests notice: `python tests/mutants.py`.
+
+Each fault is one changed piece of text in a temporary copy of the checkout; the unit tests of
+that module must fail. Exit code 1 where fewer than 95 % are caught. `--only losses` tries the
+faults of one module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 300  # for the tests of one module; a fault may make them run forever
+LEAST = 0.95
+
+
+# The unit tests that must notice a fault in a file: test_<file>.py, if not these.
+TESTS = {"images": ["volumes"], "tables": ["tables", "cohort"]}
+# Module -> faults: text that stands there once, and what it becomes.
+FAULTS: dict[str, list[tuple[str, str]]] = {
+    "config": [
+        ('DX = ("CN", "MCI", "Dementia")', 'DX = ("MCI", "CN", "Dementia")'),
+        ('MODALITIES = ("t1", "fa", "clinical")', 'MODALITIES = ("fa", "t1", "clinical")'),
+        ('"ADAS13", "MMSE", "MOCA")', '"ADAS13", "MOCA", "MMSE")'),
+        ('    ("t1", "fa"),\n', ""),
+        ("EMBEDDING_DIM = 512", "EMBEDDING_DIM = 256"),
+        ("lr_backbone=1e-5,\n        lr_heads=5e-4", "lr_backbone=5e-4,\n        lr_heads=1e-5"),
+        ("stage2_epochs=30", "stage2_epochs=3"),
+        ("synthetic_sentences=25000", "synthetic_sentences=2500"),
+        ("top_k: int = 50", "top_k: int = 5"),
+        ("rerank_k: int = 5", "rerank_k: int = 10"),
+    ],
+    "tables": [
+        ("SPELLINGS[new] for old in", "SPELLINGS[old] for old in"),
+        ('"-4", "-4.0"', '"-4.0"'),
+        ('transform("min")', 'transform("max")'),
+        ('"%m/%d/%Y"', '"%d/%m/%Y"'),
+        ('"MMSE": (0, 30), "MOCA"', '"MMSE": (0, 300), "MOCA"'),
+        ("set_axis(table.index + 2)", "set_axis(table.index + 1)"),
+        ("table.duplicated(keys)", "table.duplicated()"),
+        ('"AD": "Dementia"', '"AD": "MCI"'),
+    ],
+    "cohort": [
+        (
+            'visits["EXAMDATE"] - visits["EXAMDATE_bl"]',
+            'visits["EXAMDATE_bl"] - visits["EXAMDATE"]',
+        ),
+        ("/ 365.25", "/ 12"),
+        ('visits[visits["DX"].notna()]', "visits"),
+        ('visits[visits["t1_path"].notna()]', "visits"),
+        ('"last" if visit == "latest" else "first"', '"first" if visit == "latest" else "last"'),
+        ("math.floor(0.8 * len(rows))", "math.ceil(0.8 * len(rows))"),
+        ("rng.permutation(np.flatnonzero(", "(np.flatnonzero("),
+        ("rows[train:]] = ", "rows[:train]] = "),
+        ("rows[: round(val_fraction * train)]", "rows[-round(val_fraction * train) :]"),
+        ('for column in ("PTID", "RID", *PATHS)', "for column in PATHS"),
+        ("(sides > 1).any()", "(sides > 2).any()"),
+        ("sizes.duplicated(keep=False)", "sizes.duplicated()"),
+        ('cohort["split"] == "test", "case"]', 'cohort["split"] == "val", "case"]'),
+        ('sort_values("RID", ignore_index', 'sort_values("PTID", ignore_index'),
+        ("math.sqrt((a.var() + b.var()) / 2)", "math.sqrt(a.var() + b.var())"),
+        ('replace("val", "train")', 'replace("val", "test")'),
+    ],
+    "images": [
+        ('axcodes="RAS"', 'axcodes="LAS"'),
+        ("volume.ndim != 4", "volume.ndim < 4"),
+        ("raw = gzip.decompress(raw)", "raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(10**5)"),
+        ("- MNI_CENTRE) > 40", "- MNI_CENTRE) > 400"),
+        ("/ spacing < 0.95", "/ spacing < -0.95"),
+    ],
+    "volumes": [
+        (
+            "ScaleIntensityRangePercentiles(1, 99, 0, 1",
+            "ScaleIntensityRangePercentiles(50, 99, 0, 1",
+        ),
+        (
+            "ScaleIntensityRangePercentiles(1, 99, 0, 1",
+            "ScaleIntensityRangePercentiles(0, 100, 0, 1",
+        ),
+        ("NormalizeIntensity(nonzero=True)", "NormalizeIntensity()"),
+        ("return volume * inside", "return volume"),
+        (
+            "            AdaptiveAvgPool3d(shape),\n",
+            "            lambda v: v[:, ::3, ::3, ::3][:, : shape[0]],\n",
+        ),
+        ("VENTRICLE_BOX if kind == ", "FORNIX_BOX if kind == "),
+        ("part < 0.45 * white", "part > 0.45 * white"),
+        ("part[part > 0.2].mean()", "part.mean()"),
+        ("+ affine[axis, 3]", "- affine[axis, 3]"),
+        ("VENTRICLE_BOX = ((-30, 30), (-50, 35)", "VENTRICLE_BOX = ((-30, 30), (-35, 50)"),
+        ("np.cumsum(has_fa) - 1", "np.cumsum(has_fa)"),
+        ('"shape": list(shape),\n        "code"', '"code"'),
+        ('"images": content,', '"images": sorted(map(str, names["t1"])),'),
+        ("(4 * torch.pi / 180)", "(40 * torch.pi / 180)"),
+        ("1 + 0.04 * uniform", "1 + 0.4 * uniform"),
+        ("shift = 0.08 *", "shift = 0.8 *"),
+        ("1 + 0.1 * uniform[:, 9]", "1 + 1.0 * uniform[:, 9]"),
+        ("small - small.transpose(1, 2)", "small + small.transpose(1, 2)"),
+        ("[first : first + n]", "[:n]"),
+        ("!= wanted:\n            raise files.Damaged", "== '':\n            raise files.Damaged"),
+    ],
+    "data": [
+        ('train = cohort[cohort["split"] == "train"]', "train = cohort"),
+        ("replace(0.0, 1.0)", "replace(0.0, 0.0)"),
+        (
+            "[SCORES.index(name) for name in hide]] = False",
+            "[SCORES.index(n) for n in hide]] = True",
+        ),
+        ("np.where(known, (raw - mean) / std, 0)", "np.where(known, raw, 0)"),
+        ("fillna(APOE_MISSING)", "fillna(0)"),
+        ("[self.rows] >= 0", "[self.rows] > 0"),
+        ("known.any(axis=1) | ", "known.all(axis=1) | "),
+        ("[0, 1], IGNORE)", "[0, 1], 0)"),
+        ('== "Male")', '== "Female")'),
+        ('(kept["AGE"] - scaler.age_mean) / scaler.age_std', 'kept["AGE"] / scaler.age_std'),
+        ("self.volumes.fa[fa_row]", "self.volumes.fa[row % len(self.volumes.fa)]"),
+        ("len(volumes.t1) != len(cohort)", "False"),
+    ],
+    "model": [
+        ("[scores * known, known,", "[known, scores * known,"),
+        ("key_padding_mask=~present", "key_padding_mask=present"),
+        (", key_padding_mask=~present", ""),
+        ("embeddings * EMBEDDING_DIM**0.5, 0)", "embeddings * EMBEDDING_DIM**0.5, embeddings)"),
+        ("tokens = tokens + self.modality", "tokens = tokens"),
+        ('self.t1 if name == "t1" else self.fa', 'self.fa if name == "t1" else self.t1'),
+        ("draw >= torch.tensor", "draw < torch.tensor"),
+        ("keep[empty, spare[empty]] = True", "keep[empty] = True"),
+        ("(keep & there)", "keep"),
+        ("self.out(pooled + self.mlp(pooled))", "self.out(self.mlp(pooled))"),
+        (
+            "F.normalize(self.norm(self.project(features)), dim=-1)",
+            "self.norm(self.project(features))",
+        ),
+        ('batch["present"] if keep is None else batch["present"] & keep', 'batch["present"]'),
+        ("conv1_t_stride=2", "conv1_t_stride=1"),
+        ('"fa": 0.30, "clinical": 0.05', '"fa": 0.05, "clinical": 0.30'),
+    ],
+    "losses": [
+        ("math.log(1 / 0.07)", "math.log(0.07)"),
+        ("clamp(max=100)", "clamp(max=1000)"),
+        ("embeddings[both, b], scale", "embeddings[both, a], scale"),
+        ("present[:, a] & present[:, b]", "present[:, a] | present[:, b]"),
+        ("F.cross_entropy(logits.T, target)", "F.cross_entropy(logits, target)"),
+        ("logits = scale * z_a", "logits = z_a"),
+        ("gamma: float = 2.0", "gamma: float = 0.0"),
+        ("(1 - p_true).clamp", "p_true.clamp"),
+        ("counted = target != IGNORE", "counted = target >= IGNORE"),
+        ('"sex": 0.2, "age": 0.2, "cdrsb": 0.5', '"sex": 0.5, "age": 0.2, "cdrsb": 0.2'),
+        ("LOSS_WEIGHTS[name] * loss for", "loss for"),
+        ("known = ~torch.isnan", "known = torch.isnan"),
+        ("F.smooth_l1_loss(", "F.mse_loss("),
+    ],
+    "precision": [
+        ("enabled=enabled", "enabled=False"),
+        ("0.5 < ratio < 2", "0.5 < ratio"),
+        ("cosine > 0.7", "cosine > -0.7"),
+        ("module.eval()", "module.train()"),
+        ("copy.deepcopy(model)", "model"),
+    ],
+    "inference": [
+        ("name in subset for name in MODALITIES", "name not in subset for name in MODALITIES"),
+        ("return present & torch", "return present | torch"),
+        ('out["dx2"].softmax(dim=1)[:, 1]', 'out["dx2"].softmax(dim=1)[:, 0]'),
+        ('out["sex"].softmax(dim=1)[:, 1]', 'out["sex"].softmax(dim=1)[:, 0]'),
+        ("* scaler.age_std + scaler.age_mean", "* scaler.cdrsb_std + scaler.cdrsb_mean"),
+        ("full[name][some] = ", "full[name][: int(some.sum())] = "),
+        ("    model.eval()\n    embeddings, present", "    embeddings, present"),
+        ('which: str = "best"', 'which: str = "last"'),
+        ("scaler, subset)\n        for", "scaler)\n        for"),
+    ],
+    "metrics": [
+        ('ends["DX"] == "Dementia", _two', 'ends["DX"] == "CN", _two'),
+        ("diagnosis - 0.1", "diagnosis + 0.1"),
+        ("right[true > 0] / true[true > 0]", "right[predicted > 0] / predicted[predicted > 0]"),
+        ("* r.mean() for r in rows", "/ len(rows) for r in rows"),
+        ("own = np.flatnonzero(groups == group)", "own = np.flatnonzero(groups != '')"),
+        ("[2.5, 97.5]", "[5, 95]"),
+        ("similarity > similarity.diagonal()[:, None]", "similarity > similarity.diagonal()[None]"),
+        ("(better < k)", "(better <= k)"),
+        (
+            'cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]\n    found',
+            'cohort[cohort["split"] == "test"], cohort[cohort["split"] != "test"]\n    found',
+        ),
+        ("- train[column].mean()", "- test[column].mean()"),
+        ("binomtest(lost, won + lost)", "binomtest(lost, len(gain))"),
+        (
+            'both["subset"].to_numpy(float) - both["all"]',
+            'both["all"].to_numpy(float) - both["all"]',
+        ),
+        ("-ordered.index(name)", "ordered.index(name)"),
+        ("rankdata(p, axis=0)", "rankdata(p, axis=1)"),
+        ("np.abs(error).mean()", "error.mean()"),
+        ("(sizes[where] * len(sizes))", "len(values)"),
+    ],
+    "training": [
+        (
+            "(encoders, how.lr_backbone), (rest, how.lr_heads)",
+            "(encoders, how.lr_heads), (rest, how.lr_backbone)",
+        ),
+        ('row["composite"] > r["composite"]', 'row["composite"] < r["composite"]'),
+        ("WARM_UP = 0.1", "WARM_UP = 0.9"),
+        ("0.5 * (1 + math.cos", "0.5 * (1 - math.cos"),
+        ('scaler, "train", how.hide)', 'scaler, "train")'),
+        ('scaler, "train", how.hide)', 'scaler, "all", how.hide)'),
+        (
+            'val = MemoirDataset(cohort, volumes, scaler, "val"',
+            'val = MemoirDataset(cohort, volumes, scaler, "test"',
+        ),
+        ('cohort["split"] != "test", list(RECORD)', 'cohort["split"] == "train", list(RECORD)'),
+        ("CLIP_NORM = 1.0", "CLIP_NORM = 100.0"),
+        ('keep = masking_gate(batch["present"], noise, how.drop)', 'keep = batch["present"]'),
+        ("batch[name] = augment(batch[name], noise)", "pass"),
+        ("            optimizer.zero_grad()\n", ""),
+        (
+            'if how.start != "random":\n        load_weights',
+            'if how.start == "?":\n        load_weights',
+        ),
+        ("SeedSequence((how.seed, how.stage, epoch))", "SeedSequence((how.seed, how.stage))"),
+        ("z[both, 0], z[both, 2]", "z[both, 0], z[both, 0]"),
+        ("shuffle=True", "shuffle=False"),
+        ('identity["volumes"] = volumes.digest', 'identity["volumes"] = ""'),
+    ],
+    "captions": [
+        ('BLIND = frozenset({"DX", "CDRSB"})', 'BLIND = frozenset({"DX"})'),
+        ('side="right")', 'side="left")'),
+        ('"MMSE": ((18, 24, 27)', '"MMSE": ((18, 22, 27)'),
+        ('(cohort["split"] != "test").to_numpy()', "np.ones(len(cohort), bool)"),
+        ("above = value - (slope * age + level)", "above = value"),
+        ('"caption_blind": caption(record, withhold=BLIND)', '"caption_blind": caption(record)'),
+        ("n not in withhold and", "n in FIELDS and"),
+        (
+            '"t1": {"VENTRICLES"},\n    "fa": {"FORNIX_FA"}',
+            '"t1": {"FORNIX_FA"},\n    "fa": {"VENTRICLES"}',
+        ),
+        ('_HIGH_IS_GOOD),\n    "ADAS11"', '_HIGH_IS_BAD),\n    "ADAS11"'),
+        ("np.round(100 * below)", "np.round(100 * (1 - below))"),
+        ("f\"case {int(record['case'])}\"", '"case"'),
+    ],
+    "text": [
+        ("MASKED = 0.15", "MASKED = 0.5"),
+        ("chosen = labels != -100", "chosen = labels == -100"),
+        ('row["split"] != "test"]', 'row["split"] != "train"]'),
+        ("if sentence in seen:", "if not sentence:"),
+        ("[*synthetic[:n], *own]", "[*synthetic, *own]"),
+        ("weights=counts", "weights=None"),
+        ("info_nce(z_text, z_fused,", "info_nce(z_text, z_text,"),
+        ("targets[rows], log_scale", "targets[sorted(rows)], log_scale"),
+        ("top = layers[len(layers) - trained_layers :]", "top = layers[:trained_layers]"),
+        ("np.fill_diagonal(cosine, -np.inf)", "pass"),
+        ("values / norms", "values"),
+        ("[:, :5]", "[:, -5:]"),
+        ("zip((encoder, head), rates", "zip((head, encoder), rates"),
+        ("zip(learned, rates, strict", "zip(learned, rates[::-1], strict"),
+        ("*body, to_fused, Normalize()]", "*body, to_fused]"),
+        ('np.array_equal(case, cohort["case"])', "len(case) == len(cohort)"),
+    ],
+    "retrieval": [
+        ("faiss.IndexFlatIP(EMBEDDING_DIM)", "faiss.IndexFlatL2(EMBEDDING_DIM)"),
+        ('    check_training_cases(cohort, cases, "the retrieval index")\n', ""),
+        ("< 1e-3)", "< 10)"),
+        ("return cases, scores", "return scores, cases"),
+        ("0.6 * (a", "0.06 * (a"),
+        (".abs() / 2).fillna(0)", ".abs() / 2).fillna(1)"),
+        (
+            '"caption_blind" if protocol == "blind" else "caption"',
+            '"caption" if protocol == "blind" else "caption_blind"',
+        ),
+        ("best = [int(cases[", "best = [int(sorted(cases)["),
+        ("best[:rerank_k]", "best[-rerank_k:]"),
+        ("name not in subset]", "name in subset]"),
+        ("np.arange(len(others[:k]), 0, -1)", "np.arange(1, len(others[:k]) + 1)"),
+        ("others[:5]", "others[:1]"),
+        ("z[asked]), torch", "z[: len(asked)]), torch"),
+        (
+            'train = cohort.loc[cohort["split"] != "test", "case"].to_numpy()',
+            'train = cohort["case"].to_numpy()',
+        ),
+        ("min(k, index.ntotal)", "k"),
+    ],
+    "llm": [
+        ('bnb_4bit_quant_type="nf4"', 'bnb_4bit_quant_type="fp4"'),
+        ("bnb_4bit_use_double_quant=True", "bnb_4bit_use_double_quant=False"),
+        ("do_sample=False", "do_sample=True, temperature=5.0"),
+        ("eos_token_id=stops", "eos_token_id=tokenizer.eos_token_id"),
+        ("gather(2, tail[:, 1:, None])", "gather(2, tail[:, :-1, None])"),
+        ("copy.deepcopy(cache)", "cache"),
+        ('padding_side="left"', 'padding_side="right"'),
+        ("(mask.cumsum(-1) - 1)", "(mask.cumsum(-1) + 1)"),
+        ("add_special_tokens=not loaded.chat", "add_special_tokens=True"),
+        ('option if loaded.chat else " " + option', "option"),
+        ("log_softmax(-1)", "softmax(-1)"),
+        ("add_generation_prompt=True", "add_generation_prompt=False"),
+    ],
+    "vqa": [
+        ('row["AGE"], "right")', 'row["AGE"], "left")'),
+        ('(cohort.split != "test") & (cohort.DX == "CN")', '(cohort.DX == "CN")'),
+        ("lambda name: -z[name]", "lambda name: z[name]"),
+        ("reversed(context)", "context"),
+        ("(order.index(case) + 1)", "order.index(case)"),
+        ('texts[c]["caption_blind"], "")', 'texts[c]["caption"], known[c])'),
+        ('            elif protocol == "no context":\n                context = []\n', ""),
+        ('blind = texts[case]["caption_blind"]', 'blind = texts[case]["caption"]'),
+        ('"own_caption" if protocol == "own_caption" else "blind"', '"blind"'),
+        ("if len(named) == 1 else", "if named else"),
+        ("(?<![\\w-])", ""),
+        ("max(likely, key=likely.__getitem__)", "min(likely, key=likely.__getitem__)"),
+        ("_TURN_WORDS.sub(lambda match: match.group(1), ", "("),
+        ("labels and all(labels)", "labels"),
+        ('== "blind"}', '!= "blind"}'),
+        ("pair in known for pair", "pair not in known for pair"),
+        ('answers["parsed"] == answers["reference"]', 'answers["parsed"] != answers["reference"]'),
+        ("[:count]]", "[-count:]]"),
+    ],
+    "files": [
+        ("        temporary.replace(path)\n", "        shutil.copy(temporary, path)\n"),
+        ("os.fsync(handle.fileno())", "pass"),
+        ("sorted(value, key=str)", "value"),
+        ("if a == b:\n            continue", "if key in old:\n            continue"),
+        ("!= wanted]", "== '']"),
+        ("p.name != SETTINGS]", "p]"),
+        ("if checksum(path) != path.suffix[1:]:", "if not path.exists():"),
+        ("weights_only=True", "weights_only=False"),
+        (
+            'sorted((Path(folder) / STATE).glob("epoch*"), reverse=True)',
+            'sorted((Path(folder) / STATE).glob("epoch*"))',
+        ),
+        ("and not psutil.pid_exists(int(pid))", "and psutil.pid_exists(int(pid))"),
+    ],
+}
+# Faults that no unit test notices, by their old text, with the reason.
+SURVIVORS: dict[str, str] = {}
+
+
+def run_tests(copy: Path, module: str) -> str:
+    """Run the unit tests of a module in a copy; '' where all pass, else what failed."""
+    tests = [f"tests/core/test_{name}.py" for name in TESTS.get(module, [module])]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    # The language model is converted once, elsewhere.
+    where = {"PYTHONPATH": str(copy), "MEMOIR_RUNS": str(copy / "runs")}
+    where["MEMOIR_CACHE"] = os.environ.get("MEMOIR_CACHE", str(ROOT / "cache"))
+    where |= {"PYTHONDONTWRITEBYTECODE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    where["COLUMNS"] = "200"
+    options = {"cwd": copy, "env": os.environ | where, "capture_output": True, "text": True}
+    with tempfile.TemporaryDirectory() as scratch:
+        command += ["--basetemp", f"{scratch}/t"]
+        try:
+            done = subprocess.run(command, timeout=SECONDS, check=False, **options)
+        except subprocess.TimeoutExpired:
+            return f"no end within {SECONDS} s"
+    if done.returncode == 0:
+        return ""
+    said = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return said[0] if said else f"exit {done.returncode}: {done.stderr[-300:]}"
+
+
+def try_fault(copies: Queue, module: str, old: str, new: str) -> tuple[str, float]:
+    """Plant one fault in a copy of the checkout; what failed ('': it survived), and seconds."""
+    began, copy = time.time(), copies.get()
+    path = copy / "memoir_core" / f"{module}.py"
+    whole = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(whole.replace(old, new), encoding="utf-8")
+        return run_tests(copy, module), time.time() - began
+    finally:
+        path.write_text(whole, encoding="utf-8")
+        copies.put(copy)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=FAULTS, metavar="MODULE")
+    options = parser.parse_args()
+    faults = [(module, *fault) for module in options.only for fault in FAULTS[module]]
+    for module, old, _ in faults:
+        text = (ROOT / "memoir_core" / f"{module}.py").read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            parser.error(f"{old!r} stands {text.count(old)} times in {module}.py, not once")
+    skip = shutil.ignore_patterns(".*", "runs", "cache", "_build", "node_modules")
+    with tempfile.TemporaryDirectory() as scratch:
+        copies: Queue = Queue()
+        for number in range(options.jobs):
+            copy = Path(scratch) / str(number)
+            shutil.copytree(ROOT, copy, ignore=skip)
+            copies.put(copy)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for module in options.only:
+                if broken := run_tests(Path(scratch) / "0", module):
+                    parser.error(f"without any fault: {broken}")
+            found = list(pool.map(lambda fault: report(copies, *fault), faults))
+    caught = sum(found)
+    print(f"{caught} of {len(faults)} faults are caught ({caught / len(faults):.0%})")
+    return 0 if caught >= LEAST * len(faults) else 1
+
+
+def report(copies: Queue, module: str, old: str, new: str) -> bool:
+    said, seconds = try_fault(copies, module, old, new)
+    change = f"{' '.join(old.split())} -> {' '.join(new.split())}"
+    why = SURVIVORS.get(old, "")
+    word = "caught" if said else "SURVIVES"
+    print(f"{word:8} {seconds:4.0f} s  {module}: {change[:110]}  {said[:150] or why}", flush=True)
+    return bool(said)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
