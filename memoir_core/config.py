@@ -1,13 +1,13 @@
 """Profiles and names: everything that is fixed before a run starts.
 
-A profile changes sizes and step sizes only. The code that runs is the same in
-all three, so that what a student sees in two minutes is what a researcher runs
-for a day.
+A profile changes sizes and step sizes only: what a student sees in two minutes is what a
+researcher runs for a day.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 DX = ("CN", "MCI", "Dementia")  # class order everywhere: 0, 1, 2
 MODALITIES = ("t1", "fa", "clinical")  # order of every `present` mask
@@ -45,89 +45,52 @@ class Profile:
     synthetic_sentences: int
     mlm_epochs: int
     align_epochs: int
-    top_k: int = 50
-    rerank_k: int = 5
-    subset_top_k: int = 10  # candidates of a query that has fewer modalities
-    subset_queries: int = 0  # test subjects asked with each subset of modalities; 0: all
-    rerank_pairs: int = 1200  # that a stand-in cross-encoder learns from
+    top_k: int
+    rerank_k: int
+    subset_top_k: int  # candidates of a query that has fewer modalities
+    subset_queries: int  # test subjects asked with each subset of modalities; 0: all
+    rerank_pairs: int  # that a stand-in cross-encoder learns from
     # LLM comparison and intervals
-    llms: tuple[str, ...] = ("gemma-3-270m-nf4",)
-    questions: int = 8
-    probe_every_llm: bool = False  # controls and queries of fewer modalities: first model or all
-    lora_examples: int = 240  # train questions for the stand-in that is adapted with LoRA
-    bootstrap: int = 500
+    llms: tuple[str, ...]
+    questions: int
+    probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
+    lora_examples: int  # train questions for the stand-in that is adapted with LoRA
+    bootstrap: int
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
+GEMMA, TUNED = "gemma-3-270m", ("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b")
+NAMES = ("smoke", "quick", "paper")
+SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
+    "subjects": (72, 520, 2363),
+    "fa_fraction": (0.394, 0.394, 930 / 2363),
+    "volume_shape": ((31, 37, 31), (46, 55, 46), (91, 109, 91)),
+    "voxel_mm": (6.0, 4.0, 2.0),
+    "stage1_epochs": (2, 8, 30),
+    "stage2_epochs": (3, 6, 30),
+    "batch_size": (12, 16, 16),
+    "lr_stage1": (1e-3, 1e-3, 1e-4),
+    "lr_backbone": (5e-4, 2e-4, 1e-5),
+    "lr_heads": (1e-3, 1e-3, 5e-4),
+    "synthetic_sentences": (240, 2500, 25000),
+    "mlm_epochs": (1, 1, 3),
+    "align_epochs": (2, 6, 30),
+    "top_k": (10, 20, 50),
+    "rerank_k": (5, 5, 5),
+    "subset_top_k": (5, 10, 50),
+    "subset_queries": (6, 24, 0),
+    "rerank_pairs": (96, 1200, 40000),
+    "llms": ((f"{GEMMA}-nf4",), (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora"), TUNED),
+    "questions": (8, 60, 300),  # half on the diagnosis: the published rates all fit n = 150
+    "probe_every_llm": (False, False, True),
+    "lora_examples": (240, 160, 240),
+    "bootstrap": (200, 1000, 1000),
+}
 PROFILES = {
-    "smoke": Profile(
-        name="smoke",
-        subjects=72,
-        fa_fraction=0.394,
-        volume_shape=(31, 37, 31),
-        voxel_mm=6.0,
-        stage1_epochs=2,
-        stage2_epochs=3,
-        batch_size=12,
-        lr_stage1=1e-3,
-        lr_backbone=5e-4,
-        lr_heads=1e-3,
-        synthetic_sentences=240,
-        mlm_epochs=1,
-        align_epochs=2,
-        top_k=10,
-        subset_top_k=5,
-        subset_queries=6,
-        rerank_pairs=96,
-        questions=8,
-        bootstrap=200,
-    ),
-    "quick": Profile(
-        name="quick",
-        subjects=520,
-        fa_fraction=0.394,
-        volume_shape=(46, 55, 46),
-        voxel_mm=4.0,
-        stage1_epochs=8,
-        stage2_epochs=6,
-        batch_size=16,
-        lr_stage1=1e-3,
-        lr_backbone=2e-4,
-        lr_heads=1e-3,
-        synthetic_sentences=2500,
-        mlm_epochs=1,
-        align_epochs=6,
-        top_k=20,
-        subset_queries=24,
-        llms=("gemma-3-270m-nf4", "gemma-3-270m", "gemma-3-270m-lora"),
-        questions=60,
-        lora_examples=160,
-        bootstrap=1000,
-    ),
-    "paper": Profile(
-        name="paper",
-        subjects=2363,
-        fa_fraction=930 / 2363,
-        volume_shape=(91, 109, 91),
-        voxel_mm=2.0,
-        stage1_epochs=30,
-        stage2_epochs=30,
-        batch_size=16,
-        lr_stage1=1e-4,
-        lr_backbone=1e-5,
-        lr_heads=5e-4,
-        synthetic_sentences=25000,
-        mlm_epochs=3,
-        align_epochs=30,
-        subset_top_k=50,
-        rerank_pairs=40000,
-        llms=("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b"),
-        probe_every_llm=True,
-        questions=300,  # half of them on the diagnosis: the published rates all fit n = 150
-        bootstrap=1000,
-    ),
+    name: Profile(name, **{size: values[column] for size, values in SIZES.items()})
+    for column, name in enumerate(NAMES)
 }
 
 
