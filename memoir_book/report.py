@@ -10,6 +10,8 @@ that a profile or a constant would have them use.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from memoir_core.config import DX
 from memoir_core.files import atomic_path, digest, read_json, read_jsonl, write_json
 
 from . import chapters, manifest, privacy, published
-from .store import Run, load_results
+from .store import Run, find_run, load_results
 
 SMALLEST_GROUP = 10  # people; of fewer, nothing is said
 COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
@@ -256,11 +258,8 @@ def pattern(table: pd.DataFrame, task: str) -> float:
 
 def said(row: dict) -> str:
     """'drop rate, FA: published 0.30, used 0.50, not reproduced'."""
-    theirs, ours = _number(row["published"]), _number(row["value"])
-    return f"{row['figure']}: published {theirs}, used {ours}, {row['verdict']}"
-
-
-# --- what is written --------------------------------------------------------------------
+    used = f"published {_number(row['published'])}, used {_number(row['value'])}"
+    return f"{row['figure']}: {used}, {row['verdict']}"
 
 
 def source(book: Run) -> dict[str, Any]:
@@ -281,19 +280,8 @@ def write_report(
 ) -> Path:
     """Write report.json and report.html, from a table of `collect` and its `source`.
 
-    Parameters
-    ----------
-    known : texts that must not leave the run, beside what looks like an identifier: its data
-        folder, PTIDs and image paths.
-
-    Returns
-    -------
-    path of report.html.
-
-    Raises
-    ------
-    privacy.PrivateDataError
-        Something in them looks like an identifier; neither file was written.
+    `known` are texts that must not leave the run: data folder, PTIDs, image paths. Raises
+    privacy.PrivateDataError, and writes neither, where something looks like an identifier.
     """
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
@@ -341,3 +329,22 @@ def _number(value: float) -> str:
         return f"{value:.0e}"
     digits = 2 if abs(value) >= 2 or abs(round(value, 2) - value) < 1e-9 else 3
     return f"{value:.{digits}f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print every figure of a run's report; chapter 10 makes it."""
+    parser = argparse.ArgumentParser(prog="python -m memoir_book.report", description=__doc__)
+    chapters.add_run_options(parser)
+    args = parser.parse_args(argv)
+    try:
+        name, _ = find_run(args.profile, args.run, args.data, args.seed)
+        for row in read_json(chapters.runs_dir() / name / "report.json")["figures"]:
+            print(f"{row['chapter']}  {row['group']}, {said(row)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}; run chapter 10 first", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

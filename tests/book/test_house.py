@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # core, 3,300 for the book and 7,300 for all.
 ROOMS = {
     "memoir_core": (3570, 300),
-    "memoir_book": (4380, 350),
+    "memoir_book": (4390, 350),
     "synthetic_adni": (850, 300),
 }
-ALL = 8790
+ALL = 8800
 ORDER = (  # a module of the core imports only from those before it
     *("config", "files", "tables", "cohort", "images", "volumes", "data", "model", "losses"),
     *("precision", "inference", "metrics", "training", "captions", "text", "retrieval"),
