@@ -56,7 +56,7 @@ def volumes(folder, old=False):
     data = folder.parent / f"images{old}"
     names = sorted(path.name for path in data.iterdir())
     table = pd.DataFrame({"t1_path": names, "fa_path": [None, *names[1:3], None, None]})
-    index = volumes.build_volumes(table, data, (2, 3, 2), 6.0, folder / "cache")
+    index = volumes.build_volumes(table, data, (2, 3, 2), folder / "cache")
     files.write_json(folder / "volumes.json", index)
     volumes.load_volumes(folder / "volumes.json", folder / "cache")
 

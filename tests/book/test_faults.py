@@ -93,11 +93,11 @@ def test_an_interrupted_caching_cell_can_run_again(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(volumes, "read_volume", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            volumes.build_volumes(tiny.cohort, tiny.run.data_dir, shape, 6.0, cache)
+            volumes.build_volumes(tiny.cohort, tiny.run.data_dir, shape, cache)
     signal.signal(signal.SIGINT, before)
     assert len(begun) < len(tiny.cohort), "it must not go on reading"
     assert not list(tmp_path.rglob("*.npy"))
-    made = volumes.build_volumes(tiny.cohort, tiny.run.data_dir, shape, 6.0, cache)
+    made = volumes.build_volumes(tiny.cohort, tiny.run.data_dir, shape, cache)
     assert made["digest"] == tiny.volumes.digest
 
 
@@ -115,7 +115,7 @@ def test_a_read_only_data_folder_suffices(tiny, tmp_path):
     )
     table, _ = cohort.build_cohort(*tables, data, 0)
     shape = tiny.run.profile.volume_shape
-    volumes.build_volumes(table.head(3), data, shape, 6.0, tmp_path / "cache")
+    volumes.build_volumes(table.head(3), data, shape, tmp_path / "cache")
     assert {path: path.stat().st_mtime_ns for path in (data, *data.rglob("*"))} == before
     for path in everything:
         path.chmod(0o755)
@@ -137,7 +137,7 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     table = cohort.load_cohort(book.path("cohort.parquet"))
     shape, cache = book.profile.volume_shape, chapters.cache_dir()
     files.write_json(
-        book.path("volumes.json"), volumes.build_volumes(table, data, shape, 6.0, cache)
+        book.path("volumes.json"), volumes.build_volumes(table, data, shape, cache)
     )
     assert len(volumes.load_volumes(book.path("volumes.json"), cache).t1) == len(tiny.cohort)
     rows = text.unit_rows(torch.eye(3, 512).numpy())
