@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -201,6 +202,7 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
 
 def damage(folder: Path) -> str:
     """Say why a folder is not finished and whole; '' where it is."""
+    _sweep(Path(folder))
     try:
         wanted = read_json(folder / SETTINGS)["files"]
         bad = [n for n in wanted if not (folder / n).exists() or checksum(folder / n) != wanted[n]]
@@ -229,9 +231,10 @@ def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None
     """
     import torch
 
-    new = Path(folder) / STATE / "new"
+    new, memory = Path(folder) / STATE / "new", io.BytesIO()
+    torch.save({"settings": settings, **state}, memory)  # its own writer would hide a full disk
     with atomic_path(new, durable=False) as temporary:
-        torch.save({"settings": settings, **state}, temporary)
+        temporary.write_bytes(memory.getbuffer())
     new.replace(new.with_name(f"epoch{epoch:03d}.{checksum(new)}"))
     for old in sorted(new.parent.glob("epoch*"))[:-2]:
         old.unlink()
