@@ -123,7 +123,7 @@ def answer_plan(
                 f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
                 f"end other programs that use this GPU, or lower BATCH in {__file__} (now {size})"
             ) from error
-        seconds = time.time() - began
+        seconds = max(time.perf_counter() - began, 1e-6)
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in made)
         speed = {
             "questions": len(plan),
