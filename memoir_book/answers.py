@@ -113,7 +113,7 @@ def answer_plan(
         cut = [cut_context(loaded, row) for row in plan]
         groups = [list(g) for _, g in groupby(cut, lambda row: (row["kind"], row["protocol"]))]
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
-        began, made = time.time(), []
+        began, made = time.perf_counter(), []
         try:
             for part in tqdm(batches, desc=folder.name, unit="batch"):
                 prompts = [row["prompt"] for row in part]
