@@ -109,6 +109,8 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
     for cell in content["cells"]:
         joined: list[dict] = []
         for output in cell.get("outputs", ()):
+            if "application/vnd.jupyter.widget-view+json" in output.get("data", ()):
+                continue  # a library's progress bar, which only a live notebook can draw
             text = "".join(output.get("text", ""))
             same = joined and joined[-1].get("name") == output.get("name") == "stderr"
             if same:  # a bar comes in many pieces
@@ -123,6 +125,7 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
             cell["outputs"] = joined
     folders = {data_dir: "DATA", str(notebook.parent): "notebooks", f"{ROOT}/": ""}
     content = _without_paths(content, {k: v for k, v in folders.items() if k})
+    content["metadata"].pop("widgets", None)
     content["metadata"]["memoir"] = {"run": run}
     write_json(notebook, content)
 
