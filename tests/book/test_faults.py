@@ -136,9 +136,7 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     book = store.start_chapter("02", run="r", device="cpu")
     table = cohort.load_cohort(book.path("cohort.parquet"))
     shape, cache = book.profile.volume_shape, chapters.cache_dir()
-    files.write_json(
-        book.path("volumes.json"), volumes.build_volumes(table, data, shape, cache)
-    )
+    files.write_json(book.path("volumes.json"), volumes.build_volumes(table, data, shape, cache))
     assert len(volumes.load_volumes(book.path("volumes.json"), cache).t1) == len(tiny.cohort)
     rows = text.unit_rows(torch.eye(3, 512).numpy())
     cases = pd.DataFrame({"case": range(3), "split": "train"})
