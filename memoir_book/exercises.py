@@ -1,35 +1,26 @@
-"""Exercises: check a student's answer, and make the stubs from the solutions.
+"""Exercises: check a student's answer.
 
 How to add an exercise to a chapter:
 
 1. Under `## Exercises` state the task in a markdown cell that begins `**Exercise 5.3.**`.
-2. Below it add three code cells: an empty one tagged `exercise`; one tagged `self-check` with the
-   cases and `exercises.check(function, checks_5_3)`; one tagged `solution` and `hide-cell` with the
-   solved function, its docstring and `exercises.check(function, checks_5_3, strict=True)`.
-3. `python -m memoir_book.exercises` writes the stub; `--check` only says whether stubs are current.
-4. `pytest tests/book/test_exercises.py` wants a typical mistake that the checks catch: add one.
+2. Below it add three code cells: one tagged `exercise` with signature, docstring and
+   `raise NotImplementedError  # your code`; one tagged `self-check` with the cases and
+   `exercises.check(function, checks_5_3)`; one tagged `solution` and `hide-cell` with the solved
+   function, its docstring and `exercises.check(function, checks_5_3, strict=True)`.
+3. `pytest tests/book/test_exercises.py` says where these differ from each other, and wants a
+   typical mistake that the checks catch: add one.
 """
 
 from __future__ import annotations
 
-import argparse
-import ast
 import copy
-import json
-import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memoir_core.files import atomic_path
-
-from .chapters import CHAPTERS
-
-TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
 
 
@@ -58,12 +49,12 @@ def check(
             got = function(*copy.deepcopy(arguments))
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
+            own = [f for f in frames if f.name == name]  # of the student's code, not a library's
             if isinstance(error, NotImplementedError) and frames[-1].name == name:
                 problems.append("not answered yet")
-                break
-            own = [f for f in frames if f.name == name]  # of the student's code, not a library's
-            where = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
-            problems.append(f'error for "{case}": {type(error).__name__}: {error}{where}')
+            else:
+                where = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
+                problems.append(f'error for "{case}": {type(error).__name__}: {error}{where}')
             break  # it would mostly be the same for every case
         try:
             right = bool(expected(got)) if callable(expected) else agrees(got, expected)
@@ -109,53 +100,3 @@ def _shown(value: Any) -> str:
         return "None (is a `return` missing?)"
     text = f"{value:.4g}" if isinstance(value, float) else repr(value)
     return textwrap.shorten(text, 80, placeholder=" ...")
-
-
-def make_stub(solution: str) -> str:
-    """Keep signature and docstring of a solution's one function (else: ValueError)."""
-    functions = [n for n in ast.parse(solution).body if isinstance(n, ast.FunctionDef)]
-    if len(functions) != 1 or ast.get_docstring(functions[0]) is None:
-        raise ValueError("a solution must define exactly one function, with a docstring")
-    head = solution.splitlines()[functions[0].lineno - 1 : functions[0].body[0].end_lineno]
-    return "\n".join([*head, "    raise NotImplementedError  # your code"])
-
-
-def find_exercises(notebook: dict) -> list[tuple[dict, dict, dict]]:
-    """List a notebook's stub, self-check and solution cells (not in threes: ValueError)."""
-    cells = [(t, c) for c in notebook["cells"] for t in TAGS if t in c["metadata"].get("tags", ())]
-    found = [tag for tag, _ in cells]
-    if found != list(TAGS) * (len(found) // len(TAGS)):
-        raise ValueError(f"cells must be tagged {', '.join(TAGS)}, in turn; found {found}")
-    only = [cell for _, cell in cells]
-    return list(zip(only[0::3], only[1::3], only[2::3], strict=True))
-
-
-def update(path: Path, write: bool = True) -> int:
-    """Rewrite a notebook's stubs that differ from what their solutions ask for; count them."""
-    notebook, changed = json.loads(path.read_text(encoding="utf-8")), 0
-    try:
-        for stub, _, solution in find_exercises(notebook):
-            wanted = make_stub("".join(solution["source"])).splitlines(keepends=True)
-            changed += stub["source"] != wanted
-            stub["source"] = wanted
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if changed and write:
-        with atomic_path(path) as temporary:
-            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8")
-    return changed
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.exercises")
-    parser.add_argument("--check", action="store_true", help="change nothing; 1 if a stub is stale")
-    args = parser.parse_args(argv)
-    changed = {c.name: update(c.notebook, write=not args.check) for c in CHAPTERS}
-    stale = [f"{name} ({n})" for name, n in changed.items() if n]
-    print(f"{'stale' if args.check else 'rewritten'} stubs: {', '.join(stale) or 'none'}")
-    return int(args.check and bool(stale))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -34,10 +34,7 @@ from memoir_core.model import DROP, Memoir, masking_gate
 RECORD = [*SCORES, "APOE4"]
 TARGETS = ("dx3", "dx2", "sex", "age", "cdrsb")
 ERRORS = {"AGE": "mae, years", "CDRSB": "mae, CDR-SB points"}
-ON_TEST = "test_dx3_balanced_accuracy"
-
-
-# --- one row per experiment -------------------------------------------------------------
+ON_TEST = "test_dx3_balanced_accuracy"  # a column that chapter 11 adds to a history
 
 
 def experiment(
@@ -66,10 +63,8 @@ def paired(
 ) -> dict:
     """One row of leakage.csv from values of the same subjects, honest and with the leak.
 
-    Parameters
-    ----------
-    honest, leaky : (n,) hits or errors, NaN where a subject has no such value. Subjects are
-        redrawn within their group, the same ones on both sides.
+    honest, leaky : (n,) hits or errors, NaN where a subject has no such value (all have none:
+        ValueError). Subjects are redrawn within their group, the same ones on both sides.
     groups : (n,) true class of each subject, for a mean of class means; None: a plain mean.
     metric : of errors, less is better: its name begins with 'mae' or 'loss'.
     """
@@ -91,7 +86,7 @@ def _sign(metric: str) -> int:
 def compare(
     name: str, honest: pd.DataFrame, leaky: pd.DataFrame, samples: int, seed: int, by: str = "DX"
 ) -> dict:
-    """A row for two tables of predictions of the same cases, see `inference.predict`.
+    """A row for two tables of `inference.predict` of the same cases (others: ValueError).
 
     `by`: 'DX' for the three-class diagnosis, 'PTGENDER', or the error in 'AGE' or 'CDRSB'.
     """
@@ -108,9 +103,6 @@ def shown(rows: Sequence[dict], label: str) -> pd.DataFrame:
     """Rows of leakage.csv as a table for the page, with `label` as the name of its columns."""
     columns = ["metric", "honest", "leaky", "gain", "gain_low", "gain_high", "n"]
     return pd.DataFrame(rows).set_index("experiment")[columns].round(3).rename_axis(columns=label)
-
-
-# --- records ----------------------------------------------------------------------------
 
 
 def regression_hits(
@@ -141,9 +133,6 @@ def at_visit(cohort: pd.DataFrame, visits: pd.DataFrame, step: int) -> pd.DataFr
     return kept.sort_values("case", ignore_index=True)
 
 
-# --- the network ------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def predict_hidden(
     model: Memoir, data: MemoirDataset, scaler: Scaler, z: Tensor, present: Tensor
@@ -163,8 +152,8 @@ def predict_hidden(
 
 @dataclass(frozen=True)
 class Retrained:
-    """A row per epoch (epoch, train_loss; composite, dx3_balanced_accuracy of the validation part;
-    test_dx3_balanced_accuracy if asked for), and predictions of the test part after each epoch.
+    """A row per epoch (epoch, train_loss; composite and dx3_balanced_accuracy of the validation
+    part), and predictions of the test part after each epoch.
     """
 
     history: pd.DataFrame
@@ -184,27 +173,21 @@ def retrain_clinical(
     seed: int,
     drop: dict[str, float] = DROP,
     extra: pd.DataFrame | None = None,
-    score_test: bool = False,
     epochs: int = 15,
 ) -> Retrained:
     """Train clinical encoder, fusion and heads anew on the frozen image embeddings of chapter 5.
 
-    Seconds instead of hours, on the CPU, because no volume is touched. Modalities are dropped
-    at random as in stage 2. Note what stays: the image encoders were trained beside a clinical
-    branch that saw CDR-SB, and for a CDR-SB head.
+    Seconds instead of hours, on the CPU, because no volume is touched. Note what stays: the image
+    encoders were trained beside a clinical branch that saw CDR-SB, and for a CDR-SB head.
 
-    Parameters
-    ----------
     data : all cases; with `hide=("CDRSB",)`, neither training nor test see that score.
     z, present : (n, 3, 512) and (n, 3), stage2/embeddings.npz.
     drop : how often the masking gate hides each modality; that of the run's stage 2.
     extra : (n rows, k) further inputs of every case, such as the diagnosis as three columns.
-    score_test : note the test part's accuracy in the history as well, as nobody should.
     """
-    columns: list[np.ndarray] = [data.scores * data.known, data.known]
-    if extra is not None:
-        columns.append(extra.to_numpy(np.float32))
-    given, apoe = torch.from_numpy(np.hstack(columns)), torch.from_numpy(data.apoe)
+    more = [] if extra is None else [extra.to_numpy(np.float32)]
+    given = torch.from_numpy(np.hstack([data.scores * data.known, data.known, *more]))
+    apoe = torch.from_numpy(data.apoe)
     present = present.clone()
     present[:, 2] = torch.from_numpy(data.present[:, 2]) | (extra is not None)
     targets = {name: torch.tensor(getattr(data, name)) for name in TARGETS}
@@ -212,9 +195,8 @@ def retrain_clinical(
     model = Memoir()
     model.t1, model.fa = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     mlp: Any = model.clinical.mlp
-    width = given.shape[1] + model.clinical.apoe.embedding_dim
-    if mlp[0].in_features != width:
-        mlp[0] = nn.Linear(width, mlp[0].out_features)
+    if extra is not None:
+        mlp[0] = nn.Linear(mlp[0].in_features + extra.shape[1], mlp[0].out_features)
 
     def embeddings(rows: Tensor) -> Tensor:  # (B,) -> (B, 3, D), the clinical column anew
         clinical = mlp(torch.cat([given[rows], model.clinical.apoe(apoe[rows])], dim=1))
@@ -226,18 +208,15 @@ def retrain_clinical(
         subjects = data.subjects.iloc[rows.numpy()]
         return predict(model, embeddings(rows), present[rows], subjects, scaler)
 
-    part = {
-        name: torch.from_numpy(np.flatnonzero(data.subjects["split"] == name))
-        for name in ("train", "val", "test")
-    }
+    split, parts = data.subjects["split"].to_numpy(), ("train", "val", "test")
+    train, val, test = (torch.from_numpy(np.flatnonzero(split == name)) for name in parts)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     noise = torch.Generator().manual_seed(seed)
     history, tests = [], []
     for epoch in range(1, epochs + 1):
         model.train()
         losses = []
-        order = part["train"][torch.randperm(len(part["train"]), generator=noise)]
-        for rows in order.split(16):
+        for rows in train[torch.randperm(len(train), generator=noise)].split(16):
             keep = masking_gate(present[rows], noise, drop)
             out = model.fuse(embeddings(rows), present[rows] & keep)
             loss = multitask_loss(out, {k: v[rows] for k, v in targets.items()})["total"]
@@ -245,17 +224,11 @@ def retrain_clinical(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        found = task_metrics(predicted(part["val"]))
-        tests.append(predicted(part["test"]))
+        found = task_metrics(predicted(val))
+        tests.append(predicted(test))
         row = {"epoch": epoch, "train_loss": np.mean(losses), "composite": composite(found, scaler)}
-        row["dx3_balanced_accuracy"] = found["dx3"]["balanced_accuracy"]
-        if score_test:
-            row[ON_TEST] = task_metrics(tests[-1])["dx3"]["balanced_accuracy"]
-        history.append(row)
+        history.append(row | {"dx3_balanced_accuracy": found["dx3"]["balanced_accuracy"]})
     return Retrained(pd.DataFrame(history), tests)
-
-
-# --- text -------------------------------------------------------------------------------
 
 
 def caption_experiments(
@@ -267,22 +240,20 @@ def caption_experiments(
     diagnosis of the five retrieved cases; from llm_scores.csv, one for each language model.
     """
     dx = cohort.set_index("case")["DX"]
-    votes: dict[str, dict[int, bool]] = {"blind": {}, "own_caption": {}}
-    for row in retrieved:
-        right = majority([dx[case] for case in row["reranked"]]) == dx[row["case"]]
-        votes[row["protocol"]][row["case"]] = right
-    cases = sorted(votes["blind"])
-    honest, leaky = (np.array([found[case] for case in cases]) for found in votes.values())
-    truth = dx[cases].to_numpy()
-    rows = [paired("own caption reranks, majority of five", honest, leaky, truth, samples, seed)]
+    votes = pd.DataFrame(retrieved)
+    found = [majority([dx[case] for case in cases]) for cases in votes["reranked"]]
+    right = votes.assign(right=found == dx[votes["case"]].to_numpy())
+    right = right.pivot_table("right", "case", "protocol", aggfunc="first").astype(bool)
+    sides = right["blind"].to_numpy(), right["own_caption"].to_numpy(), dx[right.index].to_numpy()
+    rows = [paired("own caption reranks, majority of five", *sides, samples, seed)]
     asked = scores[scores["metric"] == "diagnosis_accuracy"]
-    for llm in asked["llm"].unique().tolist():
-        by = asked[asked["llm"] == llm].set_index("protocol").to_dict("index")
-        if llm != "majority of five" and votes.keys() <= by.keys():
-            name = f"own caption reranks, {llm.split(' (')[0]}"
-            name += " (stand-in)" if "stand-in" in llm else ""
-            both = by["blind"], by["own_caption"]
-            rows.append(experiment(name, *both, int(both[1]["n"]), "accuracy"))
+    for llm, part in asked[asked["llm"] != "majority of five"].groupby("llm", sort=False):
+        by = part.set_index("protocol").to_dict("index")
+        if {"blind", "own_caption"} <= by.keys():
+            mark = " (stand-in)" if "stand-in" in str(llm) else ""
+            name = f"own caption reranks, {str(llm).split(' (')[0]}{mark}"
+            n = int(by["own_caption"]["n"])
+            rows.append(experiment(name, by["blind"], by["own_caption"], n, "accuracy"))
     return rows
 
 
@@ -291,9 +262,9 @@ def memorised_captions(
 ) -> dict:
     """What a model of hidden words remembers of test captions that it was trained on.
 
-    Chapter 7's encoder stays frozen; a linear head learns to name hidden words from its states,
-    in seconds. Twice, with as many captions: train captions only, and half of them replaced by
-    (at most `count`) test captions. Both are asked for other words of these test captions.
+    Chapter 7's encoder stays frozen; a linear head learns to name hidden words from its states.
+    Twice, with as many captions: train captions only, and half of them replaced by (at most
+    `count`) test captions. Both are asked for other words of these test captions.
     """
     rng = np.random.default_rng([seed, 12])
     train = [row["caption"] for row in captions if row["split"] != "test"]
@@ -330,14 +301,10 @@ def memorised_captions(
     return paired(name, *both, None, samples, seed, metric)
 
 
-# --- limits -----------------------------------------------------------------------------
-
-
 def head_size_and_shape(volumes: np.ndarray, voxel_mm: float) -> pd.DataFrame:
-    """What of a head's size and shape is left in registered T1 volumes (n, X, Y, Z).
+    """What of a head's size and shape is left in registered T1 volumes (n, X, Y, Z): n rows.
 
-    Returns one row per volume: litres inside the brain's outline, and width, length, height: the
-    standard deviation of its voxels' positions along x, y and z, in mm.
+    Litres inside the brain's outline; width, length, height: SD of its voxels' positions, in mm.
     """
     inside = (np.argwhere(volume) * voxel_mm for volume in volumes)
     rows = [[len(at) * voxel_mm**3 / 1e6, *at.std(axis=0)] for at in inside]

@@ -156,7 +156,7 @@ def headline(run_dir: Path) -> str:
                 row |= {"this run": found["value"]}
                 rows.append(row | {end: found.get(end) for end in ("low", "high")})
     table = published.compare(rows, label).reset_index(names="figure")
-    return markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
+    return published.markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
 
 
 def times(run_dir: Path) -> str:
@@ -168,7 +168,9 @@ def times(run_dir: Path) -> str:
         row["to read"] = f"{reading_minutes(chapter.notebook)} min"
         row["this run took"] = _duration(found["seconds"])
         rows.append(row | {"memory": f"{found['peak_memory_gib']:.1f} GiB"})
-    return markdown(pd.DataFrame(rows)) + f"\n*This run: {found['provenance']['label']}.*\n"
+    return (
+        published.markdown(pd.DataFrame(rows)) + f"\n*This run: {found['provenance']['label']}.*\n"
+    )
 
 
 def reading_minutes(notebook: Path) -> int:
@@ -184,12 +186,6 @@ def reading_minutes(notebook: Path) -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Columns and rows of a table as Markdown."""
-    lines: list[list] = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-FILE = Path(__file__).with_name("published.json")
-
 
 @cache
-def load() -> dict[str, Any]:
-    """Read published.json: every figure of the project page that the book compares with."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
+def load(name: str = "published.json") -> dict[str, Any]:
+    """Read published.json, every figure that the book compares with, or another file beside it."""
+    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def figure(path: str) -> Any:
-    """Look one figure up, such as 'results_all_modalities/dx3/balanced_accuracy'.
-
-    A wrong path: KeyError, which names what there is instead.
-    """
-    value: Any = load()
-    for part in path.split("/"):
-        if not isinstance(value, dict) or part not in value:
-            there = ", ".join(value) if isinstance(value, dict) else "a plain value"
-            raise KeyError(f"published.json has no {path!r}: {part!r} is not among {there}")
-        value = value[part]
-    return value
+    """Look one up, such as 'results_all_modalities/dx3/auc'; KeyError for a wrong path."""
+    return reduce(lambda found, part: found[part], path.split("/"), load())
 
 
 def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
     """Set this run's figures beside the published ones, as text, narrow enough for a phone.
 
-    Parameters
-    ----------
-    rows : one dict per figure: 'figure' (its name), 'published' and 'this run' (numbers or
-        None where there is none), and optionally 'low', 'high' (95 % interval) and 'n'.
-    label : where this run's figures come from (`Run.label`); the name of the columns.
+    `rows` hold 'figure' (a name), 'published' and 'this run' (numbers, or None), and optionally
+    'low', 'high' (95 % interval) and 'n'; `label` says where they come from (`Run.label`).
     """
     table = []
     for row in rows:
@@ -51,6 +37,12 @@ def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
         table.append(cells | {key: row[key] for key in ("n",) if key in row})
     frame = pd.DataFrame(table).set_index("figure").rename_axis(None)
     return frame.rename_axis(columns=f"this run: {label}")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Columns and rows of a table as Markdown."""
+    lines: list[list] = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 def _text(value: Any) -> str:

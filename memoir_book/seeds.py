@@ -11,10 +11,8 @@ runs whose names differ only in a last -seedN. Runs may be partial.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +24,21 @@ from scipy.stats import t as student
 from memoir_core.config import get_profile
 from memoir_core.files import MissingArtefactError, atomic_path, read_json, write_json
 
-from . import chapters
+from . import chapters, published
 from .store import Run
 
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
 WIDTH = 2.5  # of a band, in standard errors to either side
+COLUMNS = ["run", "seed", "chapter", "headline", "kind", "n", "low", "high", "value"]
 
 
-@cache
 def headlines() -> dict[str, dict[str, list[str]]]:
     """Read headlines.json, the one list: chapter -> headline -> kind, path, published path.
 
-    The kind is share, error or count, see `band`. The path leads into the chapter's results;
-    'key=value' picks the records of a list that agree. The last is '' where nothing is published.
+    The kind is share, error or count, see `band`. The path leads into the chapter's results, see
+    `pick`. The last is '' where nothing is published.
     """
-    file = Path(__file__).with_name("headlines.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return published.load("headlines.json")
 
 
 class OutOfBandError(AssertionError):
@@ -49,9 +46,9 @@ class OutOfBandError(AssertionError):
 
 
 def pick(results: Any, path: str) -> dict[str, Any]:
-    """Follow a path of `headlines`: value, and low, high, n where they stand beside it.
+    """Follow a path such as 'scores/llm=a/value': value, and low, high, n if they stand beside it.
 
-    {} where the path leads to no number.
+    'key=value' picks the records of a list that agree. {} where the path leads to no number.
     """
     value, record = results, {}
     for part in path.split("/"):
@@ -77,8 +74,7 @@ def band(kind: str, values: list[float], n: float) -> tuple[float, float]:
     1 / sqrt(n p (1 - p)) for the logit of a share p, 0.756 / sqrt(n) for the logarithm of a mean
     absolute error (0.756 is the variation coefficient of a half-normal error). A share nearer
     than half a person to 0 or 1 counts as that half, and a band that comes as near ends there.
-    A *count* is the same in every run. With three seeds, 2.5 s hold about 97 of 100 further
-    ones: of thirty headlines of a new seed, one may well be out.
+    A *count* is the same in every run. Of thirty headlines of a new seed, one may well be out.
     """
     if kind == "count":
         return min(values), max(values)
@@ -90,39 +86,32 @@ def band(kind: str, values: list[float], n: float) -> tuple[float, float]:
         scaled, floor = logit(x), 1 / np.sqrt(n * x.mean() * (1 - x.mean()))
     reach = WIDTH * max(scaled.std(ddof=1), floor)
     ends = scaled.mean() - reach, scaled.mean() + reach
+    low, high = map(float, np.exp(ends) if kind == "error" else expit(ends))
     if kind == "error":
-        return float(np.exp(ends[0])), float(np.exp(ends[1]))
-    low, high = expit(ends)
-    return float(low if low > half else 0), float(high if high < 1 - half else 1)
+        return low, high
+    return low if low > half else 0.0, high if high < 1 - half else 1.0
 
 
 def check(book: Run) -> None:
     """Print whether each headline of the chapter that has just ended lies in its band.
 
-    Raises
-    ------
-    OutOfBandError
-        With MEMOIR_BANDS=strict: one lies outside, or the chapter has no band to lie in.
+    With MEMOIR_BANDS=strict, OutOfBandError if one lies outside or the chapter has no bands.
     """
     kind, number = book.device.split(":")[0], book.chapter[:2]
-    stored = (read_json(FILE) if FILE.exists() else {}).get(book.profile.name, {}).get(kind, {})
+    stored = read_json(FILE).get(book.profile.name, {}).get(kind, {}) if FILE.exists() else {}
     known = stored.get("chapters", {}).get(number, {}) if book.synthetic else {}
     results = read_json(book.path("results", f"{book.chapter}.json"))["results"]
     out = [] if known or not book.synthetic else ["every headline"]
-    if known:
-        made = ", ".join(map(str, stored["seeds"]))
-        print(f"Expected bands ({book.profile.name}, {kind}, from seeds {made}):")
-    else:
-        what = f"profile {book.profile.name} on {kind}" if book.synthetic else "real data"
-        print(f"Expected bands: none for {what}.")
+    what = f"profile {book.profile.name} on {kind}" if book.synthetic else "real data"
+    made = f"{what}, seeds {stored['seeds']}" if known else f"none for {what}"
+    print(f"Expected bands: {made}")
     for name, expected in known.items():
-        value = pick(results, headlines()[number].get(name, ("", ""))[1]).get("value", np.nan)
+        value = pick(results, headlines()[number][name][1]).get("value", np.nan)
         low, high = expected["low"], expected["high"]
-        slack = 1e-6 * max(abs(low), abs(high))  # the file is rounded
-        inside = low - slack <= value <= high + slack
+        inside = low <= round(value, 6) <= high  # as the file is rounded
         out += [] if inside else [name]
-        print(f"  {'in ' if inside else 'OUT'}  {name}: {_short(value)} (band {_short(low)} to "
-              f"{_short(high)})")  # fmt: skip
+        word, ends = "in " if inside else "OUT", f"{_short(low)} to {_short(high)}"
+        print(f"  {word}  {name}: {_short(value)} (band {ends})")
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
         raise OutOfBandError(
             f"chapter {number}: {', '.join(out)} without, or out of, a band in {FILE.name} "
@@ -131,62 +120,61 @@ def check(book: Run) -> None:
         )
 
 
-def read_run(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """List a run's headlines: run, seed, chapter, headline, kind, n, low, high, value.
+def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """List the headlines of runs, columns `COLUMNS`, and say where each run comes from.
 
-    The second value says where they come from; no results: MissingArtefactError.
+    A run without results: MissingArtefactError.
     """
-    folder, rows, source = chapters.runs_dir() / name, [], {}
-    for chapter in chapters.CHAPTERS:
-        path = folder / "results" / f"{chapter.name}.json"
-        if not path.exists():
-            continue
-        stored = read_json(path)
-        source, results = stored["provenance"], stored["results"]
-        n = results.get("n_test") or 0.2 * get_profile(source["profile"]).subjects
-        place = {"run": name, "seed": source["seed"], "chapter": chapter.number}
-        for headline, (kind, where, _) in headlines()[chapter.number].items():
-            if found := pick(results, where):
-                empty = {"kind": kind, "n": n, "low": np.nan, "high": np.nan}
-                rows.append(place | {"headline": headline} | empty | found)
-    if not rows:
-        there = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
-        raise MissingArtefactError(
-            f"{folder} has no results yet; runs with results: {', '.join(there) or 'none'}"
-        )
-    return pd.DataFrame(rows), source
+    rows: list[dict] = []
+    sources = {}
+    for name in dict.fromkeys(names):
+        for chapter in chapters.CHAPTERS:
+            path = chapters.runs_dir() / name / "results" / f"{chapter.name}.json"
+            if not path.exists():
+                continue
+            stored = read_json(path)
+            sources[name], results = stored["provenance"], stored["results"]
+            n = results.get("n_test") or 0.2 * get_profile(sources[name]["profile"]).subjects
+            place = {"run": name, "seed": sources[name]["seed"], "chapter": chapter.number}
+            for headline, (kind, where, _) in headlines()[chapter.number].items():
+                if found := pick(results, where):
+                    rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
+        if name not in sources:
+            there = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
+            known = ", ".join(there) or "none"
+            raise MissingArtefactError(f"run {name} has no results yet; runs with results: {known}")
+    return pd.DataFrame(rows, columns=COLUMNS), list(sources.values())
 
 
-def make_bands(names: list[str]) -> tuple[str, str, dict[str, Any]]:
-    """Make the bands of one profile and kind of device from runs of different seeds.
+def make_bands(names: list[str]) -> None:
+    """Store the bands of one profile and kind of device, from runs of different seeds, in FILE.
 
-    Returns
-    -------
-    profile, kind of device, and what bands.json holds of them: seeds, runs (with device and
-    versions), and chapter -> headline -> kind, low, high, n and the value of each seed.
+    profile -> kind of device -> seeds, runs (with device and versions), and chapters: number ->
+    headline -> kind, low, high, n and the value of each seed.
     """
-    runs = [read_run(name) for name in dict.fromkeys(names)]
-    sources = [source for _, source in runs]
+    table, sources = read_runs(names)
     seeds = [s["seed"] for s in sources]
     places = {(s["profile"], s["device"].split(":")[0], s["cohort"]) for s in sources}
     if len(set(seeds)) < max(2, len(seeds)):
         raise ValueError(f"give at least two runs, of different seeds; found {seeds}")
-    if len(places) > 1 or next(iter(places))[2] != "synthetic":
-        raise ValueError(f"give runs of one profile, kind of device and synthetic data: {places}")
+    profile, device, cohort = places.pop()
+    if places or cohort != "synthetic":
+        raise ValueError("give runs of one profile, kind of device and synthetic data")
     found: dict[str, dict[str, Any]] = {}
-    keys = ["chapter", "headline", "kind"]
-    table = pd.concat([found for found, _ in runs])
-    for key, part in table.groupby(keys, sort=False):
+    for key, part in table.groupby(["chapter", "headline", "kind"], sort=False):
         number, name, kind = map(str, key)
         if len(part) > 1:  # a chapter gets its bands from the runs that finished it
-            n, values = float(part["n"].mean()), part["value"].tolist()
-            low, high = (round(end, 6) for end in band(kind, values, n))
+            n = float(part["n"].mean())
+            low, high = (round(end, 6) for end in band(kind, part["value"].tolist(), n))
             each = dict(zip(part["seed"].astype(str), part["value"].round(6), strict=True))
             entry = {"kind": kind, "low": low, "high": high, "n": n, "values": each}
             found.setdefault(number, {})[name] = entry
     made_from = [{key: s[key] for key in ("run", "seed", "device", "versions")} for s in sources]
-    profile, device, _ = places.pop()
-    return profile, device, {"seeds": sorted(seeds), "runs": made_from, "chapters": found}
+    stored = read_json(FILE) if FILE.exists() else {}
+    bands = {"seeds": sorted(seeds), "runs": made_from, "chapters": found}
+    stored.setdefault(profile, {})[device] = bands
+    write_json(FILE, stored)
+    print(f"{profile}, {device}: bands of chapters {', '.join(found)}")
 
 
 def compare(names: list[str], out: str = "") -> Path:
@@ -195,27 +183,24 @@ def compare(names: list[str], out: str = "") -> Path:
     Of several seeds the interval is Student's t over them, of a single one the bootstrap
     interval over its subjects: the two answer different questions and cannot be compared.
     """
-    runs = [read_run(name) for name in dict.fromkeys(names)]
-    table = pd.concat([found for found, _ in runs], ignore_index=True)
+    table, sources = read_runs(names)
     table["group"] = table["run"].str.replace(r"-seed\d+$", "", regex=True)
+    table["figure"] = table["chapter"] + " " + table["headline"]
     cells: dict[str, dict[str, str]] = {}
-    for key, part in table.groupby(["chapter", "headline", "group"], sort=False):
-        number, name, group = map(str, key)
+    for key, part in table.groupby(["figure", "group"], sort=False):
+        name, group = map(str, key)
         mean, k = part["value"].mean(), len(part)
         half = student.ppf(0.975, k - 1) * part["value"].sem() if k > 1 else 0.0
         low, high = (mean - half, mean + half) if k > 1 else part[["low", "high"]].iloc[0]
         shown = _short(mean) + (f" ({_short(low)} to {_short(high)})" if low == low else "")
-        cells.setdefault(group, {})[f"{number} {name}"] = f"{shown}, {k} seeds" if k > 1 else shown
+        cells.setdefault(group, {})[name] = f"{shown}, {k} seeds" if k > 1 else shown
+    side_by_side = pd.DataFrame(cells, index=table["figure"].unique()).fillna("")
+    labels = "; ".join(dict.fromkeys(source["label"] for source in sources))
+    text = f"{labels}\n\n{published.markdown(side_by_side.reset_index(names=''))}"
     folder = chapters.runs_dir() / "compare" / (out or "-".join(cells)[:80])
-    with atomic_path(folder / "figures.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    lines = [["", *cells], ["---"] * (len(cells) + 1)]
-    for name in dict.fromkeys(table["chapter"] + " " + table["headline"]):
-        lines.append([name, *(column.get(name, "") for column in cells.values())])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    text = "; ".join(dict.fromkeys(s["label"] for _, s in runs)) + f"\n\n{text}\n"
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(folder / "figures.csv") as csv, atomic_path(folder / "table.md") as page:
+        table.drop(columns="figure").to_csv(csv, index=False)
+        page.write_text(text, encoding="utf-8")
     print(f"{text}\nWritten to {folder}")
     return folder
 
@@ -228,20 +213,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m memoir_book.seeds")
     parser.add_argument("what", choices=("bands", "compare"))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder under runs/")
-    parser.add_argument("--out", default="", help="bands: another file; compare: a folder's name")
+    parser.add_argument("--out", default="", help="compare: a folder's name")
     args = parser.parse_args(argv)
     try:
         if args.what == "compare":
             compare(args.runs, args.out)
-            return 0
-        profile, kind, entry = make_bands(args.runs)
+        else:
+            make_bands(args.runs)
     except (ValueError, MissingArtefactError) as error:
         parser.error(str(error))
-    file = Path(args.out or FILE)
-    stored = read_json(file) if file.exists() else {}
-    stored.setdefault(profile, {})[kind] = entry
-    write_json(file, stored)
-    print(f"{profile}, {kind}: bands of chapters {', '.join(entry['chapters'])}")
     return 0
 
 

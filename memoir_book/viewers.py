@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from jinja2 import Environment
 from PIL import Image
 
 from .plots import DX_COLOURS
-
-NOTE = "not for clinical use"
 
 
 def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
@@ -36,9 +32,7 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
 def titled_frame(view: Any, title: str) -> Any:
     """Show one of nilearn's interactive views, named for screen readers, as wide as the page."""
     named = f'<iframe title="{html.escape(title)}" style="max-width:100%" '
-    with warnings.catch_warnings():  # IPython would rather see its own IFrame, which needs a file
-        warnings.filterwarnings("ignore", "Consider using IPython.display.IFrame")
-        return HTML(view.get_iframe().replace("<iframe ", named, 1))
+    return HTML(f"<div>{view.get_iframe().replace('<iframe ', named, 1)}</div>")
 
 
 def case_explorer(
@@ -49,13 +43,13 @@ def case_explorer(
     `rows`: of retrieval.jsonl, about eight; `volumes`: (n, X, Y, Z) T1, row i is case i;
     `captions`: rows of captions.jsonl.
     """
-    texts = {row["case"]: row for row in captions}
-    cards = {}
-    for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
-        volume, dx = volumes[case], cohort["DX"].iloc[case]
+    chosen = {case for row in rows for case in (row["case"], *row["reranked"])}
+    cards: dict[int, dict] = {}
+    for text in (row for row in captions if row["case"] in chosen):
+        case, volume, dx = text["case"], volumes[text["case"]], cohort["DX"].iloc[text["case"]]
         middle = np.rot90(np.asarray(volume[:, :, int(volume.shape[2] * 0.48)], np.float32))
         cards[case] = {"slice": _data_url(_grey(middle), 150), "dx": dx, "colour": DX_COLOURS[dx]}
-        cards[case] |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
+        cards[case] |= {"caption": text["caption"], "blind": text["caption_blind"]}
     kept = ("case", "protocol", "reranked", "rerank_scores")
     queries = [{name: row[name] for name in kept} for row in rows]
     return _html("explorer", queries=queries, cards=cards, title=title)
@@ -68,38 +62,21 @@ def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: st
     reference and cases_used. The case that was asked most kinds of question is shown.
     """
     texts = {row["case"]: row for row in captions}
-    blind = {
-        name: [row for row in table.to_dict("records") if row["protocol"] == "blind"]
-        for name, table in answers.items()
-    }
-    first = next(iter(blind.values()))
-    case = Counter(row["case"] for row in first).most_common(1)[0][0]
-    asked = [row for row in first if row["case"] == case]
-    questions = []
-    for row in asked:
-        lines = [
-            (name, _cited(said))
-            for name, rows in blind.items()
-            for said in rows
-            if (said["case"], said["kind"]) == (case, row["kind"])
-        ]
-        questions.append((row["question"], [*lines, ("record", row["reference"])]))
-    found = [(other, texts[other]["caption"]) for other in asked[0]["cases_used"]]
-    shown = {"case": case, "blind": texts[case]["caption_blind"], "found": found}
-    return _html("transcript", questions=questions, title=title, **shown)
-
-
-def _cited(row: dict) -> str:
-    used = ", ".join(map(str, row["cases_used"])) or "none"
-    return f"{row['answer'] or '(no answer)'} [cases {used}; {NOTE}]"
+    said = pd.concat([table.assign(llm=name) for name, table in answers.items()])
+    said = said[said["protocol"] == "blind"]
+    said = said[said["case"] == said["case"].mode()[0]]
+    questions = [rows.to_dict("records") for _, rows in said.groupby("kind", sort=False)]
+    first = questions[0][0]
+    found = [(other, texts[other]["caption"]) for other in first["cases_used"]]
+    blind = texts[first["case"]]["caption_blind"]
+    return _html("transcript", blind=blind, found=found, questions=questions, title=title)
 
 
 def _html(macro: str, **values: Any) -> Any:
     source = Path(__file__).with_name("viewers.html.j2").read_text(encoding="utf-8")
-    module = Environment(autoescape=True).from_string(source).module
-    if macro != "transcript":  # its script finds it by this name
-        values["key"] = f"{macro}{abs(hash(str(values))) % 10**8}"
-    return HTML(str(getattr(module, macro)(**values)).strip())
+    key = f"{macro}{abs(hash(str(values))) % 10**8}"  # by which its script finds it
+    page = getattr(Environment(autoescape=True).from_string(source).module, macro)
+    return HTML(str(page(key=key, **values)).strip())
 
 
 def _grey(values: np.ndarray) -> np.ndarray:

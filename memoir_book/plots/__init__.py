@@ -2,7 +2,6 @@
 
 # ruff: noqa: F401, F403
 from .data import *
-from .language import *
-from .report import *
+from .results import *
 from .style import DX_COLOURS, describe, use_style, words_of
 from .training import *

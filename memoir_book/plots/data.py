@@ -33,9 +33,8 @@ def pipeline(number: str) -> Figure:
     for place, chapter in enumerate(CHAPTERS):
         row, column = divmod(place, 4)
         x, y = column * 1.3 + 0.65, 2.3 - 0.92 * row
-        face, edge, ink = "#F2F2F2", "#BBBBBB", "#222222"
-        if chapter == get_chapter(number):
-            face, edge, ink = style.BLUE, style.BLUE, "white"
+        here = chapter == get_chapter(number)
+        face, edge, ink = (style.BLUE,) * 2 + ("white",) if here else ("#F2F2F2", "#BBB", "#222")
         form = "round,pad=0.02,rounding_size=0.08"
         ax.add_patch(FancyBboxPatch((x - 0.53, y - 0.3), 1.06, 0.6, form, fc=face, ec=edge))
         title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
@@ -44,12 +43,12 @@ def pipeline(number: str) -> Figure:
         for text, height in ((chapter.number, 0.19), (title, -0.09)):
             ax.text(x, y + height, text, ha="center", va="center", color=ink, size=9)
         centres.append((x, y))
-    arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#777777"}
     for (x0, y0), (x1, y1) in pairwise(centres):
         start, end = (x0 + 0.55, y0), (x1 - 0.55, y1)
         if y0 != y1:  # from the end of a row to the start of the next, between the two
             start, end = (x1, (y0 + y1) / 2), (x1, y1 + 0.34)
             ax.plot([x0, x0, x1], [y0 - 0.32, start[1], start[1]], color="#777777", lw=1)
+        arrow: Any = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#777777"}
         ax.add_patch(FancyArrowPatch(start, end, lw=1, **arrow))
     order = ", ".join(f"{c.number} {c.title}" for c in CHAPTERS)
     return style.describe(figure, f"The chapters in order, {number} highlighted: {order}.")
@@ -68,27 +67,29 @@ def cohort_flow(flow: list[dict], label: str) -> Figure:
         counts = ", ".join(f"{dx} {step[dx]:,}" for dx in DX)
         ax.text(6.1, y, counts, ha="left", va="center", size=8, color="#555555")
         if place:
-            lost = flow[place - 1]["rows"] - step["rows"]
+            text = f"{flow[place - 1]['rows'] - step['rows']:,} rows removed"
             arrow = {"arrowstyle": "-|>", "color": "#888888"}
             ax.annotate("", (3, y + 0.32), (3, y + 0.68), arrowprops=arrow)
-            text = f"{lost:,} rows removed"
             ax.text(3.2, y + 0.5, text, va="center", size=8, color=style.LIMIT)
     ax.set_title(label, size=9, color="#555555")
     steps = "; ".join(f"{s['step']}: {s['rows']} rows, {s['subjects']} subjects" for s in flow)
     return style.describe(figure, f"Flow chart of the cohort's filters, {label}. {steps}.")
 
 
-def score_distributions(cohort: pd.DataFrame, label: str) -> Figure:
-    """Draw each score's distribution per class as violins with quartiles."""
-    figure, axes = plt.subplots(2, 3, figsize=(7.2, 4.4))
-    for ax, name in zip(axes.flat, [*SCORES, "AGE"], strict=True):
+def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> Figure:
+    """Draw columns (name -> what it is called) per class as violins with quartiles."""
+    columns = min(3, len(fields))
+    size = (7.2, 2.2 * -(-len(fields) // columns) + 0.4)
+    figure, axes = plt.subplots(-(-len(fields) // columns), columns, figsize=size, squeeze=False)
+    for ax, (name, called) in zip(axes.flat, fields.items(), strict=False):
         sns.violinplot(
             cohort, x="DX", y=name, hue="DX", order=DX, palette=style.DX_COLOURS,
             inner="quart", cut=0, linewidth=0.8, legend=False, ax=ax,
         )  # fmt: skip
-        ax.set(xlabel="", ylabel="", title=name)
-    words = "Violins of each clinical score and the age, for CN, MCI and Dementia."
-    return style.finish(figure, label, words)
+        ax.set(xlabel="", ylabel="", title=called)
+    medians = cohort.groupby("DX")[[*fields]].median().loc[DX].rename(columns=fields)
+    words = f"Violins per diagnosis. Medians, {style.rows_of(medians.T, '.3g')}."
+    return style.finish(figure, title, words)
 
 
 def missingness(cohort: pd.DataFrame, label: str) -> Figure:
@@ -103,18 +104,23 @@ def missingness(cohort: pd.DataFrame, label: str) -> Figure:
     return style.finish(figure, label, words)
 
 
+def _views(axes: Any, volume: np.ndarray, at: tuple[float, ...], name: str = "", **how: Any) -> Any:
+    """Show an axial, a coronal and a sagittal slice of a volume, at shares z, y and x."""
+    z, y, x = (int(n * share) for n, share in zip(volume.shape[::-1], at, strict=True))
+    for ax, image in zip(axes, (volume[:, :, z], volume[:, y], volume[x]), strict=True):
+        shown = ax.imshow(np.rot90(image.astype(np.float32)), **how)
+    axes[0].set_ylabel(name, size=9)
+    return shown
+
+
 def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
     """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal middle slices."""
     size: Any = {"figsize": (6.4, 2.1 * len(volumes)), "gridspec_kw": {"wspace": 0}}
     figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size)
     style.bare(axes.flat)
     for row, (name, volume) in zip(axes, volumes.items(), strict=True):
-        x, y, z = (n // 2 for n in volume.shape)
-        slices = (volume[:, :, int(z * 0.95)], volume[:, y, :], volume[int(x * 0.7), :, :])
-        top = np.percentile(volume, 99.7)
-        for ax, image in zip(row, slices, strict=True):
-            ax.imshow(np.rot90(image.astype(np.float32)), vmin=min(0, volume.min()), vmax=top)
-        row[0].set_ylabel(name, size=9)
+        ends = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
+        _views(row, volume, (0.47, 0.5, 0.35), name, **ends)
     for ax, view in zip(axes[0], ("axial", "coronal", "sagittal"), strict=True):
         ax.set_title(view, size=9)
     words = f"Axial, coronal and sagittal middle slices, one row each: {', '.join(volumes)}."
@@ -135,33 +141,14 @@ def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title:
     return style.finish(figure, title, words)
 
 
-def image_fields(cohort: pd.DataFrame, title: str) -> Figure:
-    """Draw the percentiles that captions say of the images, per diagnosis."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.9), sharey=True)
-    fields = {"VENTRICLES": "ventricles", "FORNIX_FA": "fornix FA"}
-    for ax, (field, name) in zip(axes, fields.items(), strict=True):
-        shared: dict[str, Any] = {"x": "DX", "y": field, "order": DX, "ax": ax}
-        sns.boxplot(cohort, hue="DX", palette=style.DX_COLOURS, width=0.55, showfliers=False,
-                    linewidth=1, **shared)  # fmt: skip
-        sns.stripplot(cohort, size=2, color="#333333", **shared)
-        ax.set(xlabel="", title=f"{name} (n = {cohort[field].notna().sum()})")
-    axes[0].set_ylabel("percentile for the age")
-    words = "Box plots of the percentiles of ventricles and fornix FA, for CN, MCI and Dementia."
-    return style.finish(figure, title, words)
-
-
 def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
     """Lay each class's occlusion map (X, Y, Z) over a brain: axial, coronal, sagittal."""
     figure, axes = plt.subplots(len(maps), 3, figsize=(6.4, 2.1 * len(maps)), squeeze=False)
     style.bare(axes.flat)
-    top = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
-    x, y, z = (int(n * f) for n, f in zip(background.shape, (0.35, 0.45, 0.42), strict=True))
-    cuts: tuple[Any, ...] = (np.s_[:, :, z], np.s_[:, y, :], np.s_[x, :, :])
+    top, at = max(float(np.abs(m).max()) for m in maps.values()) or 1.0, (0.42, 0.45, 0.35)
     for row, (name, values) in zip(axes, maps.items(), strict=True):
-        for ax, cut in zip(row, cuts, strict=True):
-            ax.imshow(np.rot90(background[cut].astype(np.float32)))
-            shown = ax.imshow(np.rot90(values[cut]), cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
-        row[0].set_ylabel(name, size=9)
+        _views(row, background, at)
+        shown = _views(row, values, at, name, cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
     figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
     words = f"Occlusion maps over the template in three views, one row each: {', '.join(maps)}."
     return style.finish(figure, title, words)

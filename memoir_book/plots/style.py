@@ -17,11 +17,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-DX_COLOURS = {"CN": "#0072B2", "MCI": "#E69F00", "Dementia": "#D55E00"}
-MODALITY_COLOURS = {"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7", "fused": "#555555"}
 BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
+DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
+COLOURS: dict[Any, str] = {
+    **DX_COLOURS,
+    **{"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7"},
+    **{"Female": "#CC79A7", "Male": "#56B4E9", "with FA": "#009E73", "without FA": "#BBBBBB"},
+    **{"reproduced": "#009E73", "pattern reproduced": BLUE},
+    **{"not reproduced": RED, "not comparable": "#CCCCCC"},
+}
 
 
 def use_style() -> None:
@@ -103,13 +109,6 @@ def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
 def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Any:
     """Distances (2, n) of an interval's ends from the value, as `errorbar` wants them."""
     return np.abs(rows[[low, high]].to_numpy(float).T - rows[value].to_numpy(float))
-
-
-def stacked(ax: plt.Axes, table: pd.DataFrame, xlabel: str, colours: list | None = None) -> None:
-    """Stack a table's columns as bars, one row of the table each."""
-    if len(table):  # of no rows, pandas draws nothing
-        table.plot.barh(stacked=True, ax=ax, width=0.75, legend=False, color=colours)
-    name_rows(ax, table.index, xlabel)
 
 
 def by_class(

@@ -48,58 +48,46 @@ def small_inputs():
         DX=dx * 4, p2_Dementia=rng.random(12)
     )
     bounds = {"value": [0.5, 0.6], "low": [0.4, 0.5], "high": [0.6, 0.7]}
-    ablation = pd.DataFrame(
-        bounds | {"task": "dx3", "metric": "accuracy", "subset": ["t1", "fa"]}
-    ).assign(published=[0.5, np.nan], n=12)
+    ablation = pd.DataFrame(bounds | {"subset": ["t1", "fa"], "published": [0.5, np.nan], "n": 12})
     found = {"case": 0, "protocol": "blind", "retrieved": [1, 2], "scores": [0.9, 0.8]}
     found |= {"candidate_scores": [0.1, 0.2], "reranked": [2], "rerank_scores": [0.2]}
-    answers = pd.DataFrame(
-        {"protocol": ["blind", "own_caption"] * 3, "reference": dx * 2, "parsed": dx * 2}
-    )
-    scores = pd.DataFrame(bounds | {"metric": "accuracy", "protocol": ["blind", "own_caption"]})
+    scores = pd.DataFrame(bounds | {"protocol": ["blind", "own_caption"], "llm": "a model"})
     ranked = {"precision@5": [0.5], "ndcg@5": [0.4], "knn_accuracy": [0.3], "n": [3]}
     volume = rng.random((9, 10, 11)).astype(np.float32)
     curve = pd.DataFrame({"epoch": [0, 1], "loss": [2.0, 1.0], "val_recall@10": [0.1, 0.2]})
-    names = ("composite", "dx3_balanced_accuracy", "test_dx3_balanced_accuracy")
-    epochs = pd.DataFrame({name: [0.4, 0.6, 0.5] for name in names}).assign(epoch=[1, 2, 3])
     words = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
     verdicts = pd.DataFrame([range(4)], index=["05"], columns=words)
     return {
         "pipeline": ("04",),
         "cohort_flow": (flow, "run"),
-        "score_distributions": (cohort, "run"),
+        "distributions": (cohort, {"MMSE": "MMSE", "AGE": "age"}, "run"),
         "missingness": (cohort, "run"),
         "brain_rows": ({"CN": volume}, "run"),
         "qc_mosaic": (volume[None], ["case 0"], [True], "run"),
-        "attention_bars": (pd.DataFrame({"t1": [0.4], "fa": [0.6]}, index=["t1+fa"]), "run"),
+        "stacked_bars": (verdicts, "published figures", "run"),
         "similarity": (np.eye(3), np.eye(3), ("T1", "clinical"), "run"),
         "history_curves": (curve, {"loss": ["loss"]}, "run", 1),
         "confusion_matrix": (np.eye(3, dtype=int), "run"),
         "roc_and_calibration": (predictions, "run"),
-        "ablation_bars": (ablation, "dx3", 1 / 3, "run"),
-        "text_curves": (pd.DataFrame({"step": [0, 1], "loss": [3.0, 2.0]}), curve, "run"),
-        "embedding_map": (rng.random((12, 4)), rng.random((12, 4)), cohort, "run"),
-        "query_path": (found, cohort, "run"),
-        "subset_retrieval": (pd.DataFrame(ranked | {"subset": "t1", "method": "z_fused"}), "run"),
-        "image_fields": (cohort, "run"),
-        "retrieval_bars": (pd.DataFrame(ranked | {"method": "random"}), "run"),
-        "llm_bars": (scores.assign(llm="a model", published=[np.nan, 0.9]), "accuracy", 0.3, "run"),
-        "failure_bars": (pd.DataFrame({"llm": ["m"], "kind_of_error": ["unparsed"]}), "run"),
-        "published_ladder": (ablation.assign(figure=["a", "b"]), "run"),
-        "leakage_bars": (
-            pd.DataFrame(
-                {"experiment": "a leak", "honest": [0.5], "honest_low": 0.4, "honest_high": 0.6}
-                | {"leaky": 0.7, "leaky_low": 0.6, "leaky_high": 0.8, "n": 12}
-            ),
+        "embedding_map": (
+            {
+                name: (rng.random((12, 4)), cohort[name])
+                for name in ("DX", "PTGENDER", "AGE", "MMSE")
+            },
             "run",
         ),
-        "checkpoint_curve": ({"stage 2": epochs}, {5: [0.66, 0.707]}, "run"),
-        "verdict_bars": (verdicts, "run"),
-        "nf4": ([-1.0, 0.0, 1.0],),
-        "protocol_gap": (answers, "run"),
-        "drift_curve": (pd.DataFrame(bounds | {"drift": [0.0, 1.0]}), "run"),
-        "interval_bars": (ablation, "subset", "value", "accuracy", "run", 0.5),
-        "embedding_panels": (rng.random((12, 4)), cohort, "run"),
+        "query_path": (found, cohort, "run"),
+        "subset_retrieval": (pd.DataFrame(ranked | {"subset": "t1", "method": "z_fused"}), "run"),
+        "bars_in_panels": (pd.DataFrame({"precision@5": [0.5], "ndcg@5": 0.4}, ["random"]), "run"),
+        "grouped_bars": (
+            scores.assign(published=[np.nan, 0.9]),
+            "llm",
+            "protocol",
+            "accuracy",
+            "run",
+            0.3,
+        ),
+        "interval_bars": (ablation, "subset", "accuracy", "run", ["value"], 0.5),
         "occlusion": ({"CN": volume}, volume, "run"),
     }
 
@@ -120,7 +108,6 @@ def test_a_figure_says_what_it_shows(name):
     assert len(words.split()) >= 5 and words.endswith("."), words
     assert ("nan" not in words.split() and ".." not in words and "run" in words) or name in (
         "pipeline",
-        "nf4",
     ), words
     plt.close(figure)
 
@@ -146,8 +133,57 @@ def test_titles_legends_and_labels_stay_apart(name):
 def test_long_labels_leave_an_axis_its_room():
     plots.use_style()
     name = "own caption reranks, a language model with a long name, un-quantised (stand-in)"
-    table = small_inputs()["leakage_bars"][0].assign(experiment=name)
-    figure = plots.leakage_bars(table, "run")
+    figure = plots.interval_bars(leaks().assign(experiment=name), "experiment", "accuracy", "run")
     figure.canvas.draw()
     assert figure.axes[0].get_position().width > 0.5
+    plt.close(figure)
+
+
+def leaks():
+    honest = {"experiment": "a leak", "n": [12], "honest": 0.5, "honest_low": 0.4}
+    leaky = {"honest_high": 0.6, "leaky": 0.7, "leaky_low": 0.6, "leaky_high": 0.9}
+    return pd.DataFrame(honest | leaky).assign(value=0.5, low=0.4, high=0.6)
+
+
+def test_two_values_of_a_row_stand_beside_each_other_each_with_its_own_interval():
+    figure = plots.interval_bars(leaks(), "experiment", "accuracy", "run", ["honest", "leaky"])
+    (one, two) = figure.axes[0].containers
+    assert (one.lines[0].get_xydata()[0][0], two.lines[0].get_xydata()[0][0]) == (0.5, 0.7)
+    ends = [bars.get_segments()[0][:, 0].tolist() for bars in (one.lines[2][0], two.lines[2][0])]
+    assert np.allclose(ends, [[0.4, 0.6], [0.6, 0.9]])
+    assert "a leak: honest 0.50, leaky 0.70" in figure.get_label()
+    plt.close(figure)
+
+
+def test_a_bar_stands_in_the_row_of_its_name():
+    rows = pd.DataFrame({"of": ["a", "b", "a"], "llm": ["x", "x", "y"], "value": [0.2, 0.4, 0.6]})
+    rows = rows.assign(
+        low=rows["value"] - 0.1, high=rows["value"] + 0.1, published=[np.nan, 0.5, 1]
+    )
+    figure = plots.grouped_bars(rows, "llm", "of", "accuracy", "run", 0.5)
+    ax = figure.axes[0]
+    found = [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in ax.patches]
+    assert np.allclose(found, [(0.2, -0.2), (0.6, 0.8), (0.4, 0.2)])
+    assert np.allclose(ax.collections[-1].get_offsets(), [(0.5, 0), (1, 1)])
+    words = figure.get_label()
+    assert "a: x 0.20, y 0.60; b: x 0.40; published: x 0.50, y 1.00" in words
+    plt.close(figure)
+
+
+def test_stacked_counts_are_written_in_the_bars_and_shares_are_not():
+    counts = pd.DataFrame({"reproduced": [2, 0], "not comparable": [1, 3]}, ["05", "06"])
+    for table, texts in ((counts, ["2", "", "1", "3"]), (counts / 3, [])):
+        figure = plots.stacked_bars(table, "figures", "run")
+        assert [text.get_text() for text in figure.axes[0].texts] == texts
+        plt.close(figure)
+    empty = plots.stacked_bars(counts[:0], "figures", "run")
+    plt.close(empty)
+
+
+def test_an_embedding_map_uses_the_axes_of_its_first_panel():
+    rng = np.random.default_rng(0)
+    z, dx = rng.normal(size=(9, 4)), pd.Series(["CN", "MCI", "Dementia"] * 3)
+    figure = plots.embedding_map({"z": (z, dx), "half": (z / 2 + z.mean(axis=0) / 2, dx)}, "run")
+    one, two = ([c.get_offsets() for c in ax.collections] for ax in figure.axes[:2])
+    assert len(one) == 3 and np.allclose(np.vstack(one) / 2, np.vstack(two))
     plt.close(figure)

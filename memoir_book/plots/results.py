@@ -1,0 +1,155 @@
+"""Figures of results: values with intervals, retrieval, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from . import style
+from .style import BLUE, LIMIT, PUBLISHED, RED
+
+
+def stacked_bars(table: pd.DataFrame, axis: str, title: str) -> Figure:
+    """Stack a table's columns as bars, one row of the table each: counts, or shares of one."""
+    figure, ax = plt.subplots(figsize=(6.8, 0.4 * len(table) + 1.3))
+    colours: Any = [style.COLOURS[name] for name in table if name in style.COLOURS]
+    if len(table):  # of no rows, pandas draws nothing
+        table.plot.barh(stacked=True, ax=ax, width=0.75, legend=False, color=colours or None)
+    style.name_rows(ax, table.index, axis)
+    if "f" in {dtype.kind for dtype in table.dtypes}:
+        ax.set_xlim(0, 1)
+        words = style.rows_of(table)
+    else:
+        style.whole_numbers(ax)
+        words = style.rows_of(table, "d")
+        for drawn in cast(Any, ax.containers):
+            texts = [f"{n:.0f}" if n else "" for n in drawn.datavalues]
+            box = {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8}
+            ax.bar_label(drawn, texts, label_type="center", size=8, bbox=box)
+    style.below(ax, 4)
+    return style.finish(figure, title, f"Stacked bars, {axis}. {words}.")
+
+
+def interval_bars(
+    table: pd.DataFrame,
+    label: str,
+    axis: str,
+    title: str,
+    values: Sequence[str] = ("value",),
+    zero: float | None = None,
+) -> Figure:
+    """Draw a dot with its interval per row and value, named by the columns `label` and n.
+
+    The ends are in columns such as value_low and value_high, or low and high. `zero`: where to
+    draw a reference line. Values in a column 'published' are drawn in grey.
+    """
+    figure, ax = plt.subplots(figsize=(6.7, (0.2 + 0.14 * len(values)) * len(table) + 1.1))
+    y, drawn = np.arange(len(table)), table.set_index(label)
+    for place, value in enumerate(values):
+        own = f"{value}_" if f"{value}_low" in table else ""
+        error = style.reach(table, value, f"{own}low", f"{own}high")
+        how: dict = {"fmt": "os"[place], "color": (BLUE, RED)[place]}
+        how["label"] = value if own else "this run (95 % interval)"
+        ax.errorbar(table[value], y + 0.24 * place - 0.12 * (len(values) - 1), xerr=error, **how)
+    if zero is not None:
+        ax.axvline(zero, color="#888888", ls="--", lw=1)
+    elif table[[*values]].to_numpy(float).max() <= 1:
+        ax.set_xlim(0, 1.02)
+    known = drawn["published"].dropna() if "published" in table else table["n"][:0]
+    if len(known):
+        ax.scatter(table["published"], y, marker="D", s=28, zorder=3, **PUBLISHED)
+    if len(known) or len(values) > 1:
+        ax.grid(axis="y", color="#EEEEEE", lw=1)
+        style.above(ax, 2)
+    names = [f"{name} (n = {n:.0f})" for name, n in zip(table[label], table["n"], strict=True)]
+    style.name_rows(ax, names, axis)
+    ax.tick_params(axis="y", labelsize=9)
+    words = f"Dots with intervals, {axis}. {style.rows_of(drawn[[*values]])}"
+    words += f"; published: {style.listed(known)}." if len(known) else "."
+    return style.finish(figure, title, words)
+
+
+def grouped_bars(
+    rows: pd.DataFrame, label: str, by: str, axis: str, title: str, chance: float | None = None
+) -> Figure:
+    """Draw values as bars with intervals, named by a column, coloured by another.
+
+    `rows`: also with columns value, low, high, and published, which is drawn in grey.
+    """
+    names, groups = (rows[column].unique().tolist() for column in (label, by))
+    figure, ax = plt.subplots(figsize=(6.8, (0.18 + 0.22 * len(groups)) * len(names) + 1.4))
+    height, parts, light = 0.8 / len(groups), [], 0.12 * max(1, rows["value"].max())
+    for place, group in enumerate(groups):
+        part = rows[rows[by] == group]
+        y = part[label].map(names.index) - 0.4 + (place + 0.5) * height
+        how: dict = {"color": sns.color_palette("colorblind")[place], "label": group}
+        ax.barh(y, part["value"], height * 0.9, xerr=style.reach(part), **how)
+        for at, value in zip(y, part["value"], strict=True):  # a bar of 0 cannot be seen
+            ink = "white" if value > light else "black"
+            ax.text(0.08 * light, at, f"{value:.2f}", va="center", fontsize=7, color=ink)
+        parts.append(f"{group}: {style.listed(part.set_index(label)['value'])}")
+    known = rows.dropna(subset=["published"]).set_index(label)["published"]
+    if len(known):
+        ax.scatter(known, known.index.map(names.index), marker="D", s=24, zorder=3, **PUBLISHED)
+        parts.append(f"published: {style.listed(known)}")
+    if chance is not None:
+        ax.axvline(chance, color=LIMIT, ls="--", lw=1, label="chance")
+        ax.set_xlim(0, 1)
+    style.name_rows(ax, names, axis)
+    style.below(ax, 3)
+    return style.finish(figure, title, f"Bars of {axis}. {'; '.join(parts)}.")
+
+
+def bars_in_panels(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw a table of shares as bars: a panel per column, a bar per row."""
+    width = len(rows.columns)
+    figure, axes = plt.subplots(1, width, figsize=(7.2, 0.32 * len(rows) + 1.1), sharey=True)
+    colours = ["#BBBBBB", "#CC79A7", "#56B4E9", BLUE, RED][-len(rows) :]
+    for ax, (name, values) in zip(np.atleast_1d(axes), rows.items(), strict=True):
+        ax.bar_label(ax.barh(range(len(rows)), values, color=colours), fmt=" %.2f", size=8)
+        ax.set(title=name, xlim=(0, 1.15))
+    style.name_rows(np.atleast_1d(axes)[0], rows.index)
+    return style.finish(figure, title, f"Bars. {style.rows_of(rows.T)}.")
+
+
+def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
+    """Draw one query's candidates, a row of retrieval.jsonl: cosine against reranker's score."""
+    figure, ax = plt.subplots(figsize=(6.8, 3.4))
+    dx = cohort["DX"].to_numpy()
+    points = np.array([row["scores"], row["candidate_scores"]])
+    style.by_class(ax, points, dx[row["retrieved"]], s=26, alpha=0.8)
+    kept = points[:, [row["retrieved"].index(case) for case in row["reranked"]]]
+    ax.scatter(kept[0], kept[1], s=110, fc="none", ec="#222222", label="kept for the LLM")
+    for place, point in enumerate(kept.T, 1):
+        ax.annotate(f" {place}", point, xytext=(6, 4), textcoords="offset points", size=8)
+    ax.set(xlabel="cosine with the query (FAISS)", ylabel="cross-encoder score")
+    style.above(ax, 4)
+    words = f"Scatter plot of {points.shape[1]} candidates: cosine with the query against the "
+    words += f"cross-encoder's score. Kept: {', '.join(dx[row['reranked']])}."
+    title = f"{title}, {row['protocol']}, true diagnosis {dx[row['case']]}"
+    return style.finish(figure, title, words)
+
+
+def subset_retrieval(table: pd.DataFrame, title: str) -> Figure:
+    """Draw precision@5 and nDCG@5 of every modality subset, before and after reranking."""
+    sizes = table.drop_duplicates("subset").set_index("subset")["n"]
+    styles = {"z_fused": ("#56B4E9", "s"), "reranked, blind": (BLUE, "o")}
+    styles["reranked, own_caption"] = (RED, "D")
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.36 * len(sizes) + 1.5), sharey=True)
+    for ax, metric in zip(axes, ("precision@5", "ndcg@5"), strict=True):
+        for method, (colour, marker) in styles.items():
+            part = table[table["method"] == method]
+            y = part["subset"].map(sizes.index.get_loc)
+            ax.scatter(part[metric], y, color=colour, marker=marker, s=30, label=method)
+        ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+        ax.set(xlabel=metric, xlim=(0, 1))
+    style.name_rows(axes[0], [f"{name} (n = {n})" for name, n in sizes.items()], "precision@5")
+    style.below(axes[0], 3)
+    words = "Dots: precision@5 and nDCG@5 of each subset, for the embedding and after reranking."
+    return style.finish(figure, title, words)
