@@ -1,8 +1,7 @@
 """From an ADNI download to one labelled scan per subject, split without leakage.
 
-The rules are the published ones (project page, section 2): a valid diagnosis, an existing
-T1, one scan per subject, 80/20 split stratified by diagnosis with floor(0.8 n) per class
-in train. A validation part is taken from train only.
+The rules are the published ones (project page, section 2): a valid diagnosis, a T1, one scan
+per subject, and a split within each class. A validation part is taken from train only.
 """
 
 from __future__ import annotations
@@ -28,9 +27,6 @@ COLUMNS = (
 
 class DataLeakageError(CohortError):
     """A subject, or a file of a subject, stands on both sides of the split."""
-
-
-# --- the published filters, one function each -------------------------------------------
 
 
 def age_at_scan(visits: pd.DataFrame) -> pd.DataFrame:
@@ -74,12 +70,11 @@ def build_cohort(
     visit: str = "latest",
     val_fraction: float = 0.15,
 ) -> tuple[pd.DataFrame, list[dict]]:
-    """Apply the published filters to tables, and split.
+    """Apply the published filters to tables of `read_adnimerge` and `read_images`, and split.
 
-    `visits` and `images` are as from `read_adnimerge` and `read_images`; the images must
-    exist in `data_dir`, unless it is None. Returns the cohort, one row per subject ordered by
-    RID with the columns `COLUMNS` (`case` is the row number, which stands for the subject in
-    every later plot and text), and the steps, each with rows, subjects, subjects per class.
+    Returns the cohort, one row per subject ordered by RID with the columns `COLUMNS` (`case`
+    is the row number, which stands for the subject from here on), and the steps, each with
+    rows, subjects, subjects per class. The images must exist in `data_dir`, unless it is None.
     """
     table = age_at_scan(visits)
     flow = [flow_step("visits in ADNIMERGE", table)]
@@ -93,8 +88,8 @@ def build_cohort(
         mend = "check that PTID and VISCODE are written alike in ADNIMERGE.csv and images.csv"
         raise CohortError(Problem("", "no visit has both a diagnosis and a T1 volume", mend))
     table = table.sort_values("RID", ignore_index=True)
-    table["split"] = split(table["DX"], seed, val_fraction)
     table = table.assign(case=table.index, RID=table["RID"].astype(int))
+    table["split"] = split(table["DX"], seed, val_fraction)
     table["has_fa"] = table["fa_path"].notna()
     cohort = table.reindex(columns=list(COLUMNS))
     check_split(cohort)
@@ -111,10 +106,9 @@ def flow_step(name: str, table: pd.DataFrame) -> dict:
 
 
 def split(dx: pd.Series, seed: int, val_fraction: float = 0.15) -> np.ndarray:
-    """Split subjects 80/20 within each class; part of train becomes 'val'.
+    """Name each subject's part, (n,): 'train', 'val' (both are the published train) or 'test'.
 
-    Per class, test gets n - floor(0.8 n) subjects, which gives the published 168, 163 and
-    143; 'train' and 'val' together are the published train part. Returns (n,) names.
+    Test gets n - floor(0.8 n) subjects of each class: the published 168, 163 and 143.
     """
     rng = np.random.default_rng([seed, 1])
     parts = np.full(len(dx), "train", dtype=object)
@@ -126,17 +120,11 @@ def split(dx: pd.Series, seed: int, val_fraction: float = 0.15) -> np.ndarray:
     return parts
 
 
-# --- what must never cross the split ----------------------------------------------------
-
-
 def check_split(cohort: pd.DataFrame) -> None:
     """Raise DataLeakageError if a subject or an image path stands in two parts of the split."""
     for column in ("PTID", "RID", *PATHS):
-        known = cohort[cohort[column].notna()]
-        sides = known.groupby(column)["split"].transform("nunique")
-        if (sides > 1).any():
-            one = known.loc[sides > 1, column].iloc[0]
-            cases = ", ".join(map(str, known.loc[known[column] == one, "case"]))
+        if len(rows := _crossing(cohort["split"], cohort[column])):
+            one, cases = cohort[column][rows[0]], ", ".join(map(str, cohort["case"][rows]))
             what = f"one {column} ({one}) stands in more than one part of the split: cases {cases}"
             raise DataLeakageError(Problem("", what, "drop all but one from the tables"))
 
@@ -144,25 +132,27 @@ def check_split(cohort: pd.DataFrame) -> None:
 def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
     """Raise DataLeakageError if two parts of the split hold files of equal content.
 
-    Only files of equal size can be equal, so only those are read. A missing file is named.
+    Only files of equal size are read: others differ. CohortError names a missing file.
     """
     for column in PATHS:
-        listed = cohort[["case", "split"]].assign(path=cohort[column]).dropna()
-        absent = [name for name in listed["path"] if not (data_dir / name).exists()]
-        if absent:
+        paths = cohort[column].dropna().map(lambda name: data_dir / name)
+        if absent := [path for path in paths if not path.exists()]:
             what = f"is missing ({len(absent)} of the listed images are)"
             mend = "complete the download or empty the path in images.csv"
-            raise CohortError(Problem(str(data_dir / absent[0]), what, mend))
-        sizes = listed["path"].map(lambda name: (data_dir / name).stat().st_size)
-        alike = listed[sizes.duplicated(keep=False)]
-        content = alike["path"].map(lambda name: checksum(data_dir / name))
-        sides = alike.groupby(content)["split"].transform("nunique")
-        for _, group in alike[sides > 1].groupby(content):
-            first, second, *_ = (
-                str(data_dir / name) for name in group.drop_duplicates("split")["path"]
-            )
+            raise CohortError(Problem(str(absent[0]), what, mend))
+        sizes = paths.map(lambda path: path.stat().st_size)
+        content = paths[sizes.duplicated(keep=False)].map(checksum)
+        if len(rows := _crossing(cohort["split"], content)):
+            first, second = paths[cohort.loc[rows].drop_duplicates("split").index][:2]
             what = f"has the same content as {second}; both sides of the split hold it"
-            raise DataLeakageError(Problem(first, what, "drop one of the two subjects"))
+            raise DataLeakageError(Problem(str(first), what, "drop one of the two subjects"))
+
+
+def _crossing(parts: pd.Series, values: pd.Series) -> pd.Index:
+    """Rows of the first value that stands in more than one part of the split."""
+    values = values.dropna()
+    crossing = values[parts.groupby(values).transform("nunique").reindex(values.index) > 1]
+    return crossing[crossing == next(iter(crossing), None)].index
 
 
 def check_training_cases(cohort: pd.DataFrame, cases: np.ndarray, where: str) -> None:
@@ -173,11 +163,7 @@ def check_training_cases(cohort: pd.DataFrame, cases: np.ndarray, where: str) ->
         raise DataLeakageError(Problem("", what, "make it from the train part only"))
 
 
-# --- storing and summarising ------------------------------------------------------------
-
-
 def write_cohort(path: Path, cohort: pd.DataFrame) -> None:
-    """Write cohort.parquet."""
     with atomic_path(path) as temporary:
         cohort.to_parquet(temporary, index=False)
 
@@ -199,13 +185,9 @@ def counts(cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_one(cohort: pd.DataFrame) -> pd.DataFrame:
-    """Summarise each class (mean and SD, or percent), and train against test.
-
-    'SMD' is the standardised mean difference, train minus test: the difference of the means
-    in units of the pooled SD; below 0.1 is negligible.
-    """
-    names = {"AGE": "age (years)", "PTEDUCAT": "education (years)", "CDRSB": "CDR-SB"}
-    names |= {"ADAS11": "ADAS-11", "ADAS13": "ADAS-13", "MMSE": "MMSE", "MOCA": "MoCA"}
+    """Summarise each class (mean and SD, or percent), and train against test by their `smd`."""
+    names = {"AGE": "age (years)", "PTEDUCAT": "education (years)"}
+    names |= dict(zip(SCORES, ("CDR-SB", "ADAS-11", "ADAS-13", "MMSE", "MoCA"), strict=True))
     data = cohort[list(names)].rename(columns=names).astype(float)
     data.insert(1, "female (%)", 100.0 * (cohort["PTGENDER"] == "Female"))
     carrier = (cohort["APOE4"] > 0).where(cohort["APOE4"].notna())
@@ -222,6 +204,6 @@ def table_one(cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def smd(a: pd.Series, b: pd.Series) -> float:
-    """Standardised mean difference of two samples; 0 where neither varies."""
+    """Standardised mean difference, in units of the pooled SD; 0 where neither varies."""
     pooled = math.sqrt((a.var() + b.var()) / 2)
     return (a.mean() - b.mean()) / pooled if pooled else 0.0

@@ -20,6 +20,7 @@ import psutil
 
 SETTINGS = "settings.json"  # of a folder of work, written last: what made it, and checksums
 STATE = ".state"  # in a folder of work that is not finished: what it goes on from
+FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 class DamagedFileError(ValueError):
@@ -32,20 +33,19 @@ class MissingArtefactError(FileNotFoundError):
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there when the block ends without an error.
+    """Yield a temporary path; what was written there moves to `path` if no error is raised.
 
-    A reader sees the old file or folder, or the whole new one. What a killed process left is
-    deleted by the next. A full disk is an OSError that names the file. `durable=False` does not
-    wait for the disk: enough where only a killed process, not a power cut, would interrupt.
+    A reader sees the old file or folder, or the whole new one. A full disk is an OSError that
+    names the file. `durable=False` does not wait for the disk: a power cut may lose the file.
     """
     path = Path(path)
     shelf = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = shelf / path.name  # the same name: libraries choose the format by it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         shutil.rmtree(shelf, ignore_errors=True)  # of a killed process with the same number
         shelf.mkdir()
-        temporary = shelf / path.name  # the same name: libraries choose the format by it
         yield temporary
         if durable and temporary.is_file():
             with open(temporary, "rb") as handle:
@@ -54,13 +54,10 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             path.replace(shelf / ".old")
         temporary.replace(path)
     except Exception as error:  # torch, safetensors, faiss and pyarrow each raise their own kind
-        if _disk_is_full(error, path.parent):
-            raise OSError(
-                errno.ENOSPC,
-                f"no space left on the disk ({type(error).__name__}); nothing was changed. "
-                "Free some space and run the same again",
-                str(path),
-            ) from error
+        said = any(text in str(error) for text in FULL)
+        if said or (path.parent.exists() and shutil.disk_usage(path.parent).free < 4096):
+            what = f"no space left on the disk ({type(error).__name__}); nothing was changed"
+            raise OSError(errno.ENOSPC, f"{what}. Free some and run again", str(path)) from error
         raise
     finally:
         shutil.rmtree(shelf, ignore_errors=True)
@@ -74,25 +71,18 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(stale, ignore_errors=True)
 
 
-def _disk_is_full(error: Exception, folder: Path) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    said = any(os.strerror(number) in str(error) for number in full)  # torch gives no number
-    return said or (folder.exists() and shutil.disk_usage(folder).free < 4096)
-
-
 def checksum(path: Path) -> str:
     """Hash the content of a file, or the names and contents of a folder's files."""
-    path = Path(path)
-    if path.is_dir():
-        return digest({p.relative_to(path).as_posix(): checksum(p) for p in _inside(path)})
+    if Path(path).is_dir():
+        return digest(_checksums(Path(path)))
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _inside(folder: Path) -> list[Path]:
-    """The files of a folder, without hidden ones, which are locks or half written."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [p for p in found if not any(n[0] == "." for n in p.relative_to(folder).parts)]
+def _checksums(folder: Path) -> dict[str, str]:
+    """Hash the files of a folder, without hidden ones, which are locks or half written."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {name: checksum(folder / name) for name in names if "/." not in f"/{name}"}
 
 
 def digest(value: Any) -> str:
@@ -136,12 +126,12 @@ def write_jsonl(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; DamagedFileError names one that is none."""
+    """Read a JSON file, or raise DamagedFileError, which names it."""
     return _parse(path, Path(path).read_bytes())
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """Read a file of one JSON object a line; see `read_json`."""
+    """Read a file of one JSON object a line, as `read_json`."""
     lines = Path(path).read_bytes().splitlines()
     return [_parse(path, line, f", line {number}") for number, line in enumerate(lines, 1)]
 
@@ -150,20 +140,13 @@ def _parse(path: Path, text: bytes, where: str = "") -> Any:
     try:
         return json.loads(text)
     except ValueError as error:  # no JSON, or no UTF-8
-        mend = "delete the file and run again"
-        raise DamagedFileError(f"{path}{where} is damaged ({error}); {mend}") from error
+        what = f"{path}{where} is damaged ({error}); delete the file and run again"
+        raise DamagedFileError(what) from error
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy scalars, arrays and paths into what JSON knows."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-# --- what made a folder -----------------------------------------------------------------
+    """Turn NumPy scalars, arrays and paths into what JSON knows; TypeError for other things."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else os.fspath(value)
 
 
 def difference(old: Mapping, new: Mapping) -> str:
@@ -172,22 +155,16 @@ def difference(old: Mapping, new: Mapping) -> str:
     said = []
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
-        if a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
             said.append(f"{key} ({difference(a, b)})")
-        elif any(isinstance(v, str) and len(v) == 32 for v in (a, b)):
-            said.append(f"{key} changed")  # a checksum means nothing to a reader
-        else:
-            said.append(f"{key} {a} -> {b}")
+        elif a != b:  # a checksum means nothing to a reader
+            is_sum = any(isinstance(v, str) and len(v) == 32 for v in (a, b))
+            said.append(f"{key} changed" if is_sum else f"{key} {a} -> {b}")
     return ", ".join(said)
 
 
 def is_finished(folder: Path, settings: Mapping) -> bool:
-    """Does a folder hold whole work that was made with just these settings?
-
-    If not, its content is deleted, after saying what changed.
-    """
+    """Does a folder hold whole work of just these settings? If not, say why and delete it."""
     folder = Path(folder)
     if not folder.exists():
         return False
@@ -195,7 +172,6 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
     if why:
         print(f"{folder.name} is made anew: {why}")
         shutil.rmtree(folder)
-    shutil.rmtree(folder / STATE, ignore_errors=True)
     _sweep(folder)
     return not why
 
@@ -204,8 +180,8 @@ def damage(folder: Path) -> str:
     """Say why a folder is not finished and whole; '' where it is."""
     _sweep(Path(folder))
     try:
-        wanted = read_json(folder / SETTINGS)["files"]
-        bad = [n for n in wanted if not (folder / n).exists() or checksum(folder / n) != wanted[n]]
+        wanted, found = read_json(folder / SETTINGS)["files"], _checksums(folder)
+        bad = [name for name in wanted if found.get(name) != wanted[name]]
     except FileNotFoundError:
         return f"{folder} is missing or was not finished"
     except (DamagedFileError, KeyError, TypeError):
@@ -215,19 +191,15 @@ def damage(folder: Path) -> str:
 
 def finish(folder: Path, settings: Mapping) -> None:
     """Note in a folder what made it and what it holds; see `is_finished`."""
-    files = [p for p in _inside(Path(folder)) if p.name != SETTINGS]
-    names = {p.relative_to(folder).as_posix(): checksum(p) for p in files}
-    write_json(Path(folder) / SETTINGS, {"settings": settings, "files": names})
     shutil.rmtree(Path(folder) / STATE, ignore_errors=True)
-
-
-# --- work that was interrupted ----------------------------------------------------------
+    found = {name: x for name, x in _checksums(Path(folder)).items() if name != SETTINGS}
+    write_json(Path(folder) / SETTINGS, {"settings": settings, "files": found})
 
 
 def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None:
     """Store what a training goes on from, under a name that holds its checksum.
 
-    One file, moved into place: an epoch is whole or absent. The one before is kept, too.
+    The epoch before is kept, too.
     """
     import torch
 
@@ -241,10 +213,7 @@ def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None
 
 
 def newest_state(folder: Path, settings: Mapping) -> dict | None:
-    """Read the newest whole state made with just these settings, or empty the folder.
-
-    It says what it does, and why.
-    """
+    """Read the newest whole state of just these settings, or delete the folder; say which."""
     import torch
 
     for path in sorted((Path(folder) / STATE).glob("epoch*"), reverse=True):

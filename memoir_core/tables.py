@@ -50,15 +50,12 @@ class CohortError(ValueError):
 
 
 def read_adnimerge(path: Path) -> pd.DataFrame:
-    """Read ADNIMERGE.csv as the ADNI site or the ADNIMERGE R package write it.
+    """Read ADNIMERGE.csv as the ADNI site or the ADNIMERGE R package write it; see `parse`.
 
-    A byte-order mark, quotes, blanks around fields, `-4` and `NA` for missing, `m048` for
-    `m48`, ISO and US dates, and every diagnosis in `SPELLINGS` are understood.
-
-    Returns one row per visit; `row` is its line in the file, `EXAMDATE_bl` the subject's first
-    exam date. Other columns than `REQUIRED` and `OPTIONAL`, and repeated rows, are dropped.
-    Raises CohortError with file, line, column and mend of every value that cannot be read or
-    lies out of its range, and of a second, different row for one visit.
+    Returns one row per visit with the columns `REQUIRED` and `OPTIONAL`, `row` (the line in
+    the file) and `EXAMDATE_bl` (of the subject's first visit). Raises CohortError with file,
+    line, column and mend of every value that cannot be read or lies out of its range, and of
+    a second, different row for one visit.
     """
     visits = _read_table(Path(path), REQUIRED, OPTIONAL)
     first = visits.groupby("PTID")["EXAMDATE"].transform("min")
@@ -66,9 +63,8 @@ def read_adnimerge(path: Path) -> pd.DataFrame:
 
 
 def read_images(path: Path) -> pd.DataFrame:
-    """Read the manifest images.csv: PTID, VISCODE, t1_path, fa_path (paths may be empty).
+    """Read images.csv: PTID and VISCODE (or IMAGEUID), t1_path, fa_path (which may be empty).
 
-    IMAGEUID, with or without ADNI's leading I, may stand in place of PTID and VISCODE.
     Raises CohortError like `read_adnimerge`.
     """
     return _read_table(Path(path), PATHS).reset_index(drop=True)
@@ -82,21 +78,20 @@ def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFra
 
     if not path.exists():
         raise unusable("is missing")
+    options: Any = {"dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
     try:
-        with warnings.catch_warnings():
-            # Rows with more fields than the header would shift or lose values.
+        with warnings.catch_warnings():  # a row of more fields than the header would shift values
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            options: Any = {"dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
             table = pd.read_csv(path, keep_default_na=False, index_col=False, **options)
     except (ValueError, pd.errors.ParserWarning) as error:  # of the parser, of the encoding
         raise unusable(f"cannot be read as a UTF-8 CSV table ({error})") from error
     table.columns = table.columns.str.strip()
-    by_image = "IMAGEUID" in table and "VISCODE" not in table
-    keys = ["IMAGEUID"] if by_image else ["PTID", "VISCODE"]
+    keys = ["PTID", "VISCODE"]
+    if "IMAGEUID" in table and "VISCODE" not in table:
+        keys = ["IMAGEUID"]
     wanted = dict.fromkeys((*keys, *required, *(name for name in optional if name in table)))
     if absent := [name for name in wanted if name not in table]:
-        found = ", ".join(table.columns[:12])
-        raise unusable(f"lacks the column {', '.join(absent)}; it has {found} ...")
+        raise unusable(f"lacks the column {', '.join(absent)}")
     if not len(table):
         raise unusable("has a header but no rows")
     text = table[[*wanted]].apply(lambda column: column.str.strip()).set_axis(table.index + 2)
@@ -104,13 +99,13 @@ def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFra
     table = text.apply(lambda column: parse(column))
     problems = []
     for column in table:
-        for row in text.index[text[column].notna() & table[column].isna()]:
-            what = f"{text[column][row]!r} is not {EXPECTED[column]}"
+        empty = text[column].isna()
+        for row in text.index[table[column].isna() & (~empty | (column in NEEDED))]:
+            what = f"{text[column][row]!r} is not {EXPECTED.get(column)}"
             mend = "correct it, or leave the field empty if it is unknown"
+            if empty[row]:
+                what, mend = "the field is empty", "fill it or drop the row"
             problems.append(Problem(str(path), what, mend, str(row), column))
-        for row in text.index[text[column].isna()] if column in NEEDED else ():
-            mend = "fill it or drop the row"
-            problems.append(Problem(str(path), "the field is empty", mend, str(row), column))
     table = table.dropna(subset=keys).drop_duplicates()
     for row in table.index[table.duplicated(keys)]:
         what = f"a second, different row for one visit or image ({', '.join(table[keys].loc[row])})"
@@ -141,8 +136,6 @@ def parse(text: pd.Series) -> pd.Series:
     if name == "VISCODE":  # M48 and m048 are m48; m0 and the screening are the baseline
         code = text.str.lower().replace({"sc": "bl", "scmri": "bl"})
         month = pd.to_numeric(code.str.extract(r"^m(\d{1,3})$")[0])
-        code = code.mask(month > 0, "m" + month.map("{:02.0f}".format).astype(str)).mask(
-            month == 0, "bl"
-        )
+        code = code.mask(month > 0, month.map("m{:02.0f}".format)).mask(month == 0, "bl")
         return code.where((month >= 0) | code.isin(["bl", "y1", "nv", "f", "uns1"]))
     return text

@@ -10,8 +10,8 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,13 @@ VERSION = 2  # raise it when the data change, so that stale downloads are writte
 MARKER = "SYNTHETIC.json"  # last file of a download: what was asked for, sums of the tables
 BEGUN = "begun.json"  # while volumes are missing: for which download those are that lie here
 TABLES = ("ADNIMERGE.csv", "images.csv")
-Job = tuple[str, str, dict]  # path, kind, latent
 
 
 def is_synthetic(directory: str | Path) -> bool:
     """Say whether the tables of a folder are those that this package wrote there.
 
-    A marker alone proves nothing: it can be copied beside real tables. So every table in the
-    folder must have the checksum that the marker gives it, and there must be no other table.
+    A marker can be copied beside real tables. So every table in the folder must have the
+    checksum that the marker gives it, and there must be no other table.
     """
     directory = Path(directory).expanduser()
     sums = _read(directory / MARKER).get("tables")
@@ -46,16 +45,14 @@ def ensure_download(
 ) -> Path:
     """Write a synthetic download once; later calls return at once.
 
-    A call that was killed goes on with the files that are missing. The marker gets its final
-    form at the very end, which means that everything is there.
+    A call that was killed goes on with the files that are missing.
 
     Parameters
     ----------
-    directory : folder to write.
     subjects : how many remain after the published filters.
     fa_fraction : share of them with an FA volume.
     workers : processes that render; 0 takes one per core.
-    device : 'cuda' renders in batches on the GPU, while threads compress and write.
+    device : 'cuda' renders in batches on the GPU.
 
     Raises
     ------
@@ -66,7 +63,6 @@ def ensure_download(
     wanted: dict[str, Any] = {"synthetic": True, "version": VERSION, "subjects": subjects}
     wanted |= {"fa_fraction": round(fa_fraction, 4), "seed": tables.SEED}
     if not _is_made(directory, wanted) or (directory / BEGUN).exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that begin together would delete each other's files.
         with FileLock(directory.with_name(f"{directory.name}.lock")):
             if not _is_made(directory, wanted):
@@ -80,18 +76,11 @@ def write_tables(
 ) -> pd.DataFrame:
     """Write ADNIMERGE.csv and images.csv only (seconds at any size); see `tables.make_tables`.
 
-    Returns
-    -------
-    latents : what the volumes would be rendered from.
-
-    Raises
-    ------
-    FileExistsError
-        The folder holds tables that this package did not write.
+    Returns what the volumes would be rendered from. Raises FileExistsError where the folder
+    holds tables that this package did not write.
     """
-    directory = Path(directory)
-    texts, latents = _make_tables(directory, subjects, fa_fraction, drift)
-    _write_tables(directory, texts)
+    content, latents = _make_tables(Path(directory), subjects, fa_fraction, drift)
+    _write_tables(Path(directory), content)
     return latents
 
 
@@ -111,12 +100,11 @@ def _make_tables(
     return content, latents
 
 
-def _write_tables(directory: Path, content: dict[str, bytes]) -> dict[str, str]:
+def _write_tables(directory: Path, content: dict[str, bytes]) -> None:
     for name, text in content.items():
         _write_whole(directory / name, text)
-    sums = {name: _sum(text) for name, text in content.items()}
-    _write_json(directory / MARKER, {"synthetic": True, "tables_only": True, "tables": sums})
-    return sums
+    marker = {"synthetic": True, "tables_only": True, "tables": _sums(directory)}
+    _write_json(directory / MARKER, marker)
 
 
 def _make_download(
@@ -128,26 +116,18 @@ def _make_download(
         for old in directory.glob("images/9??_S_9*/*.nii.gz"):
             old.unlink()
     _write_json(begun, wanted)
-    sums = _write_tables(directory, content)
-    jobs = [
-        (str(directory / latent[f"{kind}_path"]), kind, latent)
-        for latent in latents.to_dict("records")
-        for kind in ("t1", "fa")
-        if latent[f"{kind}_path"] and not (directory / latent[f"{kind}_path"]).exists()
-    ]
-    workers = workers or os.cpu_count() or 1
-    with tqdm(total=len(jobs), desc="rendering volumes", mininterval=5) as bar:
-        if device.startswith("cuda"):
-            for batch in _batches(jobs):
-                volumes = _render(batch, device)
-                with ThreadPoolExecutor(workers) as threads:
-                    list(threads.map(_write_volume, batch, volumes))
-                bar.update(len(batch))
-        else:
-            with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-                for _ in pool.map(_render_file, jobs, chunksize=4):
-                    bar.update()
-    _write_json(marker, wanted | {"tables": sums})
+    _write_tables(directory, content)
+    size = 32 if device.startswith("cuda") else 1
+    batches = []
+    for kind in ("t1", "fa"):
+        listed = latents.assign(path=latents[f"{kind}_path"]).query("path != ''").to_dict("records")
+        rows = [row for row in listed if not (directory / row["path"]).exists()]
+        batches += [(kind, rows[i : i + size]) for i in range(0, len(rows), size)]
+    with ProcessPoolExecutor(workers or None, get_context("spawn")) as pool:
+        run = map if device.startswith("cuda") else pool.map
+        done = run(partial(_write_volumes, directory, device), batches)
+        list(tqdm(done, "rendering volumes", len(batches), mininterval=5))
+    _write_json(marker, wanted | {"tables": _sums(directory)})
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:
@@ -158,43 +138,31 @@ def _holds(path: Path, wanted: dict) -> bool:
     return wanted.items() <= _read(path).items()
 
 
-def _one_thread() -> None:
+def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) -> None:
+    """Render volumes, and write them as int16 NIfTI: T1 in its own units, FA in 0.0001."""
+    import nibabel as nib
     import torch
 
-    torch.set_num_threads(1)  # the processes share the cores among themselves
-
-
-def _batches(jobs: list[Job], size: int = 32) -> Iterator[list[Job]]:
-    """Cut jobs into batches of one kind."""
-    for kind in ("t1", "fa"):
-        same = [job for job in jobs if job[1] == kind]
-        yield from (same[i : i + size] for i in range(0, len(same), size))
-
-
-def _render(batch: Sequence[Job], device: str) -> np.ndarray:
     from . import render  # here, so that `is_synthetic` needs no torch
 
-    draw = render.render_t1 if batch[0][1] == "t1" else render.render_fa
-    return draw([latent for _, _, latent in batch], device)
-
-
-def _render_file(job: Job) -> None:
-    _write_volume(job, _render([job], "cpu")[0])
-
-
-def _write_volume(job: Job, data: np.ndarray) -> None:
-    """Write one volume as int16 NIfTI: T1 in its own units, FA in ten-thousandths."""
-    import nibabel as nib
-
-    path, kind, _ = job
+    kind, latents = batch
+    if device == "cpu":
+        torch.set_num_threads(1)  # the processes share the cores among themselves
     scale = 1.0 if kind == "t1" else 1e-4
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.int16)
-    header.set_xyzt_units("mm")
-    volume = nib.Nifti1Image(np.round(data / scale).astype(np.int16), tables.AFFINE, header)
-    volume.header.set_slope_inter(scale, 0)
-    # Level 1 and no time stamp: fast, and the same bytes every time.
-    _write_whole(Path(path), gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
+    draw = render.render_t1 if kind == "t1" else render.render_fa
+
+    def write(latent: dict, data: np.ndarray) -> None:
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.int16)
+        header.set_xyzt_units("mm")
+        volume = nib.Nifti1Image(np.round(data / scale).astype(np.int16), tables.AFFINE, header)
+        volume.header.set_slope_inter(scale, 0)
+        # Level 1 and no time stamp: fast, and the same bytes every time.
+        packed = gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0)
+        _write_whole(directory / latent["path"], packed)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(write, latents, draw(latents, device)))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

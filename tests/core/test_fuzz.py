@@ -40,5 +40,5 @@ def test_axes_that_do_not_span_space_are_named(tmp_path):
         struct.pack_into("<f", data, 280 + 16 * row + 4, value)  # the second axis is the first
     path = tmp_path / "scan.nii"
     path.write_bytes(data)
-    with pytest.raises(images.VolumeError, match=r"scan\.nii has an affine that is no affine"):
+    with pytest.raises(images.VolumeError, match=r"scan\.nii cannot be read as NIfTI"):
         images.read_volume(path)
