@@ -66,6 +66,22 @@ def test_times_are_those_of_the_result_files(tmp_path):
     assert "75 s" in line and "1.3 GiB" in line and re.search(r"\d+ min", line)
 
 
+def test_a_page_keeps_the_last_state_of_a_bar_and_no_widget(tmp_path):
+    bar = [
+        nbformat.v4.new_output("stream", name="stderr", text=t) for t in ("0 %\r50 %", "\r100 %")
+    ]
+    widget = nbformat.v4.new_output("display_data", {pages.WIDGET: {"model_id": "x"}})
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("", outputs=[*bar, widget])]
+    )
+    notebook.metadata["widgets"] = {"state": {}}
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    pages.tidy(tmp_path / "n.ipynb", "a-run", "")
+    shown = nbformat.read(tmp_path / "n.ipynb", as_version=4)
+    assert [output.text for output in shown.cells[0].outputs] == ["100 %"]
+    assert shown.metadata.memoir.run == "a-run" and "widgets" not in shown.metadata
+
+
 # --- the core as pages, and from statement to code --------------------------------------
 
 
