@@ -172,12 +172,11 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
     if why:
         print(f"{folder.name} is made anew: {why}")
         shutil.rmtree(folder)
-    _sweep(folder)
     return not why
 
 
 def damage(folder: Path) -> str:
-    """Say why a folder is not finished and whole; '' where it is."""
+    """Say why a folder is not finished and whole; '' where it is. Sweeps what the killed left."""
     _sweep(Path(folder))
     try:
         wanted, found = read_json(folder / SETTINGS)["files"], _checksums(folder)
