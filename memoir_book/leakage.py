@@ -1,8 +1,4 @@
-"""Experiments that put a leak in on purpose and measure what it does to the result.
-
-A leak in the records shows in a logistic regression; a leak in the network's inputs in a new
-clinical branch on frozen image embeddings; a leak in the text in what a language model remembers.
-"""
+"""Experiments that put a leak in on purpose and measure what it does to the result."""
 
 from __future__ import annotations
 
@@ -34,12 +30,11 @@ from memoir_core.model import DROP, Memoir, masking_gate
 RECORD = [*SCORES, "APOE4"]
 TARGETS = ("dx3", "dx2", "sex", "age", "cdrsb")
 ERRORS = {"AGE": "mae, years", "CDRSB": "mae, CDR-SB points"}
+ACCURACY = "balanced accuracy"
 ON_TEST = "test_dx3_balanced_accuracy"  # a column that chapter 11 adds to a history
 
 
-def experiment(
-    name: str, honest: dict, leaky: dict, n: int, metric: str = "balanced accuracy"
-) -> dict:
+def experiment(name: str, honest: dict, leaky: dict, n: int, metric: str = ACCURACY) -> dict:
     """One row of leakage.csv from two intervals {'value', 'low', 'high'} of separate samples.
 
     `gain` is by how much the leak flatters: the rise of an accuracy, the fall of an error.
@@ -53,28 +48,22 @@ def experiment(
 
 
 def paired(
-    name: str,
-    honest: np.ndarray,
-    leaky: np.ndarray,
-    groups: np.ndarray | None,
-    samples: int,
-    seed: int,
-    metric: str = "balanced accuracy",
-) -> dict:
-    """One row of leakage.csv from values of the same subjects, honest and with the leak.
+    name: str, honest: np.ndarray, leaky: np.ndarray, groups: np.ndarray | None,
+    samples: int, seed: int, metric: str = ACCURACY,
+) -> dict:  # fmt: skip
+    """One row of leakage.csv from values (n,) of the same subjects: hits, or errors.
 
-    honest, leaky : (n,) hits or errors, NaN where a subject has no such value (all have none:
-        ValueError). Subjects are redrawn within their group, the same ones on both sides.
-    groups : (n,) true class of each subject, for a mean of class means; None: a plain mean.
-    metric : of errors, less is better: its name begins with 'mae' or 'loss'.
+    Subjects are redrawn within their class in `groups` (n,), for a mean of class means; None: a
+    plain mean. NaN where a subject has no value; ValueError where all have none. Of errors, whose
+    metric begins with 'mae' or 'loss', less is better.
     """
     both = np.stack([honest, leaky], axis=1).astype(float)  # (n, 2)
     known = ~np.isnan(both).any(axis=1)
     both, groups = both[known], groups[known] if groups is not None else None
     if not len(both):
         raise ValueError(f"experiment {name!r} has no subject with both values")
-    first, second = (bootstrap(both[:, i], groups, samples, seed) for i in (0, 1))
-    gain = bootstrap((both[:, 1] - both[:, 0]) * _sign(metric), groups, samples, seed)
+    gains = (both[:, 1] - both[:, 0]) * _sign(metric)
+    first, second, gain = (bootstrap(x, groups, samples, seed) for x in (*both.T, gains))
     row = experiment(name, first, second, len(both), metric)
     return row | {"gain_low": gain["low"], "gain_high": gain["high"]}
 
@@ -121,15 +110,11 @@ def regression_hits(
 
 
 def at_visit(cohort: pd.DataFrame, visits: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Take each subject's scores from another visit than the scan's: -1 before, 1 after it.
-
-    Returns the subjects that have such a visit with a score, with its scores in place of theirs.
-    """
+    """Subjects with scores at the visit before (-1) or after (1) the scan's, in place of its."""
     scores, visit = list(SCORES), ["PTID", "VISCODE"]
     ordered = visits.sort_values(["PTID", "EXAMDATE"])
     other = ordered[visit].join(ordered.groupby("PTID")[scores].shift(-step))
-    other = other.dropna(subset=scores, how="all")
-    kept = cohort.drop(columns=scores).merge(other, on=visit)
+    kept = cohort.drop(columns=scores).merge(other.dropna(subset=scores, how="all"), on=visit)
     return kept.sort_values("case", ignore_index=True)
 
 
@@ -141,10 +126,9 @@ def predict_hidden(
 
     z, present : (n, 3, 512) and (n, 3), stage2/embeddings.npz; only the clinical column is new.
     """
-    inputs = (torch.from_numpy(a) for a in (data.scores, data.known, data.apoe))
-    z, present = z.clone(), present.clone()
-    device = next(model.parameters()).device
-    z[:, 2] = model.clinical(*(a.to(device) for a in inputs)).cpu()
+    device, z, present = next(model.parameters()).device, z.clone(), present.clone()
+    inputs = (torch.from_numpy(a).to(device) for a in (data.scores, data.known, data.apoe))
+    z[:, 2] = model.clinical(*inputs).cpu()
     present[:, 2] = torch.from_numpy(data.present[:, 2])
     test = np.flatnonzero(data.subjects["split"] == "test")
     return predict(model, z[test], present[test], data.subjects.iloc[test], scaler)
@@ -152,9 +136,7 @@ def predict_hidden(
 
 @dataclass(frozen=True)
 class Retrained:
-    """A row per epoch (epoch, train_loss; composite and dx3_balanced_accuracy of the validation
-    part), and predictions of the test part after each epoch.
-    """
+    """A row per epoch (train_loss; validation's measures), and test predictions after each."""
 
     history: pd.DataFrame
     tests: list[pd.DataFrame]
@@ -165,16 +147,9 @@ class Retrained:
 
 
 def retrain_clinical(
-    data: MemoirDataset,
-    scaler: Scaler,
-    z: Tensor,
-    present: Tensor,
-    *,
-    seed: int,
-    drop: dict[str, float] = DROP,
-    extra: pd.DataFrame | None = None,
-    epochs: int = 15,
-) -> Retrained:
+    data: MemoirDataset, scaler: Scaler, z: Tensor, present: Tensor, *, seed: int,
+    drop: dict[str, float] = DROP, extra: pd.DataFrame | None = None, epochs: int = 15,
+) -> Retrained:  # fmt: skip
     """Train clinical encoder, fusion and heads anew on the frozen image embeddings of chapter 5.
 
     Seconds instead of hours, on the CPU, because no volume is touched. Note what stays: the image
@@ -239,21 +214,18 @@ def caption_experiments(
     From rows of retrieval.jsonl (every test case under both protocols), a row for the majority
     diagnosis of the five retrieved cases; from llm_scores.csv, one for each language model.
     """
-    dx = cohort.set_index("case")["DX"]
-    votes = pd.DataFrame(retrieved)
-    found = [majority([dx[case] for case in cases]) for cases in votes["reranked"]]
-    right = votes.assign(right=found == dx[votes["case"]].to_numpy())
-    right = right.pivot_table("right", "case", "protocol", aggfunc="first").astype(bool)
+    dx, votes = cohort.set_index("case")["DX"], pd.DataFrame(retrieved)
+    votes["right"] = votes["reranked"].map(lambda cases: majority([dx[case] for case in cases]))
+    votes["right"] = votes["right"] == dx[votes["case"]].to_numpy()
+    right = votes.pivot_table("right", "case", "protocol", aggfunc="first").astype(bool)
     sides = right["blind"].to_numpy(), right["own_caption"].to_numpy(), dx[right.index].to_numpy()
     rows = [paired("own caption reranks, majority of five", *sides, samples, seed)]
     asked = scores[scores["metric"] == "diagnosis_accuracy"]
     for llm, part in asked[asked["llm"] != "majority of five"].groupby("llm", sort=False):
         by = part.set_index("protocol").to_dict("index")
         if {"blind", "own_caption"} <= by.keys():
-            mark = " (stand-in)" if "stand-in" in str(llm) else ""
-            name = f"own caption reranks, {str(llm).split(' (')[0]}{mark}"
-            n = int(by["own_caption"]["n"])
-            rows.append(experiment(name, by["blind"], by["own_caption"], n, "accuracy"))
+            pair, n = (by["blind"], by["own_caption"]), int(by["own_caption"]["n"])
+            rows.append(experiment(f"own caption reranks, {llm}", *pair, n, "accuracy"))
     return rows
 
 
@@ -297,8 +269,8 @@ def memorised_captions(
         return pd.Series(each).groupby(owner[asked]).mean().reindex(range(count)).to_numpy()
 
     both = losses(range(count, 3 * count)), losses(range(2 * count))
-    name, metric = "test captions in the language model's text", "loss, hidden words"
-    return paired(name, *both, None, samples, seed, metric)
+    name = "test captions in the language model's text"
+    return paired(name, *both, None, samples, seed, "loss, hidden words")
 
 
 def head_size_and_shape(volumes: np.ndarray, voxel_mm: float) -> pd.DataFrame:
@@ -313,5 +285,5 @@ def head_size_and_shape(volumes: np.ndarray, voxel_mm: float) -> pd.DataFrame:
 
 def coarse_voxels(volumes: np.ndarray, step: int) -> pd.DataFrame:
     """Average blocks of step x step x step voxels: (n, X, Y, Z) -> (n rows, blocks)."""
-    tensors = (torch.from_numpy(np.asarray(volume, np.float32)) for volume in volumes)
-    return pd.DataFrame([F.avg_pool3d(v[None], step).flatten().numpy() for v in tensors])
+    tensors = (torch.tensor(volume[None], dtype=torch.float32) for volume in volumes)
+    return pd.DataFrame([F.avg_pool3d(v, step).flatten().numpy() for v in tensors])

@@ -221,7 +221,7 @@ def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
     )
     majority, model = leakage.caption_experiments(rows, cohort, scores, 50, 0)
     assert (majority["honest"], majority["leaky"], majority["n"]) == (0.5, 1.0, 4)
-    assert model["experiment"] == "own caption reranks, Gemma (stand-in)"
+    assert model["experiment"] == "own caption reranks, Gemma (NF4, stand-in)"
     assert (model["honest"], model["leaky"], model["metric"]) == (0.5, 0.75, "accuracy")
     assert model["honest_low"] == 0.4 and model["leaky_high"] == 0.85
 
