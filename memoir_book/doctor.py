@@ -22,6 +22,7 @@ GIB_WANTED = {"smoke": 6, "quick": 8, "paper": 40}  # of disk: volumes, checkpoi
 
 def versions() -> Iterator[tuple[str, str, str]]:
     """Compare the installed packages with requirements.txt: level, name, what was found."""
+    chapters.runs_dir()  # needs the checkout, and says so
     text = (chapters.ROOT / "requirements.txt").read_text(encoding="utf-8")
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
         try:

@@ -1,6 +1,7 @@
 """The house keeps its shape: sizes of rooms and files, and imports that go one way."""
 
 import ast
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -97,3 +98,14 @@ def test_chapters_import_on_windows():
             if isinstance(node, ast.Import):
                 names = {alias.name for alias in node.names}
                 assert not names & {"fcntl", "resource", "pwd", "grp"}, path.name
+
+
+def test_an_installed_copy_holds_all_packages_and_their_data():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    there = {path.parent for room in ROOMS for path in files(room) if path.name == "__init__.py"}
+    names = {path.relative_to(ROOT).as_posix().replace("/", ".") for path in there}
+    assert names == set(setup["setuptools"]["packages"])
+    for room, patterns in setup["setuptools"]["package-data"].items():
+        packed = {path for pattern in patterns for path in (ROOT / room).glob(pattern)}
+        data = {p for p in (ROOT / room).rglob("*") if p.suffix in (".json", ".j2", ".mplstyle")}
+        assert data == packed
