@@ -181,7 +181,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("scaler, subset)\n        for", "scaler)\n        for"),
     ],
     "metrics": [
-        ('ends["DX"] == "Dementia", _two', 'ends["DX"] == "CN", _two'),
+        ('ends["DX"] == "Dementia", np', 'ends["DX"] == "CN", np'),
         ("diagnosis - 0.1", "diagnosis + 0.1"),
         ("right[true > 0] / true[true > 0]", "right[predicted > 0] / predicted[predicted > 0]"),
         ("* r.mean() for r in rows", "/ len(rows) for r in rows"),
@@ -199,7 +199,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
             'both["subset"].to_numpy(float) - both["all"]',
             'both["all"].to_numpy(float) - both["all"]',
         ),
-        ("-ordered.index(name)", "ordered.index(name)"),
+        ("majority = statistics.mode", "majority = max"),
         ("rankdata(p, axis=0)", "rankdata(p, axis=1)"),
         ("np.abs(error).mean()", "error.mean()"),
         ("(sizes[where] * len(sizes))", "len(values)"),

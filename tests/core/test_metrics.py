@@ -240,11 +240,14 @@ def test_subgroups_cover_everybody(records):
     cohort, _ = records
     table = predictions(300).assign(case=np.arange(300))
     table["DX"] = cohort["DX"].to_numpy()[:300]
-    found = metrics.subgroups(table, cohort, 20, 0).set_index("group")
-    women = table[(cohort["PTGENDER"][:300] == "Female").to_numpy()]
-    mean = pd.Series(metrics.hits(women)).groupby(women["DX"].to_numpy()).mean().mean()
+    women, has_fa = cohort["PTGENDER"][:300] == "Female", cohort["has_fa"][:300]
+    groups = {"women": women, "men": ~women, "with FA": has_fa, "without FA": ~has_fa}
+    found = metrics.subgroups(table, groups | {"nobody": has_fa & ~has_fa}, 20, 0)
+    found = found.set_index("group")
+    own = table[women.to_numpy()]
+    mean = pd.Series(metrics.hits(own)).groupby(own["DX"].to_numpy()).mean().mean()
     assert found.loc["women", "value"] == pytest.approx(mean)
     assert found.loc[["women", "men"], "n"].sum() == 300
-    assert found.loc[["under 70", "70 to 79", "80 or older"], "n"].sum() == 300
+    assert list(found.index) == list(groups)  # a group without subjects has no row
     assert found.loc[["with FA", "without FA"], "n"].sum() == 300
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
