@@ -33,12 +33,11 @@ class MissingArtefactError(FileNotFoundError):
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path; what was written there moves to `path` if no error is raised.
+    """Yield a temporary path; what was written there, a file or folder, moves to `path` at the end.
 
-    A reader sees the old file or folder, or the whole new one. A full disk is an OSError that
-    names the file. `durable=False` does not wait for the disk: a power cut may lose the file.
+    An error leaves the old one; a full disk is an OSError that names the file. `durable=False`
+    does not wait for the disk: a power cut may lose the file.
     """
-    path = Path(path)
     shelf = path.with_name(f".{path.name}.{os.getpid()}.partial")
     temporary = shelf / path.name  # the same name: libraries choose the format by it
     try:
@@ -54,8 +53,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             path.replace(shelf / ".old")
         temporary.replace(path)
     except Exception as error:  # torch, safetensors, faiss and pyarrow each raise their own kind
-        said = any(text in str(error) for text in FULL)
-        if said or (path.parent.exists() and shutil.disk_usage(path.parent).free < 4096):
+        full = path.parent.exists() and shutil.disk_usage(path.parent).free < 4096
+        if full or any(text in str(error) for text in FULL):
             what = f"no space left on the disk ({type(error).__name__}); nothing was changed"
             raise OSError(errno.ENOSPC, f"{what}. Free some and run again", str(path)) from error
         raise
@@ -64,7 +63,6 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes left in a folder."""
     for stale in folder.glob(".*.partial"):
         pid = stale.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -73,8 +71,8 @@ def _sweep(folder: Path) -> None:
 
 def checksum(path: Path) -> str:
     """Hash the content of a file, or the names and contents of a folder's files."""
-    if Path(path).is_dir():
-        return digest(_checksums(Path(path)))
+    if path.is_dir():
+        return digest(_checksums(path))
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -86,26 +84,17 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def digest(value: Any) -> str:
-    """Hash a value by its content: text, numbers, mappings, sequences, arrays, tables, paths."""
-    state = hashlib.blake2b(digest_size=16)
-    _feed(state, value)
-    return state.hexdigest()
+    """Hash a value by its content: what JSON knows, arrays, tables, paths; no order of keys."""
+    text = json.dumps(value, sort_keys=True, default=_content)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _feed(state: Any, value: Any) -> None:
+def _content(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
-        _feed(state, [*value.columns])
-        _feed(state, pd.util.hash_pandas_object(value).to_numpy())
-    elif isinstance(value, np.ndarray):
-        state.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, Mapping):
-        _feed(state, [(key, value[key]) for key in sorted(value, key=str)])
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        state.update(f"[{len(value)}".encode())
-        for item in value:
-            _feed(state, item)
-    else:
-        state.update(f"{type(value).__name__} {value!r};".encode())
+        return [*value.columns], pd.util.hash_pandas_object(value).tolist()
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes().hex()
+    return _plain(value)
 
 
 def code_digest(*modules: ModuleType) -> str:
@@ -127,12 +116,12 @@ def write_jsonl(path: Path, rows: Sequence[Mapping]) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file, or raise DamagedFileError, which names it."""
-    return _parse(path, Path(path).read_bytes())
+    return _parse(path, path.read_bytes())
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """Read a file of one JSON object a line, as `read_json`."""
-    lines = Path(path).read_bytes().splitlines()
+    lines = path.read_bytes().splitlines()
     return [_parse(path, line, f", line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -145,7 +134,7 @@ def _parse(path: Path, text: bytes, where: str = "") -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy scalars, arrays and paths into what JSON knows; TypeError for other things."""
+    """NumPy scalars, arrays and paths as JSON knows them; TypeError for other things."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else os.fspath(value)
 
 
@@ -165,7 +154,6 @@ def difference(old: Mapping, new: Mapping) -> str:
 
 def is_finished(folder: Path, settings: Mapping) -> bool:
     """Does a folder hold whole work of just these settings? If not, say why and delete it."""
-    folder = Path(folder)
     if not folder.exists():
         return False
     why = damage(folder) or difference(read_json(folder / SETTINGS).get("settings", {}), settings)
@@ -176,8 +164,8 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
 
 
 def damage(folder: Path) -> str:
-    """Say why a folder is not finished and whole; '' where it is. Sweeps what the killed left."""
-    _sweep(Path(folder))
+    """Say why a folder is not finished and whole; '' where it is."""
+    _sweep(folder)
     try:
         wanted, found = read_json(folder / SETTINGS)["files"], _checksums(folder)
         bad = [name for name in wanted if found.get(name) != wanted[name]]
@@ -190,19 +178,16 @@ def damage(folder: Path) -> str:
 
 def finish(folder: Path, settings: Mapping) -> None:
     """Note in a folder what made it and what it holds; see `is_finished`."""
-    shutil.rmtree(Path(folder) / STATE, ignore_errors=True)
-    found = {name: x for name, x in _checksums(Path(folder)).items() if name != SETTINGS}
-    write_json(Path(folder) / SETTINGS, {"settings": settings, "files": found})
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+    found = {name: x for name, x in _checksums(folder).items() if name != SETTINGS}
+    write_json(folder / SETTINGS, {"settings": settings, "files": found})
 
 
 def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None:
-    """Store what a training goes on from, under a name that holds its checksum.
-
-    The epoch before is kept, too.
-    """
+    """Store what a training goes on from; keep the epoch before, too. The name has a checksum."""
     import torch
 
-    new, memory = Path(folder) / STATE / "new", io.BytesIO()
+    new, memory = folder / STATE / "new", io.BytesIO()
     torch.save({"settings": settings, **state}, memory)  # its own writer would hide a full disk
     with atomic_path(new, durable=False) as temporary:
         temporary.write_bytes(memory.getbuffer())
@@ -215,7 +200,7 @@ def newest_state(folder: Path, settings: Mapping) -> dict | None:
     """Read the newest whole state of just these settings, or delete the folder; say which."""
     import torch
 
-    for path in sorted((Path(folder) / STATE).glob("epoch*"), reverse=True):
+    for path in sorted((folder / STATE).glob("epoch*"), reverse=True):
         if checksum(path) != path.suffix[1:]:
             print(f"{path} is damaged: the epoch before it is taken")
             continue
@@ -225,6 +210,6 @@ def newest_state(folder: Path, settings: Mapping) -> dict | None:
             break
         print(f"{folder.name}: resumed after {path.stem}")
         return state
-    shutil.rmtree(Path(folder) / STATE, ignore_errors=True)  # first: it belongs to the rest
+    shutil.rmtree(folder / STATE, ignore_errors=True)  # first: it belongs to the rest
     shutil.rmtree(folder, ignore_errors=True)
     return None
