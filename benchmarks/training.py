@@ -5,7 +5,7 @@ stage 2 on random volumes at the published FA coverage, in subjects per second:
 
 - usual: MONAI CacheDataset with RandAffined, DataLoader, fp32, both encoders on every row;
 - book: memory map, augmentation per batch, absent FA skipped, fused AdamW, and bf16 where
-  `precision.half_type` expects it to be faster and its gradients agree;
+  `precision.checked_half_type` expects it to be faster and its gradients agree;
 - book, bf16: the same in bf16 whatever the CPU, to see whether that expectation holds.
 
 Repeats alternate, so that a busy machine slows both; medians are printed, with the share

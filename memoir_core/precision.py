@@ -12,39 +12,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
-# What loops of our own autocast to after a check; fp16 would need a gradient scaler as well.
-HALF = {"bf16": torch.bfloat16}
+HALF = {"bf16": torch.bfloat16}  # of loops of our own; fp16 would need a gradient scaler as well
 SCALE = 1024  # small gradients would vanish in fp16: scale up, as a GradScaler does
 
 
-def half_type(device: str) -> str:
-    """The type in which the hardware trains faster: 'fp16' on CUDA, 'bf16' with AMX, or 'no'.
+def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:
+    """Return 'fp16' on CUDA, 'bf16' on CPUs with AMX, or 'no': Accelerate's names.
 
-    CPUs that multiply bf16 without AMX take longer than in fp32: benchmarks/training.py.
+    'no', with a message, also where the gradients of a model without dropout in half precision
+    disagree with those in fp32. `loss` computes that of one fixed batch; it is called twice.
     """
     if device.startswith("cuda"):
-        return "fp16"
-    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "no"
-
-
-def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor]) -> str:
-    """Compare gradients in half precision with those in fp32 on one batch.
-
-    model : on `device`; its modes are kept as they are, so switch dropout off first.
-    loss : computes the loss of one fixed batch; called twice.
-
-    Returns 'fp16', 'bf16' or 'no', as Accelerate calls them; 'no' also, with a message, where
-    the gradients disagree.
-    """
-    name = half_type(device)
-    if name == "no":
-        return name
+        name, dtype = "fp16", torch.float16
+    elif torch.cpu.get_capabilities().get("amx_bf16"):  # others are slower than in fp32
+        name, dtype = "bf16", torch.bfloat16
+    else:
+        return "no"
     found = []
     for enabled in (False, True):
         model.zero_grad()
-        dtype = torch.float16 if name == "fp16" else torch.bfloat16
         with torch.autocast(torch.device(device).type, dtype, enabled=enabled):
             (loss() * SCALE).backward()
         grads = {k: p.grad for k, p in model.named_parameters() if p.ndim > 1}
@@ -69,16 +58,14 @@ def choose_precision(device: str, model: Any, criterion: Any, loss: Callable, da
 
 
 def disagreement(exact: dict[str, Tensor], half: dict[str, Tensor]) -> str:
-    """Name the parameter whose two gradients point or measure differently; '' where none does.
+    """Name the first parameter whose gradients differ in direction or size; '' where none does.
 
-    They disagree when one is not finite, when its norm is less than half or more than twice
-    the other's, or when their cosine is below 0.7. Rounding to the 8 bits of bf16 costs the
-    first layers of a ResNet a few hundredths of cosine; broken kernels cost all of it.
+    Rounding to the 8 bits of bf16 costs the first layers of a ResNet a few hundredths of cosine;
+    broken kernels cost all of it.
     """
     for name, a in exact.items():
-        b = half[name]
-        ratio = float(b.norm() / a.norm().clamp(min=1e-12))
-        cosine = float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
-        if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):
+        ratio = float(half[name].norm() / a.norm())
+        cosine = float(F.cosine_similarity(a.flatten(), half[name].flatten(), dim=0))
+        if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):  # NaN, too
             return f"{name} (norm ratio {ratio:.2g}, cosine {cosine:.2f})"
     return ""

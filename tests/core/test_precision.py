@@ -36,7 +36,7 @@ class Layer(torch.nn.Module):
 
 @pytest.fixture
 def bf16(monkeypatch):
-    monkeypatch.setattr(precision, "half_type", lambda device: "bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
 
 
 @pytest.mark.parametrize(("broken", "expected"), [(False, "bf16"), (True, "no")])
