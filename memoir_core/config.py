@@ -1,8 +1,4 @@
-"""Profiles and names: everything that is fixed before a run starts.
-
-A profile changes sizes and step sizes only: what a student sees in two minutes is what a
-researcher runs for a day.
-"""
+"""Profiles, which change sizes and step sizes only, and names: what is fixed before a run."""
 
 from __future__ import annotations
 
@@ -29,19 +25,16 @@ class Profile:
     """The sizes of one run. `paper` holds the published values."""
 
     name: str
-    # Cohort
     subjects: int  # synthetic subjects after all filters
     fa_fraction: float  # share of them with a DTI-FA volume
     volume_shape: tuple[int, int, int]  # voxels that the encoders see
     voxel_mm: float
-    # Training
     stage1_epochs: int
     stage2_epochs: int
     batch_size: int
     lr_stage1: float
     lr_backbone: float
     lr_heads: float
-    # Text and retrieval
     synthetic_sentences: int
     mlm_epochs: int
     align_epochs: int
@@ -50,7 +43,6 @@ class Profile:
     subset_top_k: int  # candidates of a query that has fewer modalities
     subset_queries: int  # test subjects asked with each subset of modalities; 0: all
     rerank_pairs: int  # that a stand-in cross-encoder learns from
-    # LLM comparison and intervals
     llms: tuple[str, ...]
     questions: int
     probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
