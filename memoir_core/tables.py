@@ -19,8 +19,8 @@ SPELLINGS = {"CN": "CN", "NL": "CN", "MCI": "MCI", "Dementia": "Dementia", "AD":
 # ADNI data dictionary, DXSUM and ADNIMERGE: 'NL to MCI' names the newer state last.
 SPELLINGS |= {f"{old} to {new}": SPELLINGS[new] for old in SPELLINGS for new in SPELLINGS}
 RANGES = {"AGE": (40, 110), "CDRSB": (0, 18), "ADAS11": (0, 70), "ADAS13": (0, 85)}
-RANGES |= {"MMSE": (0, 30), "MOCA": (0, 30), "APOE4": (0, 2)}
-RANGES |= {"RID": (0, 99999), "PTEDUCAT": (0, 99)}
+RANGES |= {"MMSE": (0, 30), "MOCA": (0, 30), "PTEDUCAT": (0, 99), "APOE4": (0, 2)}
+RANGES |= {"RID": (0, 99999)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"DX": "CN, MCI or Dementia", "PTGENDER": "Male or Female"}
 EXPECTED |= {"VISCODE": "a visit (bl, m06, m12, ...)", "EXAMDATE": "a date (2012-05-31, 5/31/2012)"}
@@ -52,10 +52,9 @@ class CohortError(ValueError):
 def read_adnimerge(path: Path) -> pd.DataFrame:
     """Read ADNIMERGE.csv as the ADNI site or the ADNIMERGE R package write it; see `parse`.
 
-    Returns one row per visit with the columns `REQUIRED` and `OPTIONAL`, `row` (the line in
-    the file) and `EXAMDATE_bl` (of the subject's first visit). Raises CohortError with file,
-    line, column and mend of every value that cannot be read or lies out of its range, and of
-    a second, different row for one visit.
+    Returns one row per visit: columns `REQUIRED`, `OPTIONAL`, `row` (the line in the file),
+    `EXAMDATE_bl` (of the subject's first visit). Raises CohortError with file, line, column and
+    mend of every value that is not as `EXPECTED`, and of a second, different row for one visit.
     """
     visits = _read_table(Path(path), REQUIRED, OPTIONAL)
     first = visits.groupby("PTID")["EXAMDATE"].transform("min")
@@ -63,10 +62,7 @@ def read_adnimerge(path: Path) -> pd.DataFrame:
 
 
 def read_images(path: Path) -> pd.DataFrame:
-    """Read images.csv: PTID and VISCODE (or IMAGEUID), t1_path, fa_path (which may be empty).
-
-    Raises CohortError like `read_adnimerge`.
-    """
+    """Read images.csv: PTID and VISCODE (or IMAGEUID) and `PATHS`; CohortError as above."""
     return _read_table(Path(path), PATHS).reset_index(drop=True)
 
 
@@ -86,9 +82,8 @@ def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFra
     except (ValueError, pd.errors.ParserWarning) as error:  # of the parser, of the encoding
         raise unusable(f"cannot be read as a UTF-8 CSV table ({error})") from error
     table.columns = table.columns.str.strip()
-    keys = ["PTID", "VISCODE"]
-    if "IMAGEUID" in table and "VISCODE" not in table:
-        keys = ["IMAGEUID"]
+    by_image = "IMAGEUID" in table and "VISCODE" not in table
+    keys = ["IMAGEUID"] if by_image else ["PTID", "VISCODE"]
     wanted = dict.fromkeys((*keys, *required, *(name for name in optional if name in table)))
     if absent := [name for name in wanted if name not in table]:
         raise unusable(f"lacks the column {', '.join(absent)}")
@@ -96,16 +91,15 @@ def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFra
         raise unusable("has a header but no rows")
     text = table[[*wanted]].apply(lambda column: column.str.strip()).set_axis(table.index + 2)
     text = text.mask(text.isin(MISSING))
-    table = text.apply(lambda column: parse(column))
+    table = text.apply(parse)
     problems = []
     for column in table:
         empty = text[column].isna()
         for row in text.index[table[column].isna() & (~empty | (column in NEEDED))]:
             what = f"{text[column][row]!r} is not {EXPECTED.get(column)}"
-            mend = "correct it, or leave the field empty if it is unknown"
-            if empty[row]:
-                what, mend = "the field is empty", "fill it or drop the row"
-            problems.append(Problem(str(path), what, mend, str(row), column))
+            said = what, "correct it, or leave the field empty if it is unknown"
+            said = ("the field is empty", "fill it or drop the row") if empty[row] else said
+            problems.append(Problem(str(path), *said, str(row), column))
     table = table.dropna(subset=keys).drop_duplicates()
     for row in table.index[table.duplicated(keys)]:
         what = f"a second, different row for one visit or image ({', '.join(table[keys].loc[row])})"
