@@ -1,7 +1,6 @@
 """From an ADNI download to one labelled scan per subject, split without leakage.
 
-The rules are the published ones (project page, section 2): a valid diagnosis, a T1, one scan
-per subject, and a split within each class. A validation part is taken from train only.
+The rules are those of the project page, section 2; a validation part is taken from train only.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ import pandas as pd
 
 from .config import DX, SCORES
 from .files import atomic_path, checksum
-from .tables import PATHS, CohortError, Problem
-from .tables import read_adnimerge as read_adnimerge
-from .tables import read_images as read_images
+from .tables import PATHS, CohortError, Problem, read_adnimerge, read_images  # noqa: F401
 
 COLUMNS = (
     *("case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT", "APOE4"),
@@ -73,32 +70,29 @@ def build_cohort(
     """Apply the published filters to tables of `read_adnimerge` and `read_images`, and split.
 
     Returns the cohort, one row per subject ordered by RID with the columns `COLUMNS` (`case`
-    is the row number, which stands for the subject from here on), and the steps, each with
-    rows, subjects, subjects per class. The images must exist in `data_dir`, unless it is None.
+    is the row number), and the steps, each with rows, subjects, subjects per class. The images
+    must exist in `data_dir`, unless it is None.
     """
-    table = age_at_scan(visits)
-    flow = [flow_step("visits in ADNIMERGE", table)]
-    table = valid_diagnosis(table)
-    flow.append(flow_step("with a valid diagnosis", table))
-    table = with_t1(attach_images(table, images))
-    flow.append(flow_step("with a T1 volume", table))
-    table = one_scan_per_subject(table, visit)
-    flow.append(flow_step(f"one scan per subject ({visit})", table))
+    ages = age_at_scan(visits)
+    diagnosed = valid_diagnosis(ages)
+    scans = with_t1(attach_images(diagnosed, images))
+    table = one_scan_per_subject(scans, visit)
+    flow = {"visits in ADNIMERGE": ages, "with a valid diagnosis": diagnosed}
+    flow |= {"with a T1 volume": scans, f"one scan per subject ({visit})": table}
     if not len(table):
         mend = "check that PTID and VISCODE are written alike in ADNIMERGE.csv and images.csv"
         raise CohortError(Problem("", "no visit has both a diagnosis and a T1 volume", mend))
     table = table.sort_values("RID", ignore_index=True)
     table = table.assign(case=table.index, RID=table["RID"].astype(int))
     table["split"] = split(table["DX"], seed, val_fraction)
-    table["has_fa"] = table["fa_path"].notna()
-    cohort = table.reindex(columns=list(COLUMNS))
+    cohort = table.assign(has_fa=table["fa_path"].notna()).reindex(columns=list(COLUMNS))
     check_split(cohort)
     if data_dir is not None:
-        check_copies(cohort, Path(data_dir))
-    return cohort, flow
+        check_copies(cohort, data_dir)
+    return cohort, [_flow_step(*step) for step in flow.items()]
 
 
-def flow_step(name: str, table: pd.DataFrame) -> dict:
+def _flow_step(name: str, table: pd.DataFrame) -> dict:
     """Count rows, subjects, and subjects by their last diagnosis, after one filter."""
     subjects = table.sort_values("EXAMDATE").drop_duplicates("PTID", keep="last")
     counts = {dx: int((subjects["DX"] == dx).sum()) for dx in DX}
@@ -130,17 +124,14 @@ def check_split(cohort: pd.DataFrame) -> None:
 
 
 def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
-    """Raise DataLeakageError if two parts of the split hold files of equal content.
-
-    Only files of equal size are read: others differ. CohortError names a missing file.
-    """
+    """Raise DataLeakageError if two parts hold files of equal content, CohortError if one lacks."""
     for column in PATHS:
         paths = cohort[column].dropna().map(lambda name: data_dir / name)
         if absent := [path for path in paths if not path.exists()]:
             what = f"is missing ({len(absent)} of the listed images are)"
             mend = "complete the download or empty the path in images.csv"
             raise CohortError(Problem(str(absent[0]), what, mend))
-        sizes = paths.map(lambda path: path.stat().st_size)
+        sizes = paths.map(lambda path: path.stat().st_size)  # files of other sizes differ
         content = paths[sizes.duplicated(keep=False)].map(checksum)
         if len(rows := _crossing(cohort["split"], content)):
             first, second = paths[cohort.loc[rows].drop_duplicates("split").index][:2]
@@ -193,13 +184,13 @@ def table_one(cohort: pd.DataFrame) -> pd.DataFrame:
     carrier = (cohort["APOE4"] > 0).where(cohort["APOE4"].notna())
     data.insert(3, "APOE4 carrier (%)", 100.0 * carrier.astype(float))
     data["with DTI-FA (%)"] = 100.0 * cohort["has_fa"]
-    test = cohort["split"] == "test"
-    rows = {"n": {dx: str((cohort["DX"] == dx).sum()) for dx in DX} | {"SMD": ""}}
-    for name, values in data.items():
-        form = "{:.0f}" if "%" in str(name) else "{:.1f} ({:.1f})"
-        groups = {dx: values[cohort["DX"] == dx] for dx in DX}
-        rows[str(name)] = {dx: form.format(v.mean(), v.std()) for dx, v in groups.items()}
-        rows[str(name)]["SMD"] = f"{smd(values[~test], values[test]):.2f}"
+    parts = {dx: data[cohort["DX"] == dx] for dx in DX}
+    train, test = data[cohort["split"] != "test"], data[cohort["split"] == "test"]
+    rows = {"n": {dx: str(len(part)) for dx, part in parts.items()} | {"SMD": ""}}
+    for name in map(str, data):
+        form = "{:.0f}" if "%" in name else "{:.1f} ({:.1f})"
+        rows[name] = {dx: form.format(v[name].mean(), v[name].std()) for dx, v in parts.items()}
+        rows[name]["SMD"] = f"{smd(train[name], test[name]):.2f}"
     return pd.DataFrame(rows).T
 
 
