@@ -1,7 +1,6 @@
 """A last look at what may leave a run on real data: does anything look like a person's identifier?
 
-Whatever is written for others is made of aggregates (see `report`); this catches what slipped
-through all the same. Pages of real data stay in the run's own folder and are not looked at.
+It is made of aggregates (see `report`); this catches what slipped through all the same.
 """
 
 from __future__ import annotations
@@ -43,9 +42,7 @@ class PrivateDataError(ValueError):
 def kinds(text: str, known: Iterable[str] = ()) -> list[str]:
     """Name the kinds of identifier that a text seems to hold, never the identifiers.
 
-    Parameters
-    ----------
-    known : texts that must not stand in it: the data folder, PTIDs, image paths.
+    `known`: texts that must not stand in it: the data folder, PTIDs, image paths.
     """
     plain = unquote(html.unescape(text))
     found = [kind for kind, rule in PATTERNS.items() if re.search(rule, plain, re.IGNORECASE)]
@@ -55,19 +52,10 @@ def kinds(text: str, known: Iterable[str] = ()) -> list[str]:
 
 
 def look(paths: Iterable[Path], known: Iterable[str] = ()) -> None:
-    """Refuse files in which something looks like an identifier.
-
-    Raises
-    ------
-    PrivateDataError
-        Names file and kind of each finding.
-    """
+    """Refuse files with what looks like an identifier: PrivateDataError names file and kind."""
     known = list(known)
-    found = [
-        f"{path.name}: {kind}"
-        for path in map(Path, paths)
-        for kind in kinds(path.read_text(encoding="utf-8"), known)
-    ]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    found = [f"{name}: {kind}" for name, text in texts.items() for kind in kinds(text, known)]
     if found:
         raise PrivateDataError(
             f"not written, since it may identify somebody: {', '.join(found)}. Find out where it "
