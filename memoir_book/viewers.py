@@ -1,7 +1,6 @@
-"""Viewers that need no kernel: slices, retrieved cases, a conversation.
+"""Viewers that need no kernel: the browser changes embedded pictures and words itself.
 
-Pictures and words are embedded, and the browser changes them itself, in a notebook and on a
-page. The markup is in viewers.html.j2, which escapes every word.
+The markup is in viewers.html.j2, which escapes every word.
 """
 
 from __future__ import annotations
@@ -40,16 +39,14 @@ def case_explorer(
 ) -> Any:
     """Choose a query and a protocol; see its slice beside those of its five cases.
 
-    `rows`: of retrieval.jsonl, about eight; `volumes`: (n, X, Y, Z) T1, row i is case i;
-    `captions`: rows of captions.jsonl.
+    `rows`: of retrieval.jsonl, about eight; `volumes`: (n, X, Y, Z) T1, row i is case i.
     """
-    chosen = {case for row in rows for case in (row["case"], *row["reranked"])}
-    cards: dict[int, dict] = {}
-    for text in (row for row in captions if row["case"] in chosen):
-        case, volume, dx = text["case"], volumes[text["case"]], cohort["DX"].iloc[text["case"]]
-        middle = np.rot90(np.asarray(volume[:, :, int(volume.shape[2] * 0.48)], np.float32))
-        cards[case] = {"slice": _data_url(_grey(middle), 150), "dx": dx, "colour": DX_COLOURS[dx]}
-        cards[case] |= {"caption": text["caption"], "blind": text["caption_blind"]}
+    texts, cards = {row["case"]: row for row in captions}, {}
+    for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
+        middle = np.asarray(volumes[case][:, :, int(volumes.shape[3] * 0.48)], np.float32)
+        card = {"slice": _data_url(_grey(np.rot90(middle)), 150), "dx": cohort["DX"].iloc[case]}
+        card |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
+        cards[case] = card | {"colour": DX_COLOURS[card["dx"]]}
     kept = ("case", "protocol", "reranked", "rerank_scores")
     queries = [{name: row[name] for name in kept} for row in rows]
     return _html("explorer", queries=queries, cards=cards, title=title)
@@ -58,8 +55,7 @@ def case_explorer(
 def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: str) -> Any:
     """Show what every model was asked about one case, blind, and what it said.
 
-    `answers`: model -> its answers, with columns case, kind, protocol, question, answer,
-    reference and cases_used. The case that was asked most kinds of question is shown.
+    `answers`: model -> its answers, see `vqa.read_answer`. The case that was asked most is shown.
     """
     texts = {row["case"]: row for row in captions}
     said = pd.concat([table.assign(llm=name) for name, table in answers.items()])
@@ -86,7 +82,6 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def _data_url(grey: np.ndarray, width: int) -> str:
-    """Encode an 8-bit picture (rows, columns) as a JPEG that a page can hold."""
     buffer = io.BytesIO()
     picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
     picture.save(buffer, "JPEG", quality=80)
