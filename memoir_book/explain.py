@@ -10,7 +10,7 @@ import torch
 from monai.visualize import OcclusionSensitivity
 from torch import Tensor
 
-from memoir_core.config import DX, EMBEDDING_DIM, MODALITIES
+from memoir_core.config import DX, MODALITIES
 from memoir_core.images import GRID, GRID_MM, MNI_CENTRE
 from memoir_core.model import Memoir
 
@@ -23,51 +23,36 @@ class T1Only(torch.nn.Module):
         self.model = model
 
     def forward(self, volume: Tensor) -> Tensor:
-        n = len(volume)
-        embeddings = torch.zeros(n, len(MODALITIES), EMBEDDING_DIM, device=volume.device)
-        embeddings[:, 0] = self.model.t1(volume).float()
-        present = torch.zeros(n, len(MODALITIES), dtype=torch.bool, device=volume.device)
-        present[:, 0] = True
-        return self.model.fuse(embeddings, present)["dx3"].softmax(dim=1)
+        t1 = self.model.t1(volume).float()
+        embeddings = torch.stack([t1, *[torch.zeros_like(t1)] * (len(MODALITIES) - 1)], dim=1)
+        present = torch.tensor([[name == "t1" for name in MODALITIES]], device=volume.device)
+        out = self.model.fuse(embeddings, present.expand(len(volume), -1))
+        return out["dx3"].softmax(dim=1)
 
 
+@torch.no_grad()
 def occlusion_maps(
     model: Memoir, volumes: dict[str, np.ndarray], mask_mm: float, voxel_mm: float
 ) -> dict[str, np.ndarray]:
-    """How much the probability of each class's own diagnosis falls when a region is hidden.
+    """How much a diagnosis loses in probability when a cube of `mask_mm` is hidden.
 
-    MONAI's OcclusionSensitivity, averaged over the subjects of a class.
-
-    Parameters
-    ----------
-    volumes : class -> (n, X, Y, Z) T1 volumes of subjects of that class.
-    mask_mm : size of the hidden cube.
-
-    Returns
-    -------
-    class -> (X, Y, Z) fall of probability; positive where hiding hurts.
+    `volumes`: class -> (n, X, Y, Z), T1 of its subjects. Returns class -> (X, Y, Z), the mean fall
+    of the probability of that class by MONAI's OcclusionSensitivity; positive where hiding hurts.
     """
     device = next(model.parameters()).device
-    size = max(4, round(mask_mm / voxel_mm))
     network = T1Only(model).eval()
-    sensitivity = OcclusionSensitivity(
-        network,
-        mask_size=size,
-        n_batch=16,
-        overlap=0.3,
-        activate=False,  # MONAI's activation is a sigmoid; these are probabilities already
-        verbose=False,
-    )
+    # MONAI's activation is a sigmoid; these are probabilities already.
+    options: dict = {"n_batch": 16, "overlap": 0.3, "activate": False, "verbose": False}
+    size = max(4, round(mask_mm / voxel_mm))
+    sensitivity = OcclusionSensitivity(network, mask_size=size, **options)
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)  # MONAI's slices
     maps = {}
     for name, group in volumes.items():
-        falls = []
+        dx, falls = DX.index(name), []
         for volume in group:
             x = torch.from_numpy(np.asarray(volume, np.float32))[None, None].to(device)
-            with torch.no_grad():
-                whole = network(x)[0, DX.index(name)]
-                occluded, _ = sensitivity(x)  # (1, 3, X, Y, Z) probabilities
-            falls.append((whole - occluded[0, DX.index(name)]).cpu().numpy())
+            occluded, _ = sensitivity(x)  # (1, 3, X, Y, Z) probabilities
+            falls.append((network(x)[0, dx] - occluded[0, dx]).cpu().numpy())
         maps[name] = np.mean(falls, axis=0)
     return maps
 
