@@ -63,8 +63,6 @@ MIDLINE = {"genu", "body", "splenium"}
 def templates(device: str) -> dict[str, torch.Tensor]:
     """Load what all subjects share (about 5 s).
 
-    Returns
-    -------
     modes : (R, 3, 46, 55, 46) velocities of the R `REGIONS`, in voxels of 4 mm.
     t1_channels, fa_channels : (C, 91, 109, 91) maps that are deformed and then mixed.
     """
@@ -149,14 +147,10 @@ def _coarse(volume: np.ndarray) -> np.ndarray:
 def _irrotational(divergence: np.ndarray, pad: int = 8) -> np.ndarray:
     """Solve div v = divergence for the curl-free v, in voxels: v = grad of inverse Laplacian.
 
-    Parameters
-    ----------
     divergence : (X, Y, Z) wanted log-volume change; made zero-mean so that the head's
         size stays as it is.
 
-    Returns
-    -------
-    v : (3, X, Y, Z) velocity field.
+    Returns the velocity field (3, X, Y, Z).
     """
     padded = np.pad(divergence - divergence.mean(), pad)
     frequencies = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in padded.shape), indexing="ij")

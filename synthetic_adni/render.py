@@ -44,15 +44,11 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
 def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torch.Tensor:
     """Deform template channels with each subject's anatomy.
 
-    Parameters
-    ----------
     latents : n dicts with PTID, severity, AGE and female.
     kind : 't1' or 'fa', whose channels are deformed.
     scale : 1 for T1; less for FA, whose registration removes part of the deformation.
 
-    Returns
-    -------
-    (C, n, 91, 109, 91) tensor on `device`.
+    Returns (C, n, 91, 109, 91) tensor on `device`.
     """
     shared = templates(device)
     drawn = [_anatomy(latent) for latent in latents]
@@ -113,9 +109,7 @@ def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
     Random numbers are drawn per subject on the CPU, so that a subject's volume does not
     depend on the batch it is in; between devices it differs by rounding only.
 
-    Returns
-    -------
-    (n, 91, 109, 91) float32, white matter near 1000.
+    Returns (n, 91, 109, 91) float32, white matter near 1000.
     """
     t1, brain, pial, hippocampus, near = _warp(latents, "t1", 1.0, device)
     draws = []
@@ -143,9 +137,7 @@ def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
 def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
     """Render fractional-anisotropy maps of n subjects at once; see `render_t1`.
 
-    Returns
-    -------
-    (n, 91, 109, 91) float32 in 0..1.
+    Returns (n, 91, 109, 91) float32 in 0..1.
     """
     wm, core, brain, *tubes = _warp(latents, "fa", 0.5, device)
     draws = []

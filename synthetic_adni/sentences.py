@@ -36,17 +36,12 @@ def _expand(symbol: str, rng: np.random.Generator) -> str:
 def synthetic_sentences(n: int, seed: int, exclude: Iterable[str] = ()) -> list[str]:
     """Draw `n` distinct clinical sentences from the grammar.
 
-    Parameters
-    ----------
     n : how many; the published work used 25,000 (project page, section 7).
     seed : the same seed gives the same sentences in the same order, and a longer list
         begins with the shorter one.
     exclude : texts that must not be drawn, such as every caption of the cohort.
 
-    Raises
-    ------
-    ValueError
-        `n` is negative, or the grammar does not give so many distinct sentences.
+    Raises ValueError where `n` is negative or more than the grammar's distinct sentences.
     """
     if n < 0:
         raise ValueError(f"n={n} must be at least 0")

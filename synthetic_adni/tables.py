@@ -79,17 +79,13 @@ def make_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Make ADNIMERGE, the image manifest, and the latent variables behind them.
 
-    Parameters
-    ----------
     subjects : how many shall remain after the published filters; about a quarter more
         are written that the filters remove.
     fa_fraction : share of the remaining subjects with an FA volume.
     drift : standard deviation between the severity that was diagnosed and the one that
         scores and images show; 0 makes the scores nearly define the diagnosis.
 
-    Returns
-    -------
-    adnimerge, images, latents : one row per visit, per image, and per rendered subject.
+    Returns adnimerge, images and latents: one row per visit, per image, and per rendered subject.
     """
     counts = class_counts(subjects)
     shuffle = np.random.Generator(np.random.Philox(key=SEED))

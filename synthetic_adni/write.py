@@ -47,17 +47,12 @@ def ensure_download(
 
     A call that was killed goes on with the files that are missing.
 
-    Parameters
-    ----------
     subjects : how many remain after the published filters.
     fa_fraction : share of them with an FA volume.
     workers : processes that render; 0 takes one per core.
     device : 'cuda' renders in batches on the GPU.
 
-    Raises
-    ------
-    FileExistsError
-        The folder holds tables that this package did not write.
+    Raises FileExistsError where the folder holds tables that this package did not write.
     """
     directory = Path(directory)
     wanted: dict[str, Any] = {"synthetic": True, "version": VERSION, "subjects": subjects}
