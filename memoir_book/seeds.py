@@ -3,9 +3,8 @@
     python -m memoir_book.seeds bands smoke-seed0 smoke-seed1 smoke-seed2
     python -m memoir_book.seeds compare quick-base-seed0 quick-base-seed1 quick-half-seed0
 
-`bands` stores in book/reference/bands.json, per profile and kind of device, where further seeds
-may be expected; the last cell of each chapter calls `check`. `compare` averages over the seeds of
-runs whose names differ only in a last -seedN. Runs may be partial.
+`bands` stores in book/reference/bands.json where further seeds may be expected; the last cell of
+each chapter calls `check`. `compare` averages over runs whose names differ only in a last -seedN.
 """
 
 from __future__ import annotations
@@ -33,11 +32,7 @@ COLUMNS = ["run", "seed", "chapter", "headline", "kind", "n", "low", "high", "va
 
 
 def headlines() -> dict[str, dict[str, list[str]]]:
-    """Read headlines.json, the one list: chapter -> headline -> kind, path, published path.
-
-    The kind is share, error or count, see `band`. The path leads into the chapter's results, see
-    `pick`. The last is '' where nothing is published.
-    """
+    """Chapter -> headline -> kind (see `band`), path (`pick`), path of what is published, or ''."""
     return published.load("headlines.json")
 
 
@@ -70,11 +65,10 @@ def band(kind: str, values: list[float], n: float) -> tuple[float, float]:
 
     A *share* of n people is taken as its logit, an *error* (or loss) as its logarithm, so that a
     band cannot leave 0 to 1, or the positive numbers. s is the standard deviation over the
-    seeds, and at least the sampling error of n people, since few seeds may agree by luck:
-    1 / sqrt(n p (1 - p)) for the logit of a share p, 0.756 / sqrt(n) for the logarithm of a mean
-    absolute error (0.756 is the variation coefficient of a half-normal error). A share nearer
-    than half a person to 0 or 1 counts as that half, and a band that comes as near ends there.
-    A *count* is the same in every run. Of thirty headlines of a new seed, one may well be out.
+    seeds, and at least the sampling error of n people, since few seeds may agree by luck (0.756
+    is the variation coefficient of a half-normal error). A share nearer than half a person to 0
+    or 1 counts as that half, and a band that comes as near ends there. A *count* is the same in
+    every run. Of thirty headlines of a new seed, one may well be out.
     """
     if kind == "count":
         return min(values), max(values)
@@ -98,20 +92,18 @@ def check(book: Run) -> None:
     With MEMOIR_BANDS=strict, OutOfBandError if one lies outside or the chapter has no bands.
     """
     kind, number = book.device.split(":")[0], book.chapter[:2]
-    stored = read_json(FILE).get(book.profile.name, {}).get(kind, {}) if FILE.exists() else {}
+    stored = _bands().get(book.profile.name, {}).get(kind, {})
     known = stored.get("chapters", {}).get(number, {}) if book.synthetic else {}
     results = read_json(book.path("results", f"{book.chapter}.json"))["results"]
     out = [] if known or not book.synthetic else ["every headline"]
     what = f"profile {book.profile.name} on {kind}" if book.synthetic else "real data"
-    made = f"{what}, seeds {stored['seeds']}" if known else f"none for {what}"
-    print(f"Expected bands: {made}")
+    print("Expected bands:", f"{what}, seeds {stored['seeds']}" if known else f"none for {what}")
     for name, expected in known.items():
         value = pick(results, headlines()[number][name][1]).get("value", np.nan)
         low, high = expected["low"], expected["high"]
-        inside = low <= round(value, 6) <= high  # as the file is rounded
-        out += [] if inside else [name]
-        word, ends = "in " if inside else "OUT", f"{_short(low)} to {_short(high)}"
-        print(f"  {word}  {name}: {_short(value)} (band {ends})")
+        word = "in " if low <= round(value, 6) <= high else "OUT"  # as the file is rounded
+        out += [name] * (word == "OUT")
+        print(f"  {word}  {name}: {_short(value)} (band {_short(low)} to {_short(high)})")
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
         raise OutOfBandError(
             f"chapter {number}: {', '.join(out)} without, or out of, a band in {FILE.name} "
@@ -120,13 +112,13 @@ def check(book: Run) -> None:
         )
 
 
-def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """List the headlines of runs, columns `COLUMNS`, and say where each run comes from.
+def _bands() -> dict[str, Any]:
+    return read_json(FILE) if FILE.exists() else {}
 
-    A run without results: MissingArtefactError.
-    """
-    rows: list[dict] = []
-    sources = {}
+
+def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """List the headlines of runs (no results: MissingArtefactError), and each run's provenance."""
+    rows, sources = [], {}
     for name in dict.fromkeys(names):
         for chapter in chapters.CHAPTERS:
             path = chapters.runs_dir() / name / "results" / f"{chapter.name}.json"
@@ -141,17 +133,13 @@ def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
                     rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
         if name not in sources:
             there = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
-            known = ", ".join(there) or "none"
-            raise MissingArtefactError(f"run {name} has no results yet; runs with results: {known}")
+            what = f"run {name} has no results yet; runs with results: {', '.join(there) or 'none'}"
+            raise MissingArtefactError(what)
     return pd.DataFrame(rows, columns=COLUMNS), list(sources.values())
 
 
 def make_bands(names: list[str]) -> None:
-    """Store the bands of one profile and kind of device, from runs of different seeds, in FILE.
-
-    profile -> kind of device -> seeds, runs (with device and versions), and chapters: number ->
-    headline -> kind, low, high, n and the value of each seed.
-    """
+    """Store the bands of one profile and kind of device, from runs of different seeds, in FILE."""
     table, sources = read_runs(names)
     seeds = [s["seed"] for s in sources]
     places = {(s["profile"], s["device"].split(":")[0], s["cohort"]) for s in sources}
@@ -169,10 +157,9 @@ def make_bands(names: list[str]) -> None:
             each = dict(zip(part["seed"].astype(str), part["value"].round(6), strict=True))
             entry = {"kind": kind, "low": low, "high": high, "n": n, "values": each}
             found.setdefault(number, {})[name] = entry
-    made_from = [{key: s[key] for key in ("run", "seed", "device", "versions")} for s in sources]
-    stored = read_json(FILE) if FILE.exists() else {}
-    bands = {"seeds": sorted(seeds), "runs": made_from, "chapters": found}
-    stored.setdefault(profile, {})[device] = bands
+    stored, kept = _bands(), ("run", "seed", "device", "versions")
+    bands = {"seeds": sorted(seeds), "runs": [{key: s[key] for key in kept} for s in sources]}
+    stored.setdefault(profile, {})[device] = bands | {"chapters": found}
     write_json(FILE, stored)
     print(f"{profile}, {device}: bands of chapters {', '.join(found)}")
 
@@ -180,26 +167,26 @@ def make_bands(names: list[str]) -> None:
 def compare(names: list[str], out: str = "") -> Path:
     """Write figures.csv (runs) and table.md (means and 95 % intervals) in runs/compare/OUT.
 
-    Of several seeds the interval is Student's t over them, of a single one the bootstrap
-    interval over its subjects: the two answer different questions and cannot be compared.
+    Of several seeds the interval is Student's t over them, of a single one the bootstrap's over
+    its subjects: they answer different questions and cannot be compared.
     """
     table, sources = read_runs(names)
     table["group"] = table["run"].str.replace(r"-seed\d+$", "", regex=True)
-    table["figure"] = table["chapter"] + " " + table["headline"]
+    figure = table["chapter"] + " " + table["headline"]
     cells: dict[str, dict[str, str]] = {}
-    for key, part in table.groupby(["figure", "group"], sort=False):
+    for key, part in table.groupby([figure, "group"], sort=False):
         name, group = map(str, key)
         mean, k = part["value"].mean(), len(part)
         half = student.ppf(0.975, k - 1) * part["value"].sem() if k > 1 else 0.0
         low, high = (mean - half, mean + half) if k > 1 else part[["low", "high"]].iloc[0]
         shown = _short(mean) + (f" ({_short(low)} to {_short(high)})" if low == low else "")
         cells.setdefault(group, {})[name] = f"{shown}, {k} seeds" if k > 1 else shown
-    side_by_side = pd.DataFrame(cells, index=table["figure"].unique()).fillna("")
+    side_by_side = pd.DataFrame(cells, index=figure.unique()).fillna("").reset_index(names="")
     labels = "; ".join(dict.fromkeys(source["label"] for source in sources))
-    text = f"{labels}\n\n{published.markdown(side_by_side.reset_index(names=''))}"
+    text = f"{labels}\n\n{published.markdown(side_by_side)}"
     folder = chapters.runs_dir() / "compare" / (out or "-".join(cells)[:80])
     with atomic_path(folder / "figures.csv") as csv, atomic_path(folder / "table.md") as page:
-        table.drop(columns="figure").to_csv(csv, index=False)
+        table.to_csv(csv, index=False)
         page.write_text(text, encoding="utf-8")
     print(f"{text}\nWritten to {folder}")
     return folder
