@@ -31,16 +31,12 @@ class WrongAnswerError(AssertionError):
 def check(
     function: Callable[..., Any], cases: Mapping[str, tuple[tuple, Any]], *, strict: bool = False
 ) -> None:
-    """Call an answer on some cases, and print whether it is right.
+    """Call a student's function on some cases, and print whether it is right.
 
-    A wrong answer, an unfinished one and one that raises are reported, not raised.
-
-    Parameters
-    ----------
-    function : the student's.
     cases : name -> (arguments, expected). `expected` is a value, see `agrees`, or a function
         that says of the answer whether it is right.
-    strict : raise WrongAnswerError for anything but a right answer, as solutions do.
+    strict : raise WrongAnswerError for anything but a right answer, as solutions do; else a
+        wrong answer, an unfinished one and one that raises are only reported.
     """
     name = getattr(function, "__name__", "your answer")
     problems: list[str] = []
@@ -87,14 +83,12 @@ def agrees(got: Any, expected: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors, arrays, columns and their scalars into lists and numbers of Python."""
     if hasattr(value, "columns"):  # a table
         return {name: list(value[name]) for name in value.columns}
     return list(value) if isinstance(value, tuple) else getattr(value, "tolist", lambda: value)()
 
 
 def _shown(value: Any) -> str:
-    """Show a value on one short line."""
     value = _plain(value)
     if value is None:
         return "None (is a `return` missing?)"
