@@ -37,8 +37,7 @@ ON_TEST = "test_dx3_balanced_accuracy"  # a column that chapter 11 adds to a his
 def experiment(name: str, honest: dict, leaky: dict, n: int, metric: str = ACCURACY) -> dict:
     """One row of leakage.csv from two intervals {'value', 'low', 'high'} of separate samples.
 
-    `gain` is by how much the leak flatters: the rise of an accuracy, the fall of an error.
-    Its interval stays empty, because the two are not of the same subjects; see `paired`.
+    `gain`: the rise of an accuracy, the fall of an error; of other subjects, without interval.
     """
     row: dict[str, Any] = {"experiment": name, "metric": metric}
     for kind, found in (("honest", honest), ("leaky", leaky)):
@@ -152,12 +151,11 @@ def retrain_clinical(
 ) -> Retrained:  # fmt: skip
     """Train clinical encoder, fusion and heads anew on the frozen image embeddings of chapter 5.
 
-    Seconds instead of hours, on the CPU, because no volume is touched. Note what stays: the image
-    encoders were trained beside a clinical branch that saw CDR-SB, and for a CDR-SB head.
+    Seconds instead of hours, as no volume is touched; but the image encoders stay, which were
+    trained beside a clinical branch that saw CDR-SB, and for a CDR-SB head.
 
     data : all cases; with `hide=("CDRSB",)`, neither training nor test see that score.
-    z, present : (n, 3, 512) and (n, 3), stage2/embeddings.npz.
-    drop : how often the masking gate hides each modality; that of the run's stage 2.
+    z, present, drop : (n, 3, 512) and (n, 3), stage2/embeddings.npz; the gate's rates in stage 2.
     extra : (n rows, k) further inputs of every case, such as the diagnosis as three columns.
     """
     more = [] if extra is None else [extra.to_numpy(np.float32)]
@@ -211,8 +209,8 @@ def caption_experiments(
 ) -> list[dict]:
     """What a query's own caption is worth, against the blind one.
 
-    From rows of retrieval.jsonl (every test case under both protocols), a row for the majority
-    diagnosis of the five retrieved cases; from llm_scores.csv, one for each language model.
+    From retrieval.jsonl (every test case under both protocols), a row for the majority of the
+    five retrieved cases; from llm_scores.csv, one for each language model.
     """
     dx, votes = cohort.set_index("case")["DX"], pd.DataFrame(retrieved)
     votes["right"] = votes["reranked"].map(lambda cases: majority([dx[case] for case in cases]))
@@ -234,9 +232,9 @@ def memorised_captions(
 ) -> dict:
     """What a model of hidden words remembers of test captions that it was trained on.
 
-    Chapter 7's encoder stays frozen; a linear head learns to name hidden words from its states.
-    Twice, with as many captions: train captions only, and half of them replaced by (at most
-    `count`) test captions. Both are asked for other words of these test captions.
+    A linear head learns to name hidden words from the states of chapter 7's frozen encoder, from
+    train captions only and with half of them replaced by (at most `count`) test captions. Both
+    are asked for other words of these test captions.
     """
     rng = np.random.default_rng([seed, 12])
     train = [row["caption"] for row in captions if row["split"] != "test"]
