@@ -15,6 +15,7 @@ from .volumes import Volumes
 
 IGNORE = -100  # label of a row that a head's loss leaves out
 RECORD = ("case", "split", "DX", "PTGENDER", "AGE", "APOE4", *SCORES)  # what is read of a subject
+COLUMNS = ("scores", "known", "apoe", "present", "dx3", "dx2", "sex", "age", "cdrsb")  # of an item
 APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
 
 
@@ -32,15 +33,11 @@ class Scaler:
     @classmethod
     def fit(cls, cohort: pd.DataFrame) -> Scaler:
         train = cohort[cohort["split"] == "train"]
-        scores = train[list(SCORES)]
-        return cls(
-            tuple(scores.mean().fillna(0.0)),
-            tuple(scores.std().fillna(1.0).replace(0.0, 1.0)),
-            float(train["AGE"].mean()),
-            float(train["AGE"].std()),
-            float(train["CDRSB"].mean()),
-            float(train["CDRSB"].std()),
-        )
+        scores, age, cdrsb = train[list(SCORES)], train["AGE"], train["CDRSB"]
+        mean = tuple(scores.mean().fillna(0.0))
+        std = tuple(scores.std().fillna(1.0).replace(0.0, 1.0))
+        ends = age.mean(), age.std(), cdrsb.mean(), cdrsb.std()
+        return cls(mean, std, *map(float, ends))
 
 
 class MemoirDataset(Dataset):
@@ -49,11 +46,7 @@ class MemoirDataset(Dataset):
     Items hold t1, fa (1, X, Y, Z) float32 (zeros where absent); scores, known (5,); apoe;
     present (3,) bool; targets dx3, dx2, sex, age, cdrsb; and `case`.
 
-    Parameters
-    ----------
-    cohort : from `load_cohort`, all rows.
-    volumes : from `load_volumes`, same order.
-    scaler : statistics of the train part.
+    cohort, volumes : from `load_cohort` and `load_volumes`, all rows in the same order.
     part : 'train', 'val', 'test', or 'all'.
     hide : scores that the clinical branch must not see, such as ('CDRSB',).
     """
@@ -67,10 +60,8 @@ class MemoirDataset(Dataset):
         hide: tuple[str, ...] = (),
     ) -> None:
         if len(volumes.t1) != len(cohort):
-            raise ValueError(
-                f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects: "
-                "run chapter 2 again"
-            )
+            what = f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects"
+            raise ValueError(f"{what}: run chapter 2 again")
         kept = cohort if part == "all" else cohort[cohort["split"] == part]
         if not len(kept):
             raise ValueError(f"no subject has split={part!r}; use 'train', 'val', 'test' or 'all'")
@@ -99,18 +90,8 @@ class MemoirDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         row = self.rows[i]
         fa_row = self.volumes.fa_row[row]
-        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.shape)
-        return {
-            "t1": torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None]),
-            "fa": torch.from_numpy(np.asarray(fa, np.float32)[None]),
-            "scores": torch.from_numpy(self.scores[i]),
-            "known": torch.from_numpy(self.known[i]),
-            "apoe": self.apoe[i],
-            "present": torch.from_numpy(self.present[i]),
-            "dx3": self.dx3[i],
-            "dx2": self.dx2[i],
-            "sex": self.sex[i],
-            "age": self.age[i],
-            "cdrsb": self.cdrsb[i],
-            "case": row,
-        }
+        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.t1.shape[1:])
+        item = {name: torch.as_tensor(getattr(self, name)[i]) for name in COLUMNS}
+        item["t1"] = torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None])
+        item["fa"] = torch.from_numpy(np.asarray(fa, np.float32)[None])
+        return item | {"case": row}
