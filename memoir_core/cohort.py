@@ -16,10 +16,8 @@ from .config import DX, SCORES
 from .files import atomic_path, checksum
 from .tables import PATHS, CohortError, Problem, read_adnimerge, read_images  # noqa: F401
 
-COLUMNS = (
-    *("case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT", "APOE4"),
-    *(*SCORES, "has_fa", "split", *PATHS),
-)
+COLUMNS = ["case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT"]
+COLUMNS += ["APOE4", *SCORES, "has_fa", "split", *PATHS]
 
 
 class DataLeakageError(CohortError):
@@ -83,9 +81,9 @@ def build_cohort(
         mend = "check that PTID and VISCODE are written alike in ADNIMERGE.csv and images.csv"
         raise CohortError(Problem("", "no visit has both a diagnosis and a T1 volume", mend))
     table = table.sort_values("RID", ignore_index=True)
-    table = table.assign(case=table.index, RID=table["RID"].astype(int))
-    table["split"] = split(table["DX"], seed, val_fraction)
-    cohort = table.assign(has_fa=table["fa_path"].notna()).reindex(columns=list(COLUMNS))
+    parts = split(table["DX"], seed, val_fraction)
+    table = table.assign(case=table.index, RID=table["RID"].astype(int), split=parts)
+    cohort = table.assign(has_fa=table["fa_path"].notna()).reindex(columns=COLUMNS)
     check_split(cohort)
     if data_dir is not None:
         check_copies(cohort, data_dir)
@@ -168,11 +166,10 @@ def load_cohort(path: Path) -> pd.DataFrame:
 
 def counts(cohort: pd.DataFrame) -> pd.DataFrame:
     """Count subjects per class and published part (train holds train and val)."""
-    table = pd.crosstab(cohort["DX"], cohort["split"].replace("val", "train"))
-    table = table.reindex(index=list(DX), columns=["train", "test"], fill_value=0)
-    table["total"] = table.sum(axis=1)
-    table.loc["Total"] = table.sum()
-    return table.rename_axis(columns=None)
+    parts = cohort["split"].replace("val", "train")
+    table = pd.crosstab(cohort["DX"], parts, margins=True, margins_name="Total")
+    table = table.reindex(index=[*DX, "Total"], columns=["train", "test", "Total"], fill_value=0)
+    return table.rename(columns={"Total": "total"}).rename_axis(columns=None)
 
 
 def table_one(cohort: pd.DataFrame) -> pd.DataFrame:

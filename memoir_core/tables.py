@@ -18,9 +18,8 @@ MISSING = ("", "-4", "-4.0", "-1", "NA", "NaN", "nan", "N/A")
 SPELLINGS = {"CN": "CN", "NL": "CN", "MCI": "MCI", "Dementia": "Dementia", "AD": "Dementia"}
 # ADNI data dictionary, DXSUM and ADNIMERGE: 'NL to MCI' names the newer state last.
 SPELLINGS |= {f"{old} to {new}": SPELLINGS[new] for old in SPELLINGS for new in SPELLINGS}
-RANGES = {"AGE": (40, 110), "CDRSB": (0, 18), "ADAS11": (0, 70), "ADAS13": (0, 85)}
-RANGES |= {"MMSE": (0, 30), "MOCA": (0, 30), "PTEDUCAT": (0, 99), "APOE4": (0, 2)}
-RANGES |= {"RID": (0, 99999)}
+RANGES = {"AGE": (40, 110), "CDRSB": (0, 18), "ADAS11": (0, 70), "ADAS13": (0, 85), "APOE4": (0, 2)}
+RANGES |= {"MMSE": (0, 30), "MOCA": (0, 30), "RID": (0, 99999), "PTEDUCAT": (0, 99)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"DX": "CN, MCI or Dementia", "PTGENDER": "Male or Female"}
 EXPECTED |= {"VISCODE": "a visit (bl, m06, m12, ...)", "EXAMDATE": "a date (2012-05-31, 5/31/2012)"}
@@ -67,8 +66,6 @@ def read_images(path: Path) -> pd.DataFrame:
 
 
 def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFrame:
-    """Read, parse and check the known columns of a table; its index is the line in the file."""
-
     def unusable(what: str) -> CohortError:
         return CohortError(Problem(str(path), what, "download the full table again"))
 
