@@ -1,8 +1,7 @@
 """Adapt all-MiniLM-L6-v2 to clinical sentences, then align it with the fused embedding.
 
-Two steps, as in the published work (project page, section 7): masked language modelling on
-synthetic sentences and train captions, then contrastive alignment of the sentence embedding (384)
-through a linear map (512) with the frozen z_fused of train subjects.
+Published: project page, section 7. Masked language modelling on synthetic sentences and train
+captions, then contrastive alignment with the frozen z_fused of train subjects.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.modeling_outputs import MaskedLMOutput
 
-from . import files
 from .config import EMBEDDING_DIM
 from .losses import info_nce
 from .metrics import recall_at
@@ -32,6 +30,9 @@ from .metrics import recall_at
 TEXT_DIM = 384
 MAX_LENGTH = 128  # tokens; a test holds that the longest caption has fewer
 MASKED = 0.15
+MLM_BATCH, MLM_RATES = 16, (5e-5, 1e-3)  # rates of encoder and head
+ALIGN_BATCH, ALIGN_RATES = 32, (1e-4, 2e-3)  # rates of encoder and projection
+Pairs = tuple[Sequence, np.ndarray]  # texts and unit vectors (n, 512) of the same n subjects
 # Dropout inside attention keeps torch from its fused kernel: without it, a training step on
 # captions takes two thirds of the time. Dropout elsewhere stays.
 FAST_ATTENTION: dict[str, Any] = {"attention_probs_dropout_prob": 0.0}
@@ -48,21 +49,16 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
 
 
 def read_fused(path: Path, cohort: pd.DataFrame) -> np.ndarray:
-    """Read z_fused of every case from stage2/embeddings.npz: (n, 512) float32 of unit length.
+    """Read stage2/embeddings.npz: (n, 512) float32 of unit length, one row per case.
 
-    Raises ValueError where the file's cases are not the cohort's, or the vectors' width is wrong.
+    Raises ValueError where its cases are not the cohort's, or the vectors' width is wrong.
     """
     with np.load(path, allow_pickle=False) as stored:
         case, z_fused = stored["case"], stored["z_fused"]
     if not np.array_equal(case, cohort["case"]) or z_fused.shape != (len(case), EMBEDDING_DIM):
-        raise ValueError(
-            f"{path.name} holds {len(case)} cases, z_fused {z_fused.shape}: not the {len(cohort)} "
-            f"cases of the cohort, or not of width {EMBEDDING_DIM}; run chapter 05 again"
-        )
+        what = f"{path.name} holds z_fused {z_fused.shape}: not of the cohort's {len(cohort)} cases"
+        raise ValueError(f"{what}, or not of width {EMBEDDING_DIM}; run chapter 05 again")
     return unit_rows(z_fused)
-
-
-# --- masked language model ----------------------------------------------------------------
 
 
 class MaskedBert(hf.BertForMaskedLM):
@@ -78,18 +74,18 @@ class MaskedBert(hf.BertForMaskedLM):
 def load_mlm(minilm: Path, seed: int) -> MaskedBert:
     """Load MiniLM with a masked-language head, which was not published: `seed` draws a new one."""
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
-    return MaskedBert.from_pretrained(minilm, **options, **FAST_ATTENTION)
+    return MaskedBert.from_pretrained(
+        minilm, trust_remote_code=False, use_safetensors=True, **FAST_ATTENTION
+    )
 
 
 def build_corpus(
     caption_rows: Sequence[dict], synthetic: Sequence[str], held_out: int
 ) -> tuple[list[str], list[str]]:
-    """Join synthetic sentences with the captions of the published train part, split train or val.
+    """Join synthetic sentences with the captions of train and val, 26,889 at paper size.
 
-    Returns the sentences to train on, 25,000 + 1,889 = 26,889 at paper size, and the last
-    `held_out` of `synthetic`, which no step may see. Raises ValueError where a sentence comes
-    twice, or equals the caption of a case: test text could slip in.
+    Returns them and the last `held_out` of `synthetic`, which no step may see. A ValueError names
+    a sentence that comes twice, or is the caption of a case: test text could slip in.
     """
     seen = {row[key] for row in caption_rows for key in ("caption", "caption_blind")}
     for sentence in synthetic:
@@ -107,11 +103,11 @@ def tokenise(tokenizer, sentences: Sequence[str]) -> list[dict]:
     return [{"input_ids": ids} for ids in encoded["input_ids"]]
 
 
-def masked_batches(tokenizer, sentences: Sequence[str], seed: int, size: int = 32) -> list[dict]:
+def masked_batches(tokenizer, sentences: Sequence[str], seed: int) -> list[dict]:
     """Mask sentences once with a fixed seed, so that two models meet the same gaps."""
     collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
     rows = sorted(tokenise(tokenizer, sentences), key=lambda row: len(row["input_ids"]))
-    return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+    return [collator(rows[i : i + 32]) for i in range(0, len(rows), 32)]
 
 
 @torch.no_grad()
@@ -132,44 +128,30 @@ class ProgressBar(hf.ProgressCallback):
 
 def trainer_options(device: str, seed: int) -> dict[str, Any]:
     """Give what every transformers Trainer here shares: one seed, one device, nothing stored."""
-    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    cpu = device == "cpu"
-    return {
-        **quiet,
-        "seed": seed,
-        "data_seed": seed,
-        "use_cpu": cpu,
-        "dataloader_pin_memory": not cpu,
-    }
+    options = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    options |= {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
+    return options | {"seed": seed, "data_seed": seed}
 
 
 def train_mlm(
-    model: MaskedBert,
-    tokenizer,
-    sentences: Sequence[str],
-    *,
-    epochs: int,
-    seed: int,
-    rates: tuple[float, float] = (5e-5, 1e-3),  # of encoder and head
-    batch_size: int = 16,
+    model: MaskedBert, tokenizer, sentences: Sequence[str], epochs: int, seed: int
 ) -> pd.DataFrame:
     """Train in place with the transformers Trainer: 15 % masking, AdamW, linear decay.
 
     The head is new and learns fast; the encoder learns slowly, because what it already knows of
     sentences is what the alignment needs. Returns the columns step, loss (mean of a twentieth).
     """
-    steps = max(1, epochs * -(-len(sentences) // batch_size))
-    encoder = list(model.bert.parameters())
-    known = {id(parameter) for parameter in encoder}
-    head = [p for p in model.parameters() if id(p) not in known]  # tied weights are the encoder's
-    groups = [{"params": p, "lr": lr} for p, lr in zip((encoder, head), rates, strict=True)]
+    steps = max(1, epochs * -(-len(sentences) // MLM_BATCH))
+    encoder = list(model.bert.parameters())  # and what the head shares with it
+    head = [p for name, p in model.named_parameters() if not name.startswith("bert.")]
+    groups = [{"params": p, "lr": lr} for p, lr in zip((encoder, head), MLM_RATES, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     schedule = hf.get_linear_schedule_with_warmup(optimiser, max(1, steps // 10), steps)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a folder; nothing is kept
         arguments = hf.TrainingArguments(
             output_dir=scratch,
             num_train_epochs=epochs,
-            per_device_train_batch_size=batch_size,
+            per_device_train_batch_size=MLM_BATCH,
             train_sampling_strategy="group_by_length",  # captions are long, sentences short
             logging_steps=max(1, steps // 20),
             **trainer_options(model.device.type, seed),
@@ -188,22 +170,16 @@ def train_mlm(
     return pd.DataFrame(log)[["step", "loss"]]
 
 
-# --- text encoder -------------------------------------------------------------------------
-
-
 def bert_of(model: SentenceTransformer) -> Any:
-    """The BERT inside: the first module of a sentence-transformers model wraps it."""
     return model[0].auto_model
 
 
-def new_text_encoder(
-    minilm: Path, device: str, seed: int, mlm: MaskedBert | None = None
-) -> SentenceTransformer:
-    """MiniLM, with the MLM's weights where given, and a new linear map to unit vectors of 512."""
+def new_text_encoder(minilm: Path, device: str, seed: int, mlm: MaskedBert) -> SentenceTransformer:
+    """MiniLM with the weights of the MLM, and a new linear map to unit vectors of 512."""
     options: dict[str, Any] = {"trust_remote_code": False, "config_kwargs": FAST_ATTENTION}
     body = SentenceTransformer(str(minilm), device=device, **options)
-    if mlm is not None:  # the pooling layer of BERT is in neither: sentences are averaged
-        bert_of(body).load_state_dict(mlm.bert.state_dict(), strict=False)
+    # The pooling layer of BERT is not in it: sentences are averaged.
+    bert_of(body).load_state_dict(mlm.bert.state_dict(), strict=False)
     bert_of(body).config._name_or_path = ""  # a folder of this machine
     torch.manual_seed(seed)
     to_fused = Dense(TEXT_DIM, EMBEDDING_DIM, activation_function=nn.Identity())
@@ -222,51 +198,34 @@ def alignment_loss(
 
 
 def align(
-    encoder: SentenceTransformer,
-    texts: Sequence[Sequence[str]],
-    z_fused: np.ndarray,
-    *,
-    epochs: int,
-    seed: int,
-    validation: tuple[Sequence[str], np.ndarray] | None = None,
-    rates: tuple[float, float] = (1e-4, 2e-3),  # of encoder and projection
-    batch_size: int = 32,
-    trained_layers: int = 2,
+    encoder: SentenceTransformer, train: Pairs, validation: Pairs, epochs: int, seed: int
 ) -> pd.DataFrame:
-    """Align the text encoder in place with frozen image embeddings.
+    """Align the top two layers and the projection, in place, with frozen image embeddings.
 
-    Parameters
-    ----------
-    texts : per subject its wordings, own and blind caption; each epoch draws one of them, so that
-        a query without a diagnosis finds its place too.
-    z_fused : (n, 512) unit vectors, the frozen targets.
-    validation : texts and unit vectors of held-out subjects, for the curve only.
-    trained_layers : how many of MiniLM's six layers learn, the top ones.
-
-    Returns
-    -------
-    DataFrame with columns epoch, loss, and val_recall@10 (text to subject) if asked for.
+    `train` has per subject several wordings, own and blind caption: each epoch draws one, so that
+    a query without a diagnosis finds its place too. `validation`, one text each, is for the curve.
+    Returns the columns epoch, loss, val_recall@10 (text to subject).
     """
+    texts, z_fused = train
     if len(texts) != len(z_fused):
         raise ValueError(f"{len(texts)} texts for {len(z_fused)} embeddings: one each is needed")
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 0xA116])
-    layers = bert_of(encoder).encoder.layer
     bert_of(encoder).requires_grad_(False)
-    top = layers[len(layers) - trained_layers :].requires_grad_(True)
+    top = bert_of(encoder).encoder.layer[-2:].requires_grad_(True)
     targets = torch.from_numpy(z_fused).to(encoder.device)
     log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), device=encoder.device).float())
     learned = [*top.parameters()], [*encoder[-2].parameters(), log_scale]
-    groups = [{"params": p, "lr": lr} for p, lr in zip(learned, rates, strict=True)]
+    groups = [{"params": p, "lr": lr} for p, lr in zip(learned, ALIGN_RATES, strict=True)]
     optimiser = torch.optim.AdamW(groups, fused=True)
-    steps = max(2, epochs * -(-len(texts) // batch_size))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [*rates], steps, pct_start=0.1)
+    steps = max(2, epochs * -(-len(texts) // ALIGN_BATCH))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [*ALIGN_RATES], steps, pct_start=0.1)
     history = []
     for epoch in tqdm(range(1, epochs + 1), desc="alignment", unit="epoch", mininterval=5):
         encoder.train()
         losses = []
         order = rng.permutation(len(texts)).tolist()
-        for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+        for rows in (order[i : i + ALIGN_BATCH] for i in range(0, len(order), ALIGN_BATCH)):
             chosen = [texts[i][int(rng.integers(len(texts[i])))] for i in rows]
             loss = alignment_loss(encoder, chosen, targets[rows], log_scale)
             optimiser.zero_grad()
@@ -274,26 +233,16 @@ def align(
             optimiser.step()
             schedule.step()
             losses.append(loss.item())
-        history.append({"epoch": epoch, "loss": float(np.mean(losses))})
-        if validation is not None and len(validation[0]):
-            z_text = torch.from_numpy(encoder.encode(list(validation[0])))
-            found = recall_at(z_text, torch.from_numpy(validation[1]), (10,))
-            history[-1] |= {f"val_{name}": value for name, value in found.items()}
+        z_text = torch.from_numpy(encoder.encode(list(validation[0])))
+        found = recall_at(z_text, torch.from_numpy(validation[1]), (10,))["recall@10"]
+        history.append({"epoch": epoch, "loss": float(np.mean(losses)), "val_recall@10": found})
     encoder.requires_grad_(True).eval()
     return pd.DataFrame(history)
 
 
-def save_text_encoder(encoder: SentenceTransformer, folder: Path, settings: dict) -> None:
-    """Write the encoder as one sentence-transformers folder, whole or not at all."""
-    with files.atomic_path(folder) as temporary:
-        encoder.save(str(temporary), create_model_card=False)
-    files.finish(folder, settings)
-
-
-def class_agreement(queries: np.ndarray, targets: np.ndarray, dx: Sequence[str]) -> float:
+def class_agreement(queries: np.ndarray, targets: np.ndarray, dx: np.ndarray) -> float:
     """Share of the five nearest other subjects, by cosine, that have the query's diagnosis."""
     cosine = queries @ targets.T
     np.fill_diagonal(cosine, -np.inf)  # its own subject would be a gift
     nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :5]
-    labels = np.asarray(dx)
-    return float((labels[nearest] == labels[:, None]).mean())
+    return float((dx[nearest] == dx[:, None]).mean())

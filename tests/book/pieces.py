@@ -78,14 +78,6 @@ class Encoder:
     save_pretrained = save
 
 
-def text_encoder(folder, old=False):
-    from memoir_core import files, text
-
-    target, settings = folder / "text_encoder", {"seed": int(old)}
-    if not files.is_finished(target, settings):
-        text.save_text_encoder(Encoder(float(old)), target, settings)
-
-
 def index(folder, old=False):
     from memoir_core import files, retrieval, text
 
@@ -244,7 +236,7 @@ def begin(name, older, folder):
 PIECES = {
     piece.__name__: piece
     for piece in (
-        *(a_file, a_folder, cohort, volumes, stage1, stage2, text_encoder, index, reranker),
+        *(a_file, a_folder, cohort, volumes, stage1, stage2, index, reranker),
         *(lora, answers, converted, download, book),
     )
 }

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertForMaskedLM
 
 from memoir_book import weights
-from memoir_core import files, retrieval, text
+from memoir_core import retrieval, text
 from memoir_core.captions import caption_rows
 from synthetic_adni.sentences import synthetic_sentences
 
@@ -125,13 +125,16 @@ def test_the_masked_head_has_the_loss_of_transformers(minilm, tokenizer):
     assert model(**batch).loss.item() == pytest.approx(plain(**batch).loss.item(), rel=1e-4)
 
 
-def test_masked_training_lowers_perplexity_and_moves_head_and_encoder_apart(minilm, tokenizer):
+def test_masked_training_lowers_perplexity_and_moves_head_and_encoder_apart(
+    minilm, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(text, "MLM_RATES", (0.0, 1e-3))
     model = text.load_mlm(minilm, seed=0)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     drawn = synthetic_sentences(112, seed=0)
     batches = text.masked_batches(tokenizer, drawn[96:], seed=0)
     before = text.perplexity(model, batches)
-    log = text.train_mlm(model, tokenizer, drawn[:96], epochs=1, seed=0, rates=(0.0, 1e-3))
+    log = text.train_mlm(model, tokenizer, drawn[:96], epochs=1, seed=0)
     assert text.perplexity(model, batches) < before / 2
     assert list(log.columns) == ["step", "loss"] and log["step"].iloc[-1] == 6
     same = {name: torch.equal(value, start[name]) for name, value in model.state_dict().items()}
@@ -151,10 +154,11 @@ def test_trainers_share_seed_and_device():
 
 @pytest.fixture
 def encoder(minilm):
-    return text.new_text_encoder(minilm, "cpu", seed=0)
+    return text.new_text_encoder(minilm, "cpu", 0, text.load_mlm(minilm, seed=0))
 
 
 WORDS = [f"{age} years, {sex}" for age in (55, 60, 66, 71, 78, 84) for sex in ("man", "woman")]
+NONE = ([], unit(0))  # no validation part
 
 
 def test_the_alignment_loss_is_that_of_open_clip(encoder):
@@ -172,11 +176,10 @@ def test_the_alignment_loss_is_that_of_open_clip(encoder):
         assert found == pytest.approx((per_image.mean() + per_text.mean()) / 2, rel=1e-4)
 
 
-def test_texts_find_their_subject_after_alignment(encoder):
+def test_texts_find_their_subject_after_alignment(encoder, monkeypatch):
+    monkeypatch.setattr(text, "ALIGN_BATCH", 6)
     z = unit(12)
-    history = text.align(
-        encoder, [(w,) for w in WORDS], z, epochs=12, seed=0, batch_size=6, validation=(WORDS, z)
-    )
+    history = text.align(encoder, ([(w,) for w in WORDS], z), (WORDS, z), epochs=12, seed=0)
     assert list(history["epoch"]) == [*range(1, 13)] and not encoder.training
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
     assert history["val_recall@10"].iloc[-1] == 1.0
@@ -186,9 +189,11 @@ def test_texts_find_their_subject_after_alignment(encoder):
 
 
 @pytest.mark.parametrize("rates", [(1e-4, 0.0), (0.0, 1e-3)])
-def test_only_the_top_layers_and_the_projection_learn(encoder, rates):
+def test_only_the_top_layers_and_the_projection_learn(encoder, rates, monkeypatch):
+    monkeypatch.setattr(text, "ALIGN_RATES", rates)
     start = {name: value.clone() for name, value in encoder.state_dict().items()}
-    text.align(encoder, [(w,) for w in WORDS], unit(12), epochs=1, seed=0, rates=rates)
+    history = text.align(encoder, ([(w,) for w in WORDS], unit(12)), NONE, epochs=1, seed=0)
+    assert history["val_recall@10"].isna().all()
     moved = {n for n, value in encoder.state_dict().items() if not torch.equal(value, start[n])}
     top = {n for n in start if ".layer.4." in n or ".layer.5." in n}
     projection = {n for n in start if "linear" in n}
@@ -204,9 +209,10 @@ def test_every_epoch_reads_each_subject_once_in_one_of_its_wordings(encoder, mon
         return log_scale * 1.0
 
     monkeypatch.setattr(text, "alignment_loss", loss)
+    monkeypatch.setattr(text, "ALIGN_BATCH", 4)
     z = unit(10)
     wordings = [(f"{i} own", f"{i} blind") for i in range(10)]
-    text.align(encoder, wordings, z, epochs=4, seed=0, batch_size=4)
+    text.align(encoder, (wordings, z), NONE, epochs=4, seed=0)
     assert [len(words) for words, _ in seen] == [4, 4, 2] * 4
     epochs = [[w for words, _ in seen[i : i + 3] for w in words] for i in (0, 3, 6, 9)]
     assert all({int(w.split()[0]) for w in epoch} == set(range(10)) for epoch in epochs)
@@ -215,7 +221,7 @@ def test_every_epoch_reads_each_subject_once_in_one_of_its_wordings(encoder, mon
     for words, targets in seen:
         assert np.array_equal(targets.numpy(), z[[int(w.split()[0]) for w in words]])
     with pytest.raises(ValueError, match="10 texts for 9 embeddings"):
-        text.align(encoder, wordings, z[:9], epochs=1, seed=0)
+        text.align(encoder, (wordings, z[:9]), NONE, epochs=1, seed=0)
 
 
 def test_an_encoder_begins_with_the_masked_model(minilm, encoder):
@@ -230,10 +236,9 @@ def test_an_encoder_begins_with_the_masked_model(minilm, encoder):
 
 def test_the_encoder_comes_back_from_one_folder(tmp_path, encoder):
     folder = tmp_path / "text_encoder"
-    text.save_text_encoder(encoder, folder, {"seed": 0})
+    encoder.save(str(folder), create_model_card=False)  # as chapter 7 does
     again = SentenceTransformer(str(folder), device="cpu")
     assert np.array_equal(again.encode(WORDS), encoder.encode(WORDS))
-    assert files.is_finished(folder, {"seed": 0})
     stored = "".join(p.read_text() for p in folder.rglob("*config*.json"))
     assert "/" not in stored.replace("2_Normalize", "")  # no folder of this machine
 
@@ -242,9 +247,9 @@ def test_class_agreement_by_hand():
     # On a line, by angle: each case's five nearest others are all others; itself never counts.
     angle = np.radians([0, 10, 20, 30, 40, 50])
     z = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    dx = ["CN", "CN", "CN", "CN", "MCI", "MCI"]
+    dx = np.array(["CN", "CN", "CN", "CN", "MCI", "MCI"])
     assert text.class_agreement(z, z, dx) == pytest.approx((4 * 3 / 5 + 2 * 1 / 5) / 6)
     far = np.concatenate([z, -z])  # the opposite side is never among the nearest five
-    assert text.class_agreement(far, far, dx + ["Dementia"] * 6) == pytest.approx(
+    assert text.class_agreement(far, far, np.append(dx, ["Dementia"] * 6)) == pytest.approx(
         (4 * 3 / 5 + 2 * 1 / 5 + 6) / 12
     )
