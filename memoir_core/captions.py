@@ -1,11 +1,9 @@
 """Write a subject's record as text.
 
-A caption says what the record holds and nothing else: a value that is missing is called missing,
-and a field that is withheld is not mentioned in any way. The words beside a number only repeat
-the number's band, so a caption is a function of the fields that it may show. That is what makes
-the blind protocol of chapters 08 and 09 blind: withholding diagnosis and CDR-SB gives the same
-text whatever they are. Published (project page, section 7): that there are captions, not their
-wording, which is the book's own.
+A missing value is called missing; a field that is withheld is not mentioned in any way. The words
+beside a number only repeat its band, so a caption depends on nothing but the fields that it shows:
+that makes the blind protocol of chapters 08 and 09 blind. Published (project page, section 7):
+that there are captions, not their wording, which is the book's own.
 """
 
 from __future__ import annotations
@@ -18,11 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# VENTRICLES and FORNIX_FA come from the images, see `add_image_fields`.
-FIELDS = (
-    *("AGE", "PTGENDER", "APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"),
-    *("VENTRICLES", "FORNIX_FA", "CDRSB", "DX"),
-)
 BLIND = frozenset({"DX", "CDRSB"})  # the query's own answer, kept from the query text
 PROTOCOLS = ("blind", "own_caption")  # which text of a query the reranker reads
 # What a query of fewer modalities does not know. Age and sex are known of everybody.
@@ -31,9 +24,10 @@ FIELDS_OF = {
     "fa": {"FORNIX_FA"},
     "clinical": {"APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"},
 }
-
 SCORE_NAMES = {"MMSE": "MMSE", "MOCA": "MoCA", "ADAS11": "ADAS-11", "ADAS13": "ADAS-13"}
-IMAGE_NAMES = {"VENTRICLES": "ventricles", "FORNIX_FA": "fornix FA"}
+IMAGE_NAMES = {"VENTRICLES": "ventricles", "FORNIX_FA": "fornix FA"}  # see `add_image_fields`
+FIELDS = ("AGE", "PTGENDER", "APOE4", *SCORE_NAMES, *IMAGE_NAMES, "CDRSB", "DX")
+SEX_NAMES = {"Female": "woman", "Male": "man"}
 DX_NAMES = {
     "CN": "cognitively normal (CN)",
     "MCI": "mild cognitive impairment (MCI)",
@@ -58,7 +52,6 @@ BANDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     "FORNIX_FA": ((10, 25, 75), ("very low", "low", "usual", "high")),
 }
 _APOE = {0: "no APOE e4 allele", 1: "one APOE e4 allele", 2: "two APOE e4 alleles"}
-_SEX = {"Female": "woman", "Male": "man"}
 
 # Paraphrases; a hash of the case chooses one of each, so a case keeps its wording.
 _OPENINGS = (
@@ -84,25 +77,12 @@ def band(field: str, value: float) -> str:
 
 
 def add_image_fields(cohort: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
-    """Add to each record what a caption says of the images, as percentiles for the age.
+    """Add VENTRICLES and FORNIX_FA, 0 to 100: percentiles of `Volumes.measures` for the age.
 
-    A line over age is fitted to the train subjects' measures; a subject's percentile is the
-    share of train subjects, whatever their diagnosis, that lie further below that line. So
-    neither field knows anything of a diagnosis or of a test subject.
-
-    Parameters
-    ----------
-    cohort : rows of cohort.parquet.
-    measures : `Volumes.measures`, one row per case: ventricle_share, fornix_fa.
-
-    Returns
-    -------
-    a copy with VENTRICLES and FORNIX_FA, 0 to 100, NaN where there is no image or no age.
-
-    Raises
-    ------
-    ValueError
-        Not one row per case.
+    A line over age is fitted to the train subjects' measures; a percentile is the share of train
+    subjects, whatever their diagnosis, that lie further below that line. So neither field knows
+    anything of a diagnosis or of a test subject. NaN where there is no image or no age. Raises
+    ValueError where `measures` has not one row per case.
     """
     if len(measures) != len(cohort):
         raise ValueError(f"{len(measures)} measures for {len(cohort)} cases; run chapter 02 again")
@@ -126,17 +106,9 @@ def add_image_fields(cohort: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFra
 def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset()) -> str:
     """Describe one subject in two to five sentences, the same on every machine.
 
-    Parameters
-    ----------
-    record : a row of cohort.parquet: `case` and the columns in `FIELDS`; NaN or None where a
-        value is missing. The two image fields may be left out, see `add_image_fields`.
-    withhold : fields that the text must not reveal. They are left out, which is not the same
-        as missing: a missing value is said to be missing.
-
-    Raises
-    ------
-    ValueError
-        `withhold` names no field, or the record holds a value outside its codes.
+    `record` holds `case` and the columns in `FIELDS`, NaN or None where a value is missing; the two
+    image fields may be left out. What `withhold` names is left out of the text. Raises ValueError
+    where it names no field, or the record holds a value outside its codes.
     """
     if unknown := sorted(set(withhold) - set(FIELDS)):
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
@@ -144,20 +116,26 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
     shown = {  # None: to be called missing
         name: None if pd.isna(record[name]) or record[name] == "" else record[name] for name in told
     }
-    codes: dict[str, dict] = {"PTGENDER": _SEX, "APOE4": _APOE, "DX": DX_NAMES}
+    codes: dict[str, dict] = {"PTGENDER": SEX_NAMES, "APOE4": _APOE, "DX": DX_NAMES}
     for name, known in codes.items():
         if shown.get(name) is not None and shown[name] not in known:
             said = f"case {record['case']}: {name}={shown[name]!r} is not one of "
             raise ValueError(f"{said}{', '.join(map(str, known))}; mend the record")
     style = hashlib.sha256(f"case {int(record['case'])}".encode()).digest()
-    parts = [_opening(shown, style[0]), _scores(shown, style[1])]
-    parts += [_images(shown, style[3]), _closing(shown, style[2])]
+    scores = "{name} {value:.0f} ({band})"  # thirds of an ADAS point carry no clinical meaning
+    images = "{name} {band} for the age (percentile {value:.0f})"
+    parts = [
+        _opening(shown, style[0]),
+        _measures(shown, SCORE_NAMES, scores, "not recorded", _SCORES, style[1]),
+        _measures(shown, IMAGE_NAMES, images, "not available", _IMAGES, style[3]),
+        _closing(shown, style[2]),
+    ]
     text = " ".join(part for part in parts if part)
     return re.sub(r"\b([Aa]) (?=(?:8\d?|11|18)\b)", r"\1n ", text)  # an 81-year-old
 
 
 def _opening(shown: dict, style: int) -> str:
-    sex = _SEX.get(shown.get("PTGENDER") or "", "person")
+    sex = SEX_NAMES.get(shown.get("PTGENDER") or "", "person")
     names = {"PTGENDER": "unrecorded sex", "AGE": "unrecorded age"}
     unknown = [words for name, words in names.items() if shown.get(name, 0) is None]
     person = f"{sex} of {' and '.join(unknown)}" if unknown else sex
@@ -170,26 +148,14 @@ def _opening(shown: dict, style: int) -> str:
     return _OPENINGS[style % len(_OPENINGS)].format(person=person, apoe=_APOE[shown["APOE4"]])
 
 
-def _scores(shown: dict, style: int) -> str:
-    items = [  # whole points: thirds of an ADAS point carry no clinical meaning
-        f"{title} not recorded"
-        if shown[name] is None
-        else f"{title} {shown[name]:.0f} ({band(name, shown[name])})"
-        for name, title in SCORE_NAMES.items()
-        if name in shown
-    ]
-    return _SCORES[style % len(_SCORES)].format(", ".join(items)) if items else ""
-
-
-def _images(shown: dict, style: int) -> str:
-    items = [
-        f"{title} not available"
-        if shown[name] is None
-        else f"{title} {band(name, shown[name])} for the age (percentile {shown[name]:.0f})"
-        for name, title in IMAGE_NAMES.items()
-        if name in shown
-    ]
-    text = _IMAGES[style % len(_IMAGES)].format(", ".join(items)) if items else ""
+def _measures(shown: dict, names: dict, form: str, missing: str, wordings: tuple, style: int):
+    items = []
+    for field in [field for field in names if field in shown]:
+        value, item = shown[field], f"{names[field]} {missing}"
+        if value is not None:
+            item = form.format(name=names[field], value=value, band=band(field, value))
+        items.append(item)
+    text = wordings[style % len(wordings)].format(", ".join(items)) if items else ""
     return text[:1].upper() + text[1:]
 
 
@@ -206,12 +172,8 @@ def _closing(shown: dict, style: int) -> str:
 
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:
     """Make the rows of captions.jsonl: case, split, caption, caption_blind."""
-    return [
-        {
-            "case": int(record["case"]),
-            "split": record["split"],
-            "caption": caption(record),
-            "caption_blind": caption(record, withhold=BLIND),
-        }
-        for record in cohort.to_dict("records")
-    ]
+    rows = []
+    for record in cohort.to_dict("records"):
+        rows.append({"case": int(record["case"]), "split": record["split"]})
+        rows[-1] |= {"caption": caption(record), "caption_blind": caption(record, withhold=BLIND)}
+    return rows

@@ -33,8 +33,6 @@ from .text import unit_rows
 
 MAX_TOKENS = 256  # a pair of captions; a test holds that the longest pair has fewer
 
-# --- the index --------------------------------------------------------------------------
-
 
 def build_index(z_fused: np.ndarray, cases: np.ndarray, cohort: pd.DataFrame) -> Any:
     """Index unit vectors (n, 512) of train cases exactly: IndexFlatIP, under their case numbers.
@@ -57,10 +55,8 @@ def _check_vectors(vectors: np.ndarray, what: str) -> np.ndarray:
     off = ~(abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3)  # True for NaN as well
     if off.any():
         row = off.argmax()
-        raise ValueError(
-            f"{what}, row {row} has length {np.linalg.norm(vectors[row]):.3f}, not 1: an inner "
-            "product of it is no cosine. Divide each row by its norm (text.unit_rows)"
-        )
+        what = f"{what}, row {row} has length {np.linalg.norm(vectors[row]):.3f}, not 1"
+        raise ValueError(f"{what}: no cosines. Divide each row by its norm (text.unit_rows)")
     return vectors
 
 
@@ -76,19 +72,12 @@ def save_index(index: Any, path: Path) -> None:
         faiss.write_index(index, str(temporary))
 
 
-# --- relevance --------------------------------------------------------------------------
-
-
 def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Grade from 0 to 1 how useful another case is, from the two records.
+    """Grade from 0 to 1 how useful another case is, (n,), from the records of pairs of cases.
 
-    0.6 for the same diagnosis, up to 0.2 for a close CDR-SB (falling by 1/e per two points,
-    0 where unknown), up to 0.2 for a close age (by 1/e per ten years). The published work
-    does not say how it graded pairs; the weights are ours.
-
-    Parameters
-    ----------
-    queries, others : (n,) arrays of cases; one query may stand for all n.
+    0.6 for the same diagnosis, up to 0.2 for a close CDR-SB (falling by 1/e per two points, 0 where
+    unknown), up to 0.2 for a close age (by 1/e per ten years). The published work does not say how
+    it graded pairs; the weights are ours. One query may stand for all n.
     """
     table = cohort.set_index("case")[["DX", "CDRSB", "AGE"]]
     pairs = np.broadcast_arrays(queries, others)
@@ -98,14 +87,9 @@ def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> 
     return (0.6 * (a["DX"] == b["DX"]) + 0.2 * cdrsb + 0.2 * age).to_numpy()
 
 
-# --- queries ----------------------------------------------------------------------------
-
-
 def query_text(row: dict, protocol: str) -> str:
     """The query's caption: without diagnosis and CDR-SB ('blind'), or whole ('own_caption')."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is unknown; use {' or '.join(PROTOCOLS)}")
-    return row["caption_blind" if protocol == "blind" else "caption"]
+    return row[{"blind": "caption_blind", "own_caption": "caption"}[protocol]]
 
 
 def rerank(
@@ -128,18 +112,12 @@ def retrieve(
     rerank_k: int,
     queries: dict[str, list[str]] | None = None,
 ) -> list[dict]:
-    """Retrieve and rerank for each protocol and case.
+    """Retrieve and rerank for each protocol and case, from their unit vectors (n, 512).
 
-    Parameters
-    ----------
-    z_queries : (n, 512) unit vectors of `cases`.
-    captions : rows of captions.jsonl.
-    queries : protocol -> the n texts that the cross-encoder reads; by default `query_text`.
+    `queries` has the n texts of each protocol for the cross-encoder; by default `query_text`.
 
-    Returns
-    -------
-    Rows of retrieval.jsonl: case, protocol, query; retrieved (top_k cases) with scores (cosines)
-    and candidate_scores (of the cross-encoder); reranked (rerank_k cases) with rerank_scores.
+    Returns rows of retrieval.jsonl: case, protocol, query; retrieved (top_k cases) with scores
+    (cosines) and candidate_scores (of the cross-encoder); reranked (rerank_k) with rerank_scores.
     """
     rows = {row["case"]: row for row in captions}
     texts = {case: row["caption"] for case, row in rows.items()}
@@ -159,10 +137,7 @@ def retrieve(
 
 
 def subset_text(record: Mapping[Any, Any], subset: Sequence[str], protocol: str) -> str:
-    """The query's caption, cut to what the chosen modalities show.
-
-    Age and sex stay. 'own_caption' adds diagnosis and CDR-SB to it, 'blind' does not.
-    """
+    """The query's caption, cut to what the chosen modalities show; age and sex stay."""
     absent = [FIELDS_OF[name] for name in MODALITIES if name not in subset]
     return caption(record, withhold=set().union(*absent, BLIND if protocol == "blind" else ()))
 
@@ -176,24 +151,17 @@ def retrieve_subsets(
     cohort: pd.DataFrame,
     cases: np.ndarray,
     captions: list[dict],
-    *,
     top_k: int,
     rerank_k: int,
     limit: int = 0,
 ) -> list[dict]:
     """Retrieve and rerank with every subset of modalities, both protocols.
 
-    Parameters
-    ----------
-    z, present : (n, 3, 512) and (n, 3), the frozen embeddings of all cases.
-    cohort : with the image fields of `captions.add_image_fields`.
-    cases : queries; a subset with FA is asked of those that have FA (for others it would repeat
-        a smaller subset).
-    limit : ask the first `limit` of them per subset; 0 asks all.
+    z (n, 3, 512) and present (n, 3) are the frozen embeddings of all cases, `cohort` has the image
+    fields of `captions.add_image_fields`. Asked are the first `limit` of `cases` per subset (0:
+    all); with FA, of those that have FA, because for others it would repeat a smaller subset.
 
-    Returns
-    -------
-    Rows of retrieval_subsets.jsonl: those of `retrieve`, and subset, such as 't1+clinical'.
+    Returns rows of retrieval_subsets.jsonl: those of `retrieve`, and subset, as in 't1+clinical'.
     """
     records = {row["case"]: row for row in cohort.to_dict("records")}
     made = []
@@ -201,17 +169,14 @@ def retrieve_subsets(
         asked = cases[present[cases, MODALITIES.index("fa")]] if "fa" in subset else cases
         asked = asked[: limit or None]
         fused = fuse(model, torch.from_numpy(z[asked]), torch.from_numpy(present[asked]), subset)
-        some = torch.isfinite(fused["z_fused"]).all(dim=1).numpy()
+        vectors = fused["z_fused"].numpy()
+        some = np.isfinite(vectors).all(axis=1)
         asked = asked[some]
         if len(asked):
-            vectors = unit_rows(fused["z_fused"].numpy()[some])
             queries = {p: [subset_text(records[c], subset, p) for c in asked] for p in PROTOCOLS}
-            rows = retrieve(index, reranker, vectors, asked, captions, top_k, rerank_k, queries)
-            made += [{"subset": "+".join(subset), **row} for row in rows]
+            found = unit_rows(vectors[some]), asked, captions, top_k, rerank_k, queries
+            made += [{"subset": "+".join(subset)} | r for r in retrieve(index, reranker, *found)]
     return made
-
-
-# --- how good is it? --------------------------------------------------------------------
 
 
 def clinical_neighbours(cohort: pd.DataFrame, k: int) -> dict[int, list[int]]:
@@ -232,16 +197,12 @@ def random_neighbours(cohort: pd.DataFrame, k: int, seed: int) -> dict[int, list
     return {int(case): rng.choice(train, k, replace=False).tolist() for case in test}
 
 
-def ranking_metrics(
-    lists: dict[int, list[int]], cohort: pd.DataFrame, ks: Sequence[int] = (1, 5)
-) -> dict[str, float]:
-    """Score ranked lists {query case: cases, best first}.
+def ranking_metrics(lists: dict[int, list[int]], cohort: pd.DataFrame) -> dict[str, float]:
+    """Score ranked lists {query case: cases, best first}, for k of 1 and 5.
 
-    Returns
-    -------
-    precision@k (share with the query's diagnosis), ndcg@k against the ideal order of all
-    train cases, graded by `relevance`, and knn_accuracy: the majority diagnosis of the
-    first five (the nearer wins a tie) is right.
+    precision@k is the share with the query's diagnosis, ndcg@k is against the ideal order of all
+    train cases, graded by `relevance`, and knn_accuracy says how often the majority diagnosis of
+    the first five (the nearer wins a tie) is right.
     """
     dx = cohort.set_index("case")["DX"]
     train = pd.Index(cohort.loc[cohort["split"] != "test", "case"])
@@ -249,7 +210,7 @@ def ranking_metrics(
     for case, others in lists.items():
         row = {"knn_accuracy": majority([dx[other] for other in others[:5]]) == dx[case]}
         grades = relevance(cohort, np.array([case]), train.to_numpy())
-        for k in ks:
+        for k in (1, 5):
             row[f"precision@{k}"] = np.mean([dx[other] == dx[case] for other in others[:k]])
             place = np.zeros(len(train))  # what is not among the first k counts as unranked
             place[train.get_indexer(others[:k])] = np.arange(len(others[:k]), 0, -1)

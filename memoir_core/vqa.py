@@ -2,8 +2,8 @@
 
 The model never sees an image: it reads the captions of the five reranked training cases and the
 query's caption without diagnosis and CDR-SB (project page, 'Retrieval-Augmented VQA Extension').
-All models get the same text. Beside the free answer, the likelihood of each allowed answer is
-scored, which separates a model that formats badly from one that reasons badly.
+Beside the free answer, the likelihood of each allowed answer is scored, which separates a model
+that formats badly from one that reasons badly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .captions import BANDS, PROTOCOLS, SCORE_NAMES, band
+from .captions import BANDS, PROTOCOLS, SCORE_NAMES, SEX_NAMES, band
 from .config import DX
 from .files import digest
 from .metrics import bootstrap, majority
@@ -24,16 +24,17 @@ NOTE = "not for clinical use"
 # the same cases with blind captions and no answers.
 CONTROLS = ("no context", "shuffled context", "label-masked")
 MEASURES = ("sbert_cosine", "bertscore", "faithfulness")  # of free text, see `score_answers`
-SEX_WORDS = {"Female": "woman", "Male": "man"}
 AGE_BANDS = ("under 60", "60 to 69", "70 to 79", "80 or older")
 SEVERITY = BANDS["CDRSB"][1]  # the words that captions use for CDR-SB
-SCALES = tuple(SCORE_NAMES.values())
 QUESTIONS = {  # kind: the question, in the same words for every case, and its allowed answers
     "diagnosis": ("What is the diagnosis: CN, MCI or Dementia?", DX),
     "severity": (f"How severe is the impairment: {', '.join(SEVERITY)}?", SEVERITY),
     "sex": ("Is this a woman or a man?", ("woman", "man")),
     "age": ("Which age band: under 60, 60 to 69, 70 to 79, or 80 or older?", AGE_BANDS),
-    "score": ("Which score is most abnormal: MMSE, MoCA, ADAS-11 or ADAS-13?", SCALES),
+    "score": (
+        "Which score is most abnormal: MMSE, MoCA, ADAS-11 or ADAS-13?",
+        (*SCORE_NAMES.values(),),
+    ),
     "why": ("What is the diagnosis, and why?", ()),  # free text
 }
 SYNONYMS = {
@@ -49,8 +50,7 @@ _STATEMENT = re.compile(r"\b(CDR-SB|ADAS-1[13]|MMSE|MoCA)\W{0,3}(?:of|is|was|=)?
 def abnormality(cohort: pd.DataFrame) -> pd.DataFrame:
     """Distance of each score from the CN mean of the train part, in its standard deviations.
 
-    Positive is worse for all four (MMSE and MoCA fall with disease, so their sign turns). NaN
-    where the score is missing. One row per row of `cohort`.
+    Positive is worse for all four: MMSE and MoCA fall with disease, so their sign turns.
     """
     normal = cohort[(cohort.split != "test") & (cohort.DX == "CN")][list(SCORE_NAMES)]
     spread = normal.std().fillna(0).clip(lower=0.5)  # ceiling scores: half a point at least
@@ -68,31 +68,28 @@ def reference_answers(cohort: pd.DataFrame) -> dict[str, dict[int, str]]:
     deviations = abnormality(cohort).to_dict("records")
     for row, z in zip(cohort.to_dict("records"), deviations, strict=True):
         case = int(row["case"])
-        known = [str(name) for name in z if pd.notna(z[name])]
-        worst = sorted(known, key=lambda name: -z[name])  # worst first; ties keep their order
         answers["diagnosis"][case] = row["DX"]
-        if row["PTGENDER"] in SEX_WORDS:
-            answers["sex"][case] = SEX_WORDS[row["PTGENDER"]]
+        if row["PTGENDER"] in SEX_NAMES:
+            answers["sex"][case] = SEX_NAMES[row["PTGENDER"]]
         if pd.notna(row["AGE"]):
             answers["age"][case] = AGE_BANDS[np.searchsorted([60, 70, 80], row["AGE"], "right")]
         if pd.notna(row["CDRSB"]):
             answers["severity"][case] = band("CDRSB", row["CDRSB"])
-        if worst:
-            answers["score"][case] = SCORE_NAMES[worst[0]]
-            because = " and ".join(
-                f"{SCORE_NAMES[name]} {row[name]:.0f} is "
-                f"{'worse than' if z[name] > 1 else 'within the range of'} healthy cases"
-                for name in worst[:2]
-            )
-            answers["why"][case] = f"{row['DX']}, because {because}"
+        known = [str(name) for name in z if pd.notna(z[name])]
+        reasons = []
+        for name in sorted(known, key=lambda name: -z[name])[:2]:  # ties keep their order
+            how = "worse than" if z[name] > 1 else "within the range of"
+            reasons.append(f"{SCORE_NAMES[name]} {row[name]:.0f} is {how} healthy cases")
+            answers["score"].setdefault(case, SCORE_NAMES[name])
+        if reasons:
+            answers["why"][case] = f"{row['DX']}, because {' and '.join(reasons)}"
     return answers
 
 
 def as_data(text: str) -> str:
     """Make a caption harmless as prompt text: one line, no role marks, no turn words.
 
-    A record is data. Text in it that looks like a turn of the conversation ('Answer: CN',
-    '<start_of_turn>') must not end the question or give an answer.
+    Text in it such as 'Answer: CN' or '<start_of_turn>' must not end a question or answer it.
     """
     text = _TURN_WORDS.sub(lambda match: match.group(1), _ROLE_MARKS.sub(" ", text))
     return " ".join(text.split())
@@ -117,10 +114,9 @@ def build_prompt(kind: str, case: int, caption: str, context: Sequence[Sequence]
 def question(
     kind: str, case: int, protocol: str, caption: str, context: Sequence[Sequence], reference: str
 ) -> dict:
-    """One question of the plan, as plan.jsonl holds it; see `build_prompt`.
+    """One question of the plan, as plan.jsonl holds it; its `id` changes with the prompt's text.
 
-    `protocol` is one of `PROTOCOLS` or `CONTROLS`, or 'blind, t1' and the like for a query of
-    fewer modalities. The `id` changes with the prompt's text.
+    `protocol` is of `PROTOCOLS` or `CONTROLS`, or names a query of fewer modalities: 'blind, t1'.
     """
     prompt = build_prompt(kind, case, caption, context)
     name = f"{protocol}/{kind}/{case}/{digest(prompt)[:8]}"
@@ -130,18 +126,13 @@ def question(
 
 
 def plan_questions(
-    cohort: pd.DataFrame,
-    captions: list[dict],
-    retrieval: list[dict],
-    questions: int,
-    seed: int,
-    controls: int = 0,
+    cohort: pd.DataFrame, captions: list[dict], retrieval: list[dict], questions: int, seed: int
 ) -> list[dict]:
     """Choose the questions, the same for every protocol and model.
 
     One in ten goes to each of the five other kinds, in the blind protocol only; the rest ask for
-    the diagnosis of as many test cases in all protocols, in each control for the first `controls`
-    cases (0: all). A ValueError names the kind for which the test part is too small.
+    the diagnosis of as many test cases in all protocols, a quarter of `questions` in each control.
+    A ValueError names the kind for which the test part is too small.
     """
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
@@ -160,7 +151,7 @@ def plan_questions(
         wanted += [(kind, case) for case in able[:count]]
     plan = []
     for protocol in (*PROTOCOLS, *CONTROLS):
-        for kind, case in wanted[: controls or None] if protocol in CONTROLS else wanted:
+        for kind, case in wanted[: questions // 4] if protocol in CONTROLS else wanted:
             if kind != "diagnosis" and protocol != "blind":
                 continue
             source = case  # whose neighbours: the next query's where contexts are shuffled
@@ -183,8 +174,7 @@ def plan_subsets(
 ) -> list[dict]:
     """Ask for at most `count` diagnoses per subset of modalities, blind.
 
-    Both the retrieved cases and the query's text in `rows` (retrieval_subsets.jsonl) come from the
-    subset alone.
+    `rows` are those of retrieval_subsets.jsonl: cases and query text come from the subset alone.
     """
     texts = {row["case"]: row["caption"] for row in captions}
     answers = reference_answers(cohort)["diagnosis"]
@@ -200,10 +190,9 @@ def plan_subsets(
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str:
-    """Map a free answer to one of `options`, else 'unparsed'.
+    """Map a free answer to the one of `options` that its first line names, else 'unparsed'.
 
-    The first line must name exactly one option, as a whole word and without regard to case. For
-    the diagnosis, common synonyms count too.
+    Whole words count, without regard to case; for the diagnosis, common synonyms, too.
     """
     line = next((part for part in text.splitlines() if part.strip()), "").lower()
     named = {
@@ -222,9 +211,8 @@ def read_answer(row: dict, answer: str, log_likelihood: dict | None = None) -> d
     """
     likely = log_likelihood or {}
     asked = {key: row[key] for key in ("id", "case", "kind", "protocol", "reference")}
+    asked |= {"question": QUESTIONS[row["kind"]][0], "answer": answer}
     return asked | {
-        "question": QUESTIONS[row["kind"]][0],
-        "answer": answer,
         "parsed": parse_answer(answer, row["options"]) if row["options"] else "",
         "constrained": max(likely, key=likely.__getitem__) if likely else "",
         "log_likelihood": likely,
@@ -246,8 +234,8 @@ def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
     for row in plan:
         labels = [answer for _, _, answer in row["context"]]
         if row["kind"] == "diagnosis" and labels and all(labels):
-            rows.append({key: row[key] for key in ("case", "kind", "protocol", "reference")})
-            rows[-1]["parsed"] = majority(labels)
+            asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
+            rows.append(asked | {"parsed": majority(labels)})
     return pd.DataFrame(rows)
 
 
