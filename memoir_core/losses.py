@@ -66,14 +66,8 @@ def info_nce(z_a: Tensor, z_b: Tensor, scale: Tensor | float) -> Tensor:
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """Focal loss (arXiv:1708.02002): cross-entropy, damped where the model is already right.
 
-    Parameters
-    ----------
-    logits : (B, C).
-    target : (B,) class indices; rows with IGNORE are left out.
-
-    Returns
-    -------
-    scalar; zero with a gradient of zero where every row is left out.
+    logits (B, C), target (B,) class indices, rows with IGNORE left out -> scalar; zero, with a
+    gradient of zero, where every row is left out.
     """
     counted = target != IGNORE
     if not counted.any():
@@ -87,23 +81,14 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
 def multitask_loss(out: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weigh and add the five heads' losses.
 
-    Parameters
-    ----------
-    out : from `Memoir.forward`.
-    batch : targets dx3, dx2 (MCI is IGNORE), sex (B,) and standardised age, cdrsb (B,), NaN
-        where unknown.
-
-    Returns
-    -------
-    a loss per head, unweighted, and their weighted sum 'total'.
+    out from `Memoir.forward`, batch with targets (B,) dx3, dx2 (MCI is IGNORE), sex and, in
+    standard deviations, age, cdrsb (NaN where unknown) -> each head's loss, and 'total'.
     """
     losses = {name: focal_loss(out[name], batch[name]) for name in ("dx3", "dx2", "sex")}
     for name in ("age", "cdrsb"):
         known = ~torch.isnan(batch[name])
-        losses[name] = (
-            F.smooth_l1_loss(out[name][known].float(), batch[name][known])
-            if known.any()
-            else out[name].sum() * 0
-        )
+        losses[name] = out[name].sum() * 0  # of a batch in which it is known of nobody
+        if known.any():
+            losses[name] = F.smooth_l1_loss(out[name][known].float(), batch[name][known])
     total = torch.stack([LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
     return {**losses, "total": total}
