@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from memoir_core.cohort import build_cohort, counts, read_adnimerge
 from memoir_core.files import atomic_path
-from memoir_core.images import VolumeError, read_volume
 from memoir_core.tables import PATHS, CohortError, Problem
+from memoir_core.volumes import VolumeError, read_volume
 
 from .intake import list_images
 

@@ -11,8 +11,8 @@ from monai.visualize import OcclusionSensitivity
 from torch import Tensor
 
 from memoir_core.config import DX, MODALITIES
-from memoir_core.images import GRID, GRID_MM, MNI_CENTRE
 from memoir_core.model import Memoir
+from memoir_core.volumes import GRID, GRID_MM, MNI_CENTRE
 
 
 class T1Only(torch.nn.Module):

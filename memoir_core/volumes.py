@@ -1,63 +1,104 @@
-"""From NIfTI files to one float16 memory map per modality, made once and shared by all runs."""
+"""NIfTI files, checked, and one float16 memory map per modality of them, shared by all runs."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from monai import transforms
+from monai.data import MetaTensor
+from monai.data.utils import correct_nifti_header_if_necessary
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from . import files, images
-from .images import GRID, GRID_MM, VolumeError, read_volume
+from . import files
 from .tables import PATHS
 
+GRID = (91, 109, 91)  # 2 mm MNI, the published input
+GRID_MM = 2.0
+MNI_CENTRE = np.array([0.0, -18.0, 18.0])  # mm, of that grid
 # Boxes in MNI space, mm, for the two numbers that a caption says of the images.
 VENTRICLE_BOX = ((-30, 30), (-50, 35), (-8, 35))
 FORNIX_BOX = ((-8, 8), (-30, 10), (-10, 25))
 
 
+class VolumeError(ValueError):
+    """An image file cannot be used; the message names the file and the mend."""
+
+
+def read_volume(path: Path) -> Any:
+    """Read one NIfTI file as a (1, X, Y, Z) MONAI MetaTensor in RAS, in its own voxel size.
+
+    Raises VolumeError if it is unreadable, truncated or (where compressed) changed by a bit;
+    not 3D; NaN or constant; or if its header does not place it on MNI space.
+    """
+    try:
+        volume = _decode(path.read_bytes())
+    except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
+        what = f"cannot be read as NIfTI ({type(error).__name__}: {error})"
+        raise VolumeError(f"{path} {what}; download or convert it again") from error
+    if fault := _fault(np.asarray(volume)[0], np.asarray(volume.affine, float)):
+        raise VolumeError(f"{path} {fault}")
+    return volume
+
+
+def _decode(raw: bytes) -> Any:
+    if raw[:2] == b"\x1f\x8b":  # nibabel never compares the checksum at the end of gzip
+        raw = gzip.decompress(raw)
+    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(raw))
+    shape = header.get_data_shape()
+    if len(shape) != 3:
+        raise ValueError(f"it has shape {shape}, one 3D volume is expected")
+    needed = math.prod(shape) * header.get_data_dtype().itemsize
+    if needed > len(raw):  # before memory is claimed for what a wrong header promises
+        raise ValueError(f"the header promises {needed} bytes, the file has {len(raw)}")
+    image = correct_nifti_header_if_necessary(nibabel.Nifti1Image.from_bytes(raw))
+    plain = nibabel.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine)
+    turned = nibabel.as_closest_canonical(plain)
+    return MetaTensor(np.ascontiguousarray(turned.dataobj)[None], affine=turned.affine)
+
+
+def _fault(data: np.ndarray, affine: np.ndarray) -> str:
+    """Say why the model cannot use an RAS image, and the mend; '' if it can."""
+    if not np.isfinite(data).all():
+        return "holds NaN or infinite values; convert it again"
+    if data.max() == data.min():
+        return "has the same value in every voxel; convert it again"
+    mend = "register it to the 2 mm MNI grid (91x109x91)"
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    extent, wanted = spacing * data.shape, np.array(GRID) * GRID_MM
+    if not (0.6 * wanted < extent).all() or not (extent < 1.7 * wanted).all():
+        return f"covers {extent.round()} mm, the MNI grid {wanted} mm; {mend}"
+    if (np.diag(affine)[:3] / spacing < 0.95).any():
+        return f"is rotated against the MNI axes; {mend}"
+    centre = (affine @ [*(np.array(data.shape) - 1) / 2, 1])[:3]
+    if not (np.abs(centre - MNI_CENTRE) <= 40).all():  # NaN, too
+        return f"has its centre at {centre.round()} mm, the MNI grid at {MNI_CENTRE}; {mend}"
+    return ""
+
+
 @dataclass(frozen=True)
 class Volumes:
-    """Preprocessed volumes, row i of `t1` being case i.
+    """Preprocessed volumes, float16, 0 outside the brain and standardised inside."""
 
-    t1, fa : (n, X, Y, Z) and (m, X, Y, Z) float16; 0 outside the brain, standardised inside.
-    fa_row : (n,) row of each case in `fa`, -1 where it has none.
-    measures : (n rows) `ventricle_share` and `fornix_fa`, see `measure`; NaN without FA.
-    digest : of all of these.
-    """
-
-    t1: np.ndarray
-    fa: np.ndarray
-    fa_row: np.ndarray
-    measures: pd.DataFrame
-    digest: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.t1.shape[1:]
-
-
-def preprocessing(shape: tuple[int, int, int]) -> transforms.Compose:
-    """Make the chain from a volume of `read_volume` to the (X, Y, Z) = `shape` of the network."""
-    return transforms.Compose(
-        [
-            transforms.Spacing(pixdim=(GRID_MM,) * 3, mode="bilinear"),
-            transforms.ResizeWithPadOrCrop(GRID),
-            clip_brain,
-            torch.nn.AdaptiveAvgPool3d(shape),  # means of blocks: no voxel skipped, no aliasing
-            transforms.NormalizeIntensity(nonzero=True),  # mean 0, SD 1 inside the brain
-        ]
-    )
+    t1: np.ndarray  # (n, X, Y, Z): row i is case i
+    fa: np.ndarray  # (m, X, Y, Z)
+    fa_row: np.ndarray  # (n,) row of each case in `fa`, -1 where it has none
+    measures: pd.DataFrame  # n rows: `ventricle_share`, `fornix_fa`: see `measure`
+    digest: str = ""  # of all of these
 
 
 def clip_brain(volume: Tensor) -> Tensor:
@@ -72,14 +113,12 @@ def clip_brain(volume: Tensor) -> Tensor:
 def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
     """Say one thing of an (X, Y, Z) volume, RAS on MNI space, in one number.
 
-    't1': the share of a box around the lateral ventricles that is fluid, darker than 0.45 of
-    white matter (the 95th percentile of the brain). 'fa': the mean FA above 0.2 in a box
-    around the fornix, NaN without any; Alzheimer's disease thins this tract early (Oishi and
-    Lyketsos 2014, doi:10.3389/fnagi.2014.00241).
+    't1': the share of a box around the lateral ventricles that is darker than 0.45 of white
+    matter (the 95th percentile of the brain). 'fa': the mean FA above 0.2 around the fornix, a
+    tract that Alzheimer's disease thins early (doi:10.3389/fnagi.2014.00241); NaN without any.
     """
-    box = VENTRICLE_BOX if kind == "t1" else FORNIX_BOX
     inside = []
-    for axis, (low, high) in enumerate(box):
+    for axis, (low, high) in enumerate(VENTRICLE_BOX if kind == "t1" else FORNIX_BOX):
         mm = affine[axis, axis] * np.arange(volume.shape[axis]) + affine[axis, 3]
         inside.append((mm >= low) & (mm <= high))
     part = volume[np.ix_(*inside)]
@@ -90,16 +129,15 @@ def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
 
 
 def preprocess(path: Path, kind: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, float]:
-    """Read and preprocess one file: (X, Y, Z) float32, and its `measure`."""
-    chain = preprocessing(shape)
-    fitted = chain(read_volume(path), end=2)  # on the 2 mm grid
-    if fitted.max() <= 0:
+    """Read and preprocess one file: (X, Y, Z) = `shape` float32, and its `measure`."""
+    volume: Any = transforms.Spacing(pixdim=(GRID_MM,) * 3, mode="bilinear")(read_volume(path))
+    volume = transforms.ResizeWithPadOrCrop(GRID)(volume)
+    if volume.max() <= 0:
         raise VolumeError(f"{path} has no voxel above 0 on the MNI grid; convert it again")
-    number = measure(np.asarray(fitted)[0], np.asarray(fitted.affine, float), kind)
-    return np.asarray(chain(fitted, start=2))[0], number
-
-
-# --- the cache --------------------------------------------------------------------------
+    number = measure(np.asarray(volume)[0], np.asarray(volume.affine, float), kind)
+    # Means of blocks: no voxel skipped, no aliasing. Then mean 0, SD 1 inside the brain.
+    small = torch.nn.AdaptiveAvgPool3d(shape)(clip_brain(volume))
+    return np.asarray(transforms.NormalizeIntensity(nonzero=True)(small))[0], number
 
 
 def build_volumes(
@@ -108,9 +146,8 @@ def build_volumes(
     """Preprocess all volumes of a cohort into memory maps, or find those made before.
 
     The folder below `cache_dir` is named after the content of the files, the shape and the
-    code. Processes that want the same one wait for each other; one that a killed process
-    left, or that is damaged, is made anew. Returns what belongs into volumes.json. Raises
-    VolumeError, which names the file that is missing or cannot be used.
+    code. Processes that want the same one wait for each other. Returns what belongs into
+    volumes.json. Raises VolumeError, which names the file that is missing or cannot be used.
     """
     has_fa = cohort["fa_path"].notna().to_numpy()
     fa_row = np.where(has_fa, np.cumsum(has_fa) - 1, -1)
@@ -119,8 +156,8 @@ def build_volumes(
         raise VolumeError(f"{absent[0]} is missing; complete the download or empty its path")
     with ThreadPoolExecutor() as pool:
         content = list(pool.map(files.checksum, (*t1, *fa)))
-    settings: dict = {"images": content, "fa_row": fa_row.tolist(), "shape": list(shape)}
-    settings["code"] = files.code_digest(images, sys.modules[__name__])
+    code = files.code_digest(sys.modules[__name__])
+    settings = {"images": content, "fa_row": fa_row, "shape": shape, "code": code}
     name = f"volumes/{'x'.join(map(str, shape))}-{files.digest(settings)[:16]}"
     folder = Path(cache_dir) / name
     if files.damage(folder):  # a whole one needs no lock: it may lie on a read-only disk
@@ -152,10 +189,7 @@ def _fill(target: Path, paths: list[Path], kind: str, shape: tuple[int, int, int
 
 
 def load_volumes(path: Path, cache_dir: Path) -> Volumes:
-    """Open the memory maps that volumes.json names, after comparing their checksums.
-
-    Raises DamagedFileError, which names what is damaged or missing, and the mend.
-    """
+    """Open the memory maps that volumes.json names, or raise DamagedFileError with the mend."""
     index = files.read_json(path)
     folder = Path(cache_dir) / index["folder"]
     what = files.damage(folder)
@@ -178,11 +212,10 @@ def own_rows(n: int, width: int, generator: Generator) -> Tensor:
 
 
 def augment(batch: Tensor, generator: Generator) -> Tensor:
-    """Move and scale each volume of a (B, 1, X, Y, Z) batch a little; change its contrast.
+    """Turn (4 degrees), scale (4 %), shift (4 % of the grid) and brighten (10 %) each volume.
 
-    Rotations up to 4 degrees, scales up to 4 %, shifts up to 4 % of the grid (7 mm), gain up
-    to 10 %: more than 9DOF registration leaves, because a few hundred subjects are soon known
-    by heart. No left-right flips: atrophy is often asymmetric.
+    batch : (B, 1, X, Y, Z). These most are more than 9DOF registration leaves, because a few
+    hundred subjects are soon known by heart. No left-right flips: atrophy is often asymmetric.
     """
     n = len(batch)
     uniform = own_rows(n, 10, generator) * 2 - 1

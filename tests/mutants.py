@@ -25,7 +25,7 @@ LEAST = 0.95
 
 
 # The unit tests that must notice a fault in a file: test_<file>.py, if not these.
-TESTS = {"images": ["volumes"], "tables": ["tables", "cohort"]}
+TESTS = {"tables": ["tables", "cohort"]}
 # Module -> faults: text that stands there once, and what it becomes.
 FAULTS: dict[str, list[tuple[str, str]]] = {
     "config": [
@@ -72,14 +72,12 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("math.sqrt((a.var() + b.var()) / 2)", "math.sqrt(a.var() + b.var())"),
         ('replace("val", "train")', 'replace("val", "test")'),
     ],
-    "images": [
+    "volumes": [
         ("nibabel.as_closest_canonical(plain)", "plain"),
         ("len(shape) != 3", "len(shape) < 3"),
         ("raw = gzip.decompress(raw)", "raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(10**5)"),
         ("- MNI_CENTRE) <= 40", "- MNI_CENTRE) <= 400"),
         ("/ spacing < 0.95", "/ spacing < -0.95"),
-    ],
-    "volumes": [
         (
             "ScaleIntensityRangePercentiles(1, 99, 0, 1",
             "ScaleIntensityRangePercentiles(50, 99, 0, 1",
@@ -91,8 +89,8 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("NormalizeIntensity(nonzero=True)", "NormalizeIntensity()"),
         ("return volume * inside", "return volume"),
         (
-            "            torch.nn.AdaptiveAvgPool3d(shape),",
-            "            torch.nn.AdaptiveMaxPool3d(shape),",
+            "torch.nn.AdaptiveAvgPool3d(shape)(clip_brain(volume))",
+            "torch.nn.AdaptiveMaxPool3d(shape)(clip_brain(volume))",
         ),
         ("VENTRICLE_BOX if kind == ", "FORNIX_BOX if kind == "),
         ("part < 0.45 * white", "part > 0.45 * white"),
@@ -101,7 +99,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("VENTRICLE_BOX = ((-30, 30), (-50, 35)", "VENTRICLE_BOX = ((-30, 30), (-35, 50)"),
         ("np.cumsum(has_fa) - 1", "np.cumsum(has_fa)"),
         ('"images": content, "fa_row"', '"images": [*map(str, t1)], "fa_row"'),
-        (', "shape": list(shape)}\n    settings["code"]', '}\n    settings["code"]'),
+        ('"shape": shape, "code"', '"code"'),
         ("(4 * torch.pi / 180)", "(40 * torch.pi / 180)"),
         ("1 + 0.04 * uniform", "1 + 0.4 * uniform"),
         ("shift = 0.08 *", "shift = 0.8 *"),
@@ -326,16 +324,13 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
     "files": [
         ("        temporary.replace(path)\n", "        shutil.copy(temporary, path)\n"),
         ("os.fsync(handle.fileno())", "pass"),
-        ("sorted(value, key=str)", "value"),
+        ("sort_keys=True", "sort_keys=False"),
         ("elif a != b:", "elif key not in old:"),
         ("!= wanted[name]]", "== '']"),
         (".items() if name != SETTINGS}", ".items()}"),
         ("if checksum(path) != path.suffix[1:]:", "if not path.exists():"),
         ("weights_only=True", "weights_only=False"),
-        (
-            'sorted((Path(folder) / STATE).glob("epoch*"), reverse=True)',
-            'sorted((Path(folder) / STATE).glob("epoch*"))',
-        ),
+        ('(folder / STATE).glob("epoch*"), reverse=True)', '(folder / STATE).glob("epoch*"))'),
         ("and not psutil.pid_exists(int(pid))", "and psutil.pid_exists(int(pid))"),
     ],
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from memoir_core import images, tables
+from memoir_core import tables, volumes
 
 TABLE = (
     ",".join(tables.REQUIRED)
@@ -82,8 +82,8 @@ def one(kind: str, rng: np.random.Generator, folder: Path, base: bytes) -> tuple
         elif kind == "images":
             tables.read_images(path)
         else:
-            images.read_volume(path)
-    except (tables.CohortError, images.VolumeError) as error:
+            volumes.read_volume(path)
+    except (tables.CohortError, volumes.VolumeError) as error:
         named = path.name in str(error)
         return (type(error).__name__ if named else "FINDING: the file is not named"), data
     except Exception as error:

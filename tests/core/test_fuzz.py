@@ -5,7 +5,7 @@ import struct
 import fuzz_readers
 import pytest
 
-from memoir_core import images
+from memoir_core import volumes
 
 
 def test_damaged_inputs_are_read_or_named():
@@ -21,7 +21,7 @@ def test_a_crash_would_be_found(monkeypatch, tmp_path):
     def crash(path):
         raise IndexError("as an unguarded reader would")
 
-    monkeypatch.setattr(images, "read_volume", crash)
+    monkeypatch.setattr(volumes, "read_volume", crash)
     outcomes = fuzz_readers.fuzz(8, seed=7, keep=tmp_path)
     assert any("IndexError in crash" in found for found in fuzz_readers.findings(outcomes))
     assert len(list(tmp_path.iterdir())) == 4
@@ -30,7 +30,7 @@ def test_a_crash_would_be_found(monkeypatch, tmp_path):
 def test_the_undamaged_volume_is_read(tmp_path):
     path = tmp_path / "scan.nii"
     path.write_bytes(fuzz_readers.volume())
-    assert tuple(images.read_volume(path).shape) == (1, 9, 11, 9)
+    assert tuple(volumes.read_volume(path).shape) == (1, 9, 11, 9)
 
 
 def test_axes_that_do_not_span_space_are_named(tmp_path):
@@ -40,5 +40,5 @@ def test_axes_that_do_not_span_space_are_named(tmp_path):
         struct.pack_into("<f", data, 280 + 16 * row + 4, value)  # the second axis is the first
     path = tmp_path / "scan.nii"
     path.write_bytes(data)
-    with pytest.raises(images.VolumeError, match=r"scan\.nii cannot be read as NIfTI"):
-        images.read_volume(path)
+    with pytest.raises(volumes.VolumeError, match=r"scan\.nii cannot be read as NIfTI"):
+        volumes.read_volume(path)

