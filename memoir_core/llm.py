@@ -1,8 +1,7 @@
 """Causal language models from a folder: 4-bit NF4, greedy answers, likelihoods of options.
 
-Quantisation follows Dettmers et al. 2023 (QLoRA, arXiv:2305.14314) through
-`transformers.BitsAndBytesConfig`. Every model reads the same prompt; one tuned on
-instructions gets it in the chat template of its tokenizer.
+Quantisation follows Dettmers et al. 2023 (QLoRA, arXiv:2305.14314). Every model reads the same
+prompt; one tuned on instructions gets it in the chat template of its tokenizer.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
 CLOSED_TOKENS = 12  # for a base model and a question with allowed answers
@@ -46,22 +47,18 @@ def compute_dtype(device: str) -> torch.dtype:
 
 def load_4bit(folder: str | Path, device: str = "cpu", **options: Any) -> Loaded:
     """Load a model with its weights in 4-bit NF4, double-quantised; options of `load`."""
-    from transformers import BitsAndBytesConfig
-
-    dtype = options.pop("dtype", None) or compute_dtype(device)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=compute_dtype(device),
     )
-    return load(folder, device, dtype=dtype, quantization=nf4, **options)
+    return load(folder, device, quantization=nf4, **options)
 
 
 def load(
     folder: str | Path,
     device: str = "cpu",
-    *,
     chat: bool = False,
     adapter: str | Path = "",
     dtype: torch.dtype | None = None,
@@ -69,12 +66,9 @@ def load(
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder of safetensors.
 
-    `adapter` is the folder of a LoRA adapter (peft), which is merged into the weights; `dtype` the
-    type of the arithmetic (None: `compute_dtype(device)`); `quantization` one of transformers.
+    `adapter` is the folder of a LoRA adapter (peft), which is merged into the weights: it costs no
+    time in generation. `dtype` is the type of the arithmetic, if not `compute_dtype(device)`.
     """
-    from bitsandbytes.nn import Linear4bit
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     started = time.time()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -90,24 +84,20 @@ def load(
     if adapter:
         from peft import PeftModel
 
-        # Merged into the weights, the adapter costs no time in generation.
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    if device == "cpu":
+    for module in model.modules():
         # bitsandbytes' own CPU kernel is made for single tokens. Prompts of hundreds are faster
         # when each layer's weights are unpacked first and multiplied as usual.
-        for module in model.modules():
-            if isinstance(module, Linear4bit):
-                module.support_avx512bf16_for_cpu = False
+        if device == "cpu" and isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     return Loaded(model.eval(), tokenizer, device, chat, time.time() - started)
 
 
 def as_chat(loaded: Loaded, prompt: str) -> str:
     """Wrap a prompt in the model's chat template; a base model's prompt stays plain."""
-    if not loaded.chat:
-        return prompt
-    return loaded.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
+    turn = [{"role": "user", "content": prompt}]
+    wrap = loaded.tokenizer.apply_chat_template
+    return wrap(turn, tokenize=False, add_generation_prompt=True) if loaded.chat else prompt
 
 
 def length(loaded: Loaded, prompt: str) -> int:
@@ -152,14 +142,13 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
         count = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
         text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
         line = next((part.strip() for part in text.splitlines() if part.strip()), "")
-        likely = {option: round(values[place], 4) for option, values in scores.items()}
-        read = {"tokens": count, "prompt_tokens": int(mask[place].sum())}
-        rows.append({"answer": line, "log_likelihood": likely, **read})
+        rows.append({"answer": line, "tokens": count, "prompt_tokens": int(mask[place].sum())})
+        rows[-1]["log_likelihood"] = {name: round(v[place], 4) for name, v in scores.items()}
     return rows
 
 
 def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Tensor) -> Tensor:
-    """Sum of the log-probabilities of tokens `extra` (T,) after each prompt (B, L); (B,)."""
+    """Sum of the log-probabilities of tokens `extra` (T,) after each prompt (B, L): (B,)."""
     tail = torch.cat([ids[:, -1:], extra.expand(len(ids), -1)], 1)  # (B, 1+T)
     places = mask.sum(1, keepdim=True) - 1 + torch.arange(tail.shape[1], device=ids.device)
     logits = model(
@@ -175,10 +164,8 @@ def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Te
 def option_ids(loaded: Loaded, prompt: str, option: str) -> Tensor:
     """Token ids of an option (T,) as they follow the prompt."""
     text = option if loaded.chat else " " + option
-    before, whole, alone = (
-        loaded.tokenizer(part, add_special_tokens=False).input_ids
-        for part in (prompt, prompt + text, text)
-    )
+    parts = [prompt, prompt + text, text]
+    before, whole, alone = loaded.tokenizer(parts, add_special_tokens=False).input_ids
     return torch.tensor(whole[len(before) :] if whole[: len(before)] == before else alone)
 
 
