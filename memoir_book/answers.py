@@ -13,45 +13,26 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from memoir_core import llm, vqa
-from memoir_core.files import (
-    checksum,
-    code_digest,
-    digest,
-    finish,
-    is_finished,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from memoir_core import files, llm, vqa
 
 from . import weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
 GEMMA = "gemma-3-270m"
 STAND_INS = (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora")
-# On a CPU, the tensors of eight prompts of 700 tokens are past 32 MB, which the allocator asks the
-# system for anew each time.
+# Eight prompts of 700 tokens are past 32 MB, which a CPU's allocator asks the system for each time.
 BATCH = {"cpu": 4, "cuda": 8}
 
 
 def choose_backbones(
     names: str | Sequence[str], folder: str = ""
 ) -> tuple[dict[Backbone, Weights], dict[str, Weights], list[str]]:
-    """Find the language models that can be had.
+    """Find the language models that can be had; small stand-ins take the place of all missing ones.
 
-    A published model without weights is dropped; the small stand-ins take the place of all that
-    are missing, so that the chapter still compares models.
-
-    Parameters
-    ----------
-    names : keys of `BACKBONES`, or one text with commas.
+    names : keys of `BACKBONES`, or one text with commas; others: ValueError.
     folder : holds a model's weights in a folder of its name; '' looks as `weights.find` does.
 
-    Returns
-    -------
-    The models to ask, all weights that were looked for, and a sentence on each name.
+    Returns the models to ask, all weights that were looked for, and a sentence on each name.
     """
     wanted = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
     looked: dict[str, Weights] = {}
@@ -69,9 +50,8 @@ def choose_backbones(
             chosen[backbone], what = found, found.describe()
         notes.append(f"{backbone.title}: {what}.")
     if len(chosen) < len(wanted):
-        for backbone in map(BACKBONES.__getitem__, STAND_INS):
-            found = looked.setdefault(GEMMA, looked.get(GEMMA) or weights.find(GEMMA))
-            chosen.setdefault(backbone, found)
+        looked[GEMMA] = looked.get(GEMMA) or weights.find(GEMMA)
+        chosen |= {BACKBONES[name]: looked[GEMMA] for name in STAND_INS}
     return chosen, looked, notes
 
 
@@ -85,28 +65,22 @@ def cut_context(loaded: llm.Loaded, row: dict, reserve: int = llm.MAX_NEW_TOKENS
 
 
 def answer_plan(
-    plan: Sequence[dict],
-    folder: Path,
-    backbone: Backbone,
-    found: Weights,
-    device: str = "cpu",
-    adapter: str | Path = "",
-) -> tuple[pd.DataFrame, dict]:
+    plan: Sequence[dict], folder: Path, backbone: Backbone, found: Weights,
+    device: str = "cpu", adapter: str | Path = "",
+) -> tuple[pd.DataFrame, dict]:  # fmt: skip
     """Let one model answer the whole plan, once, and free its memory.
 
     `folder` receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
     quantisation and device to the same plan are read back; else all are made anew. A MemoryError
     says what to do where the GPU is too small.
 
-    Returns
-    -------
-    The answers, one row per question (`vqa.read_answer`), and what they cost.
+    Returns the answers, one row per question (`vqa.read_answer`), and what they cost.
     """
     settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
     settings |= {"chat": backbone.chat, "device": device}
-    settings |= {"adapter": checksum(Path(adapter)) if adapter else ""}
-    settings |= {"plan": digest([*plan]), "code": code_digest(llm, vqa)}
-    if not is_finished(folder, settings):
+    settings |= {"adapter": files.checksum(Path(adapter)) if adapter else ""}
+    settings |= {"plan": files.digest([*plan]), "code": files.code_digest(llm, vqa)}
+    if not files.is_finished(folder, settings):
         load = llm.load_4bit if backbone.quantisation == "nf4" else llm.load
         loaded = load(found.path, device, chat=backbone.chat, adapter=adapter)
         size = BATCH[torch.device(loaded.device).type]
@@ -125,26 +99,25 @@ def answer_plan(
             ) from error
         seconds = max(time.perf_counter() - began, 1e-6)
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in made)
+        kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
         speed = {
             "questions": len(plan),
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds, 1),
             "memory_mib": round(loaded.model.get_memory_footprint() / 2**20),
             "load_seconds": round(loaded.load_seconds, 1),
-            "captions_cut": sum(len(row["context"]) for row in plan)
-            - sum(len(row["context"]) for row in cut),
+            "captions_cut": whole - kept,
         }
-        rows = [
-            vqa.read_answer(row, answer["answer"], answer["log_likelihood"])
-            for row, answer in zip(cut, made, strict=True)
-        ]
-        write_jsonl(folder / "answers.jsonl", rows)
-        write_json(folder / "speed.json", speed)
-        finish(folder, settings)
+        pairs = zip(cut, made, strict=True)
+        rows = [vqa.read_answer(row, a["answer"], a["log_likelihood"]) for row, a in pairs]
+        files.write_jsonl(folder / "answers.jsonl", rows)
+        files.write_json(folder / "speed.json", speed)
+        files.finish(folder, settings)
         del loaded  # the next model needs the memory
         gc.collect()
         torch.cuda.empty_cache()
-    return pd.DataFrame(read_jsonl(folder / "answers.jsonl")), read_json(folder / "speed.json")
+    answers = pd.DataFrame(files.read_jsonl(folder / "answers.jsonl"))
+    return answers, files.read_json(folder / "speed.json")
 
 
 def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
@@ -152,7 +125,7 @@ def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
 
     A ValueError names a row that lacks a field, and ids that are not those of the plan, each once.
     """
-    rows = read_jsonl(path)
+    rows = files.read_jsonl(path)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not {"id", "answer"} <= row.keys():
             raise ValueError(f'{path}, line {number} is not {{"id": "..", "answer": ".."}}')
