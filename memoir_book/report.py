@@ -1,11 +1,10 @@
 """Every published figure beside this run's, with a verdict by stated rules.
 
 `report.json` and `report.html` are what may leave a run on real data. By construction they hold
-aggregates of at least ten people: one function, `_row`, makes every row, from a value and the
-number of people that it rests on. No row holds an age of a person (so none over 89), a date, a
-name or free text; words come from report_rows.json and published.json. `privacy.look` reads both
-files before they are moved into place. Settings are those that the trainings noted, not those
-that a profile or a constant would have them use.
+aggregates of at least ten people: `_row` makes every row, from a value and the number of people
+that it rests on. No row holds an age of a person (so none over 89), a date, a name or free text;
+words come from report_rows.json and published.json. `privacy.look` reads both files before they
+are moved into place. Settings are those that the trainings noted.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +42,19 @@ def rules() -> dict[str, str]:
 def _row(place: dict, figure: str, kind: str, known: float, found: dict, n: Any) -> dict:
     """Make one row, the only way into the report: `known` is published, `found` this run's.
 
-    n : people that it rests on (None: it is no figure of people, as a setting). Of fewer than
-        `SMALLEST_GROUP` nothing is kept, not even their number.
+    n : people that it rests on (None: a setting or the like); of too few nothing is kept.
     """
     row = {"chapter": place["chapter"], "group": place["group"], "figure": figure}
     row |= {"kind": kind, "published": known}
-    if n is not None and n < SMALLEST_GROUP:
-        return row
-    return row | found | {"n": None if kind == "size" else n}
+    few = n is not None and n < SMALLEST_GROUP
+    return row if few else row | found | {"n": None if kind == "size" else n}
 
 
 def collect(book: Run) -> pd.DataFrame:
-    """List every figure that the publication reports, with this run's and a verdict.
+    """List every published figure with this run's: columns `COLUMNS` and 'verdict'.
 
-    Returns
-    -------
-    Columns `COLUMNS` and 'verdict', one row per published figure; NaN where this run has no
-    such figure, or has it of fewer than ten people. Raises MissingArtefactError, which gives the
-    command, where a chapter has no results yet.
+    NaN where this run has no such figure, or has it of fewer than ten people.
+    MissingArtefactError, which gives the command, where a chapter has no results yet.
     """
     theirs, ours = _sides(book)
     rows = []
@@ -93,17 +88,16 @@ def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "clinical inputs": len(SCORES) + 1 - len(ours["stage2"]["hide"]),
         "begins with stage 1": int(ours["stage2"]["start"] == first),
         "best epoch": dict.fromkeys(("value", "low", "high"), ours["05"]["best_epoch"]),
-        "candidates": len(query["retrieved"]),
-        "reranked": len(query["reranked"]),
+        **{"candidates": len(query["retrieved"]), "reranked": len(query["reranked"])},
     }
     ours |= {"people": _people(ours["01"]), "confusion": _shares(ours["05"]["confusion"])}
     matrix = published.figure("dx3_confusion_matrix/rows_true_columns_predicted")
     return published.load() | {"confusion": _shares(matrix)}, ours
 
 
-def _people(found: dict) -> dict[str, dict[str, dict]]:
+def _people(found: dict) -> dict:
     """Counts of chapter 1, each with the least number of people that it would tell."""
-    people: dict[str, dict[str, dict]] = {}
+    people: dict = {}
     for part in ("train", "test", "total"):
         counts = {name: found["counts"][name][part] for name in (*DX, "Total")}
         few = min(counts.values())  # all or none: the difference from the sum would tell
@@ -115,22 +109,20 @@ def _people(found: dict) -> dict[str, dict[str, dict]]:
     return people
 
 
-def _shares(matrix: list[list[int]]) -> dict[str, dict[str, dict]]:
+def _shares(matrix: list[list[int]]) -> dict:
     """Shares of each true class, with Wilson's interval and the number of people."""
-    shares: dict[str, dict[str, dict]] = {}
-    for truth, counts in zip(DX, matrix, strict=True):
-        shares[truth], n = {}, sum(counts)
-        for predicted, count in zip(DX, counts, strict=True):
-            ends = binomtest(count, n).proportion_ci(method="wilson")
-            cell = {"value": count / n, "low": ends.low, "high": ends.high, "n": n}
-            shares[truth][predicted] = cell
+    shares: dict = {truth: {} for truth in DX}
+    for (row, truth), (column, predicted) in product(enumerate(DX), repeat=2):
+        count, n = matrix[row][column], sum(matrix[row])
+        ends = binomtest(count, n).proportion_ci(method="wilson")
+        shares[truth][predicted] = {"value": count / n, "low": ends.low, "high": ends.high, "n": n}
     return shares
 
 
 def judge(table: pd.DataFrame, profile: str, is_synthetic: bool) -> pd.DataFrame:
     """Add the column 'verdict' by `rules` to a table with columns `COLUMNS`."""
-    found = [_verdict(row, table, profile, is_synthetic) for row in table.to_dict("records")]
-    return table.assign(verdict=pd.Series(found, index=table.index, dtype=object))
+    rows = table.to_dict("records")
+    return table.assign(verdict=[_verdict(row, table, profile, is_synthetic) for row in rows])
 
 
 def _verdict(row: dict, table: pd.DataFrame, profile: str, is_synthetic: bool) -> str:
@@ -154,9 +146,9 @@ def _verdict(row: dict, table: pd.DataFrame, profile: str, is_synthetic: bool) -
 
 
 def counted(table: pd.DataFrame) -> pd.DataFrame:
-    """Count verdicts per chapter: one row per chapter, one column per verdict."""
-    counts = pd.crosstab(table["chapter"], table["verdict"])
-    counts = counts.reindex(columns=list(VERDICTS), fill_value=0).rename_axis(columns=None)
+    """Count verdicts: one row per chapter, one column per verdict."""
+    counts = pd.crosstab(table["chapter"], table["verdict"]).reindex(columns=VERDICTS, fill_value=0)
+    counts = counts.rename_axis(columns=None)
     return counts.rename(index=lambda n: f"{n} {chapters.get_chapter(n).title}")
 
 
@@ -168,20 +160,20 @@ def pattern(table: pd.DataFrame, task: str) -> float:
 
 def said(row: dict) -> str:
     """'drop rate, FA: published 0.30, used 0.50, not reproduced'."""
-    used = f"published {_number(row['published'])}, used {_number(row['value'])}"
-    return f"{row['figure']}: {used}, {row['verdict']}"
+    known, used = _number(row["published"]), _number(row["value"])
+    return f"{row['figure']}: published {known}, used {used}, {row['verdict']}"
 
 
 def source(book: Run) -> dict[str, Any]:
     """Where a report comes from: run, code, data, weights, versions; no name, path or time."""
     known = manifest.read_manifest(book.dir)["chapters"]
-    data = {k: v for k, v in known["01_cohort"]["reads"].items() if k in ("tables", "images")}
+    reads = known["01_cohort"]["reads"]
     return {
         **{"label": book.label, "cohort": book.cohort_label, "profile": book.profile.name},
-        **{"seed": book.seed, "device": book.device, "data": data},
+        **{"seed": book.seed, "device": book.device, "versions": manifest.machine()["versions"]},
+        "data": {key: reads[key] for key in ("tables", "images") if key in reads},
         "code": digest({name: record["code"] for name, record in known.items()}),
         "weights": {k: w["sha256"] for r in known.values() for k, w in r["weights"].items()},
-        "versions": manifest.machine()["versions"],
     }
 
 
@@ -190,16 +182,16 @@ def write_report(
 ) -> Path:
     """Write report.json and report.html, from a table of `collect` and its `source`.
 
-    `known` are texts that must not leave the run: data folder, PTIDs, image paths. Raises
-    privacy.PrivateDataError, and writes neither, where something looks like an identifier.
+    `known`: texts that must not leave the run. Where something looks like an identifier,
+    privacy.PrivateDataError is raised and neither is written.
     """
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    order = {task: round(pattern(table, task), 5) for task in ("dx3", "dx2")}
-    stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table)}
+    stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table), "figures": rows}
+    stored["spearman_of_subsets"] = {t: round(pattern(table, t), 5) for t in ("dx3", "dx2")}
     data, page = run_dir / "report.json", run_dir / "report.html"
     with atomic_path(data) as new_data, atomic_path(page) as new_page:
-        write_json(new_data, stored | {"spearman_of_subsets": order, "figures": rows})
+        write_json(new_data, stored)
         new_page.write_text(render(table, where), encoding="utf-8")
         privacy.look([new_data, new_page], known)
     return page
@@ -210,12 +202,10 @@ def render(table: pd.DataFrame, where: dict[str, Any]) -> str:
     template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "said": said}
-    groups = table.groupby("group", sort=False)
+    groups = [(str(g), rows.to_dict("records")) for g, rows in table.groupby("group", sort=False)]
     changed = table[(table["kind"] == "setting") & (table["verdict"] == "not reproduced")]
-    return environment.from_string(template).render(
-        groups=[(str(name), rows.to_dict("records")) for name, rows in groups],
-        changed=changed.to_dict("records"), where=where, rules=rules(), counts=_in_all(table),
-    )  # fmt: skip
+    values = {"groups": groups, "changed": changed.to_dict("records"), "counts": _in_all(table)}
+    return environment.from_string(template).render(values, where=where, rules=rules())
 
 
 def _in_all(table: pd.DataFrame) -> dict:
@@ -227,24 +217,23 @@ def _number(value: float) -> str:
         return "not told"
     if float(value).is_integer():
         return f"{value:,.0f}"
-    if 0 < abs(value) < 0.002:
+    if abs(value) < 0.002:
         return f"{value:.0e}"
     digits = 2 if abs(value) >= 2 or abs(round(value, 2) - value) < 1e-9 else 3
     return f"{value:.{digits}f}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print every figure of a run's report; chapter 10 makes it."""
     parser = argparse.ArgumentParser(prog="python -m memoir_book.report", description=__doc__)
     chapters.add_run_options(parser)
     args = parser.parse_args(argv)
     try:
         name, _ = find_run(args.profile, args.run, args.data, args.seed)
-        for row in read_json(chapters.runs_dir() / name / "report.json")["figures"]:
-            print(f"{row['chapter']}  {row['group']}, {said(row)}")
+        rows = read_json(chapters.runs_dir() / name / "report.json")["figures"]
     except (ValueError, OSError) as error:
         print(f"error: {error}; run chapter 10 first", file=sys.stderr)
         return 1
+    print(*(f"{row['chapter']}  {row['group']}, {said(row)}" for row in rows), sep="\n")
     return 0
 
 
