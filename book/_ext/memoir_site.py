@@ -33,15 +33,12 @@ MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2",
 def find_repository() -> tuple[str, str] | None:
     """Find the public address, as ('owner/name', branch); None where there is none.
 
-    In GitHub Actions the environment says it. Elsewhere it is read from `origin`, if that is
-    on github.com.
+    GitHub Actions says it in the environment; elsewhere `origin` does, if it is on github.com.
     """
-    name = os.environ.get("GITHUB_REPOSITORY", "")
-    branch = os.environ.get("GITHUB_REF_NAME", "")
+    name, branch = (os.environ.get(f"GITHUB_{key}", "") for key in ("REPOSITORY", "REF_NAME"))
     if not name:
-        found = re.search(
-            r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", _git("remote", "get-url", "origin")
-        )
+        address = r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$"
+        found = re.search(address, _git("remote", "get-url", "origin"))
         name = found[1] if found else ""
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
     return (name, branch or "main") if name else None
@@ -115,41 +112,30 @@ def mend_page(app, pagename, templatename, context, doctree) -> None:
 def add_buttons(app, pagename, templatename, context, doctree) -> None:
     """Offer the chapter itself to download, and to open elsewhere where that is possible."""
     buttons = context.get("header_buttons", [])
-    for group in buttons:
-        if group.get("label") == "download-buttons":
-            for button in group["buttons"]:  # the theme names them by suffix only
-                button["text"] = {".pdf": "print or .pdf"}.get(button["text"], button["text"])
+    groups = [g["buttons"] for g in buttons if g.get("label") == "download-buttons"]
+    for button in (button for group in groups for button in group):
+        if button["text"] == ".pdf":  # the theme names them by suffix only
+            button["text"] = "print or .pdf"
     name = pagename.rpartition("/")[2]
     if not (NOTEBOOKS / f"{name}.ipynb").exists() or not pagename.startswith("book/chapters/"):
         return
-    for group in buttons:
-        if group.get("label") == "download-buttons":
-            for button in group["buttons"]:
-                if button["label"] == "download-source-button":
-                    button["text"] = ".ipynb, as run here"
-                    button["tooltip"] = "The executed notebook, with outputs"
-            group["buttons"].insert(
-                0,
-                {
-                    "type": "link",
-                    "url": context["pathto"](f"notebooks/{name}.ipynb", 1),
-                    "text": ".ipynb, to run",
-                    "tooltip": "The notebook without outputs",
-                    "icon": "fas fa-code",
-                    "label": "download-notebook-button",
-                },
-            )
+    for group in groups:
+        for button in group:
+            if button["label"] == "download-source-button":
+                button["text"] = ".ipynb, as run here"
+                button["tooltip"] = "The executed notebook, with outputs"
+        link = context["pathto"](f"notebooks/{name}.ipynb", 1)
+        words = ".ipynb, to run", "The notebook without outputs"
+        group.insert(0, _link("download-notebook-button", "fa-code", link, *words))
     if app.config.memoir_repository:
-        buttons.append(
-            {
-                "type": "link",
-                "url": launch_link(name, app.config.memoir_repository),
-                "text": "Binder",
-                "tooltip": "Open on Binder",
-                "icon": "fas fa-rocket",
-                "label": "launch-binder-button",
-            }
-        )
+        link = launch_link(name, app.config.memoir_repository)
+        words = "Binder", "Open on Binder"
+        buttons.append(_link("launch-binder-button", "fa-rocket", link, *words))
+
+
+def _link(label: str, icon: str, url: str, text: str, tooltip: str) -> dict[str, str]:
+    link = {"type": "link", "url": url, "text": text, "tooltip": tooltip}
+    return link | {"icon": f"fas {icon}", "label": label}
 
 
 def copy_files(app, error) -> None:
