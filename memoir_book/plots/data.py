@@ -20,29 +20,27 @@ from . import style
 DX = list(style.DX_COLOURS)
 
 
-def pipeline(number: str) -> Figure:
-    """Draw the chapters in the order in which data flow, the one of `number` ('04') highlighted.
-
-    Three rows of boxes, read left to right, legible on a phone.
-    """
-    figure, ax = plt.subplots(figsize=(5.2, 2.7), layout="none")
-    figure.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 5.2), ylim=(0, 2.7))
+def _canvas(size: tuple, x: tuple, y: tuple) -> tuple[Figure, plt.Axes]:
+    figure, ax = plt.subplots(figsize=size, layout="none")
+    ax.set(xlim=x, ylim=y)
     ax.axis("off")
-    centres = []
-    for place, chapter in enumerate(CHAPTERS):
-        row, column = divmod(place, 4)
-        x, y = column * 1.3 + 0.65, 2.3 - 0.92 * row
+    return figure, ax
+
+
+def pipeline(number: str) -> Figure:
+    """Draw the chapters in three rows, as data flow, the one of `number` ('04') highlighted."""
+    figure, ax = _canvas((5.2, 2.7), (0, 5.2), (0, 2.7))
+    figure.subplots_adjust(0, 0, 1, 1)
+    centres = [(i % 4 * 1.3 + 0.65, 2.3 - i // 4 * 0.92) for i in range(len(CHAPTERS))]
+    for (x, y), chapter in zip(centres, CHAPTERS, strict=True):
         here = chapter == get_chapter(number)
         face, edge, ink = (style.BLUE,) * 2 + ("white",) if here else ("#F2F2F2", "#BBB", "#222")
         form = "round,pad=0.02,rounding_size=0.08"
         ax.add_patch(FancyBboxPatch((x - 0.53, y - 0.3), 1.06, 0.6, form, fc=face, ec=edge))
         title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
-        if "\n" not in title:
-            title = "\n".join(title.rsplit(" ", 1))
+        title = title if "\n" in title else "\n".join(title.rsplit(" ", 1))
         for text, height in ((chapter.number, 0.19), (title, -0.09)):
             ax.text(x, y + height, text, ha="center", va="center", color=ink, size=9)
-        centres.append((x, y))
     for (x0, y0), (x1, y1) in pairwise(centres):
         start, end = (x0 + 0.55, y0), (x1 - 0.55, y1)
         if y0 != y1:  # from the end of a row to the start of the next, between the two
@@ -56,9 +54,7 @@ def pipeline(number: str) -> Figure:
 
 def cohort_flow(flow: list[dict], label: str) -> Figure:
     """Draw the filter steps as boxes, top to bottom, with what each one removes."""
-    figure, ax = plt.subplots(figsize=(6.4, 1.15 * len(flow)), layout="none")
-    ax.set(xlim=(0, 10), ylim=(-len(flow), 0))
-    ax.axis("off")
+    figure, ax = _canvas((6.4, 1.15 * len(flow)), (0, 10), (-len(flow), 0))
     for place, step in enumerate(flow):
         y, form = -place - 0.5, "round,pad=0.02"
         ax.add_patch(FancyBboxPatch((0.2, y - 0.3), 5.6, 0.6, form, fc="#F2F2F2", ec="#888888"))
@@ -78,9 +74,9 @@ def cohort_flow(flow: list[dict], label: str) -> Figure:
 
 def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> Figure:
     """Draw columns (name -> what it is called) per class as violins with quartiles."""
-    columns = min(3, len(fields))
-    size = (7.2, 2.2 * -(-len(fields) // columns) + 0.4)
-    figure, axes = plt.subplots(-(-len(fields) // columns), columns, figsize=size, squeeze=False)
+    columns, rows = min(3, len(fields)), -(-len(fields) // 3)
+    size = (7.2, 2.2 * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax, (name, called) in zip(axes.flat, fields.items(), strict=False):
         sns.violinplot(
             cohort, x="DX", y=name, hue="DX", order=DX, palette=style.DX_COLOURS,
@@ -116,8 +112,7 @@ def _views(axes: Any, volume: np.ndarray, at: tuple[float, ...], name: str = "",
 def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
     """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal middle slices."""
     size: Any = {"figsize": (6.4, 2.1 * len(volumes)), "gridspec_kw": {"wspace": 0}}
-    figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size)
-    style.bare(axes.flat)
+    figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size, **style.PICTURES)
     for row, (name, volume) in zip(axes, volumes.items(), strict=True):
         ends = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
         _views(row, volume, (0.47, 0.5, 0.35), name, **ends)
@@ -130,12 +125,13 @@ def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
 def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title: str) -> Figure:
     """Show a middle axial slice of many volumes (n, X, Y, Z); flagged ones get a red frame."""
     rows = -(-len(names) // 6)  # six in a row: a caption stays legible on a phone
-    figure, axes = plt.subplots(rows, 6, figsize=(7.2, 1.45 * rows + 0.4), squeeze=False)
-    style.bare(axes.flat)
+    size = (7.2, 1.45 * rows + 0.4)
+    figure, axes = plt.subplots(rows, 6, figsize=size, squeeze=False, **style.PICTURES)
     for ax, volume, name, bad in zip(axes.flat, volumes, names, flagged, strict=False):
         ax.imshow(np.rot90(volume[:, :, volume.shape[2] // 2].astype(np.float32)))
         ax.set_title(name, size=8, pad=2, color=style.LIMIT if bad else "#333333")
         if bad:
+            ax.set_frame_on(True)
             ax.spines[:].set(visible=True, color=style.LIMIT, linewidth=2)
     words = f"Middle axial slices of {len(names)} volumes; {sum(flagged)} flagged, in a red frame."
     return style.finish(figure, title, words)
@@ -143,8 +139,8 @@ def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title:
 
 def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
     """Lay each class's occlusion map (X, Y, Z) over a brain: axial, coronal, sagittal."""
-    figure, axes = plt.subplots(len(maps), 3, figsize=(6.4, 2.1 * len(maps)), squeeze=False)
-    style.bare(axes.flat)
+    size = (6.4, 2.1 * len(maps))
+    figure, axes = plt.subplots(len(maps), 3, figsize=size, squeeze=False, **style.PICTURES)
     top, at = max(float(np.abs(m).max()) for m in maps.values()) or 1.0, (0.42, 0.45, 0.35)
     for row, (name, values) in zip(axes, maps.items(), strict=True):
         _views(row, background, at)

@@ -26,7 +26,7 @@ def stacked_bars(table: pd.DataFrame, axis: str, title: str) -> Figure:
         ax.set_xlim(0, 1)
         words = style.rows_of(table)
     else:
-        style.whole_numbers(ax)
+        ax.locator_params("x", integer=True)
         words = style.rows_of(table, "d")
         for drawn in cast(Any, ax.containers):
             texts = [f"{n:.0f}" if n else "" for n in drawn.datavalues]
@@ -37,13 +37,9 @@ def stacked_bars(table: pd.DataFrame, axis: str, title: str) -> Figure:
 
 
 def interval_bars(
-    table: pd.DataFrame,
-    label: str,
-    axis: str,
-    title: str,
-    values: Sequence[str] = ("value",),
-    zero: float | None = None,
-) -> Figure:
+    table: pd.DataFrame, label: str, axis: str, title: str,
+    values: Sequence[str] = ("value",), zero: float | None = None,
+) -> Figure:  # fmt: skip
     """Draw a dot with its interval per row and value, named by the columns `label` and n.
 
     The ends are in columns such as value_low and value_high, or low and high. `zero`: where to
@@ -86,10 +82,9 @@ def grouped_bars(
     figure, ax = plt.subplots(figsize=(6.8, (0.18 + 0.22 * len(groups)) * len(names) + 1.4))
     height, parts, light = 0.8 / len(groups), [], 0.12 * max(1, rows["value"].max())
     for place, group in enumerate(groups):
-        part = rows[rows[by] == group]
-        y = part[label].map(names.index) - 0.4 + (place + 0.5) * height
-        how: dict = {"color": sns.color_palette("colorblind")[place], "label": group}
-        ax.barh(y, part["value"], height * 0.9, xerr=style.reach(part), **how)
+        part, colour = rows[rows[by] == group], sns.color_palette("colorblind")[place]
+        y, error = part[label].map(names.index) - 0.4 + (place + 0.5) * height, style.reach(part)
+        ax.barh(y, part["value"], height * 0.9, xerr=error, color=colour, label=group)
         for at, value in zip(y, part["value"], strict=True):  # a bar of 0 cannot be seen
             ink = "white" if value > light else "black"
             ax.text(0.08 * light, at, f"{value:.2f}", va="center", fontsize=7, color=ink)
@@ -139,11 +134,10 @@ def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
 def subset_retrieval(table: pd.DataFrame, title: str) -> Figure:
     """Draw precision@5 and nDCG@5 of every modality subset, before and after reranking."""
     sizes = table.drop_duplicates("subset").set_index("subset")["n"]
-    styles = {"z_fused": ("#56B4E9", "s"), "reranked, blind": (BLUE, "o")}
-    styles["reranked, own_caption"] = (RED, "D")
+    styles = {"z_fused": "s", "reranked, blind": "o", "reranked, own_caption": "D"}
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.36 * len(sizes) + 1.5), sharey=True)
     for ax, metric in zip(axes, ("precision@5", "ndcg@5"), strict=True):
-        for method, (colour, marker) in styles.items():
+        for (method, marker), colour in zip(styles.items(), ("#56B4E9", BLUE, RED), strict=True):
             part = table[table["method"] == method]
             y = part["subset"].map(sizes.index.get_loc)
             ax.scatter(part[metric], y, color=colour, marker=marker, s=30, label=method)

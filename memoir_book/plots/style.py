@@ -14,12 +14,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
+PICTURES: dict[str, Any] = {"subplot_kw": {"xticks": [], "yticks": [], "frame_on": False}}
 DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
 COLOURS: dict[Any, str] = {
     **DX_COLOURS,
@@ -32,8 +33,6 @@ COLOURS: dict[Any, str] = {
 
 def use_style() -> None:
     """Set the book's matplotlib style for this kernel, and let figures carry their alt text."""
-    from IPython import get_ipython
-
     shell = get_ipython()
     if shell is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
@@ -41,21 +40,17 @@ def use_style() -> None:
 
 
 def _alt_text(figure: Figure) -> tuple[dict, dict]:
-    """Give a figure's words as metadata of its PNG, which IPython makes by itself."""
-    return {}, {"image/png": {"alt": " ".join(words_of(figure).split())}}
+    """Give a figure's words, else its titles and axes' names, as metadata of IPython's PNG."""
+    parts = [figure.get_suptitle()]
+    parts += [t for ax in figure.axes for t in (ax.get_title(), ax.get_ylabel(), ax.get_xlabel())]
+    words = str(figure.get_label()) or "Figure: " + "; ".join(dict.fromkeys(filter(None, parts)))
+    return {}, {"image/png": {"alt": " ".join(words.split())}}
 
 
 def describe(figure: Any, words: str) -> Figure:
     """Say in words what a figure shows; notebooks and pages use them as its alt text."""
     figure.set_label(words)
     return figure
-
-
-def words_of(figure: Figure) -> str:
-    """What `describe` said of a figure, else its titles and the names of its axes."""
-    parts = [figure.get_suptitle()]
-    parts += [t for ax in figure.axes for t in (ax.get_title(), ax.get_ylabel(), ax.get_xlabel())]
-    return str(figure.get_label()) or "Figure: " + "; ".join(dict.fromkeys(filter(None, parts)))
 
 
 def finish(figure: Figure, title: str, words: str) -> Figure:
@@ -85,18 +80,6 @@ def below(ax: plt.Axes, columns: int) -> None:
     ax.figure.legend(*handles, ncols=columns, loc="outside lower center", columnspacing=1)
 
 
-def bare(axes: Iterable[plt.Axes]) -> None:
-    """Take ticks and frames away, for pictures."""
-    for ax in axes:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-
-
-def whole_numbers(ax: plt.Axes) -> None:
-    """Mark whole numbers only: epochs and counts."""
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-
-
 def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
     """Name rows beside the axis, first on top; long names are broken, or no room is left."""
     space = "\N{NO-BREAK SPACE}"  # 'n = 30' stays on one line
@@ -111,9 +94,7 @@ def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str 
     return np.abs(rows[[low, high]].to_numpy(float).T - rows[value].to_numpy(float))
 
 
-def by_class(
-    ax: plt.Axes, points: Any, labels: Any, colours: dict = DX_COLOURS, **how: Any
-) -> None:
+def by_class(ax: Any, points: Any, labels: Any, colours: dict = DX_COLOURS, **how: Any) -> None:
     """Scatter points (2, n), coloured by a label of each."""
     for name, colour in colours.items():
         chosen = np.asarray(labels) == name

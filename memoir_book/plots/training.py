@@ -29,12 +29,9 @@ def similarity(before: np.ndarray, after: np.ndarray, names: tuple[str, str], ti
 
 
 def history_curves(
-    history: pd.DataFrame,
-    panels: dict[str, list[str]],
-    title: str,
-    best: int | None = None,
-    x: str = "epoch",
-) -> Figure:
+    history: pd.DataFrame, panels: dict[str, list[str]], title: str,
+    best: int | None = None, x: str = "epoch",
+) -> Figure:  # fmt: skip
     """Draw columns of a training history against the epoch, or another column `x`.
 
     `panels`: panel title -> columns; `best`: the chosen epoch, drawn as a dashed line. Between
@@ -52,7 +49,7 @@ def history_curves(
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel=x, title=name)
         if history[x].dtype.kind == "i":
-            style.whole_numbers(ax)
+            ax.locator_params("x", integer=True)
         ax.legend()
     drawn = [column for columns in panels.values() for column in columns]
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
@@ -80,18 +77,11 @@ def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.3))
     ends = table[table["DX"] != "MCI"]
     dementia, p = ends["DX"] == "Dementia", ends["p2_Dementia"]
-    curves = [
-        (table["DX"] == name, table[f"p_{name}"], f"{name} v rest", colour, "-")
-        for name, colour in style.DX_COLOURS.items()
-    ]
-    for truth, score, name, colour, ls in (
-        *curves,
-        (dementia, p, "CN v Dementia", "#333333", "--"),
-    ):
-        RocCurveDisplay.from_predictions(
-            truth, score, name=name, ax=left, curve_kwargs={"color": colour, "ls": ls},
-            plot_chance_level=ls == "--",
-        )  # fmt: skip
+    for name, colour in style.DX_COLOURS.items():
+        how: dict = {"name": f"{name} v rest", "curve_kwargs": {"color": colour}, "ax": left}
+        RocCurveDisplay.from_predictions(table["DX"] == name, table[f"p_{name}"], **how)
+    how |= {"name": "CN v Dementia", "curve_kwargs": {"color": "#333333", "ls": "--"}}
+    RocCurveDisplay.from_predictions(dementia, p, plot_chance_level=True, **how)
     left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     names = ", ".join(left.get_legend_handles_labels()[1])
     left.get_legend().remove()
@@ -110,8 +100,7 @@ def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -
 
     `panels`: panel title -> vectors (n, D) and what colours them, (n,) names or numbers.
     """
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     size: Any = {"figsize": (7.2, 2 * rows + 1.2), "sharex": True, "sharey": True}
     figure, axes = plt.subplots(rows, columns, squeeze=False, **size)
     pca = PCA(2, random_state=0).fit(next(iter(panels.values()))[0])
