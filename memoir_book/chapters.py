@@ -1,4 +1,4 @@
-"""The chapters as data: what each reads and writes, its parameters, and where folders are.
+"""The chapters (listed in chapters.json), their parameters, and where folders are.
 
 It imports nothing but Python and `memoir_core.config`, so that Snakemake can read it too.
 """
@@ -10,6 +10,8 @@ import ast
 import json
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook: what it needs from earlier chapters and what it leaves.
-
-    `reads` and `writes` are files or folders below `runs/<run>/`. `download` says what it reads
-    of the data folder: nothing, its 'tables', or its 'images' as well. `sizes` names the field
-    of the profile that a parameter of 0 or '' stands for.
-    """
+    """One notebook: what it needs from earlier chapters and what it leaves."""
 
     name: str
     title: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    download: str = ""
-    sizes: dict[str, str] = field(default_factory=dict)
+    reads: Sequence[str] = ()  # files or folders below runs/<run>/
+    writes: Sequence[str] = ()
+    download: str = ""  # what it reads of the data folder: '', its 'tables', or 'images' as well
+    sizes: dict[str, str] = field(default_factory=dict)  # field of the profile for a 0 or ''
 
     @property
     def number(self) -> str:
@@ -44,73 +41,8 @@ class Chapter:
         return ROOT / "notebooks" / f"{self.name}.ipynb"
 
 
-def _chapter(
-    name: str, title: str, reads: str, writes: str, download: str = "", **sizes: str
-) -> Chapter:
-    return Chapter(name, title, tuple(reads.split()), tuple(writes.split()), download, sizes)
-
-
-_DATA = "cohort.parquet volumes.json "
-_STAGE2 = "stage2/best.safetensors stage2/scaler.json stage2/embeddings.npz "
-CHAPTERS = (
-    _chapter("01_cohort", "Cohort", "", "cohort.parquet cohort_flow.json", "images"),
-    _chapter("02_visualisation", "Visualisation", "cohort.parquet", "volumes.json", "images"),
-    _chapter("03_encoders", "Encoders and fusion", _DATA, ""),
-    _chapter(
-        "04_stage1_contrastive",
-        "Stage 1: contrastive",
-        _DATA,
-        "stage1/model.safetensors stage1/history.csv stage1/settings.json",
-        **{"epochs": "stage1_epochs", "lr": "lr_stage1", "batch_size": "batch_size"},
-    ),
-    _chapter(
-        "05_stage2_multitask",
-        "Stage 2: five heads",
-        _DATA + "stage1/model.safetensors",
-        _STAGE2 + "stage2/history.csv stage2/settings.json stage2/test_predictions.parquet",
-        **{"epochs": "stage2_epochs", "batch_size": "batch_size"},
-    ),
-    _chapter(
-        "06_ablation",
-        "Modality ablation",
-        _DATA + _STAGE2 + "stage2/settings.json",
-        "ablation.csv",
-    ),
-    _chapter(
-        "07_captions_text",
-        "Captions and text encoder",
-        _DATA + "stage2/embeddings.npz",
-        "captions.jsonl text_encoder text_embeddings.npz",
-    ),
-    _chapter(
-        "08_retrieval",
-        "Retrieval and reranking",
-        _DATA + _STAGE2 + "text_embeddings.npz captions.jsonl text_encoder",
-        "index.faiss retrieval.jsonl retrieval_subsets.jsonl",
-    ),
-    _chapter(
-        "09_llm_comparison",
-        "LLM comparison",
-        "cohort.parquet retrieval.jsonl retrieval_subsets.jsonl captions.jsonl",
-        "plan.jsonl llm_scores.csv",
-        **{"questions": "questions", "llms": "llms"},
-    ),
-    _chapter(
-        "10_reproduction_report",
-        "Reproduction report",
-        _DATA + "stage1/settings.json stage2/settings.json ablation.csv retrieval.jsonl "
-        "llm_scores.csv",
-        "report.json report.html",
-    ),
-    _chapter(
-        "11_leakage_and_limits",
-        "Leakage and limits",
-        _DATA + _STAGE2 + "stage2/settings.json stage2/history.csv stage2/test_predictions.parquet "
-        "captions.jsonl text_encoder retrieval.jsonl llm_scores.csv",
-        "leakage.csv",
-        "tables",
-    ),
-)
+_ROWS = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
+CHAPTERS = tuple(Chapter(**row) for row in _ROWS)
 
 # What a parameter may be, beside having the type of its default in the notebook: a choice of
 # values, or a range that includes its ends.
@@ -121,8 +53,14 @@ RANGES: dict[str, tuple[float, float]] = {
     **{"questions": (0, 100_000), "occluded": (1, 1000), "outlier_z": (0.1, 100)},
 }
 
-
-_RUN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # it becomes a folder's name
+# Type -> how it is called, and from which types of papermill and the shell it is understood.
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("True or False", (str,)),
+    int: ("a whole number", (str,)),
+    float: ("a number", (str, int)),
+    str: ("text", (int, float)),
+}
+_RUN = r"(?!compare$)[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # it becomes a folder's name
 
 
 def get_chapter(name: str) -> Chapter:
@@ -130,9 +68,8 @@ def get_chapter(name: str) -> Chapter:
     for chapter in CHAPTERS:
         if name == chapter.name or name.zfill(2) == chapter.number:
             return chapter
-    raise ValueError(
-        f"chapter {name!r} is unknown; choose one of {', '.join(c.name for c in CHAPTERS)}"
-    )
+    names = ", ".join(chapter.name for chapter in CHAPTERS)
+    raise ValueError(f"chapter {name!r} is unknown; choose one of {names}")
 
 
 def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
@@ -154,27 +91,18 @@ def checked(name: str, value: Any, kind: type, default: Any) -> Any:
     Papermill and the shell turn words into what they take them for: `-p pretrained false` is a
     text, `-p run 20241125` a number.
     """
-    wanted = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
-    given = value
     if value is None and default is None:
         return None
-    if kind is str and type(value) in (int, float):
-        value = str(value)
-    elif kind is bool and isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.strip().lower(), value)
-    elif kind in (int, float) and isinstance(value, str):
-        try:
-            value = kind(value)
-        except ValueError:
-            value = given
-    elif kind is float and type(value) is int:
-        value = float(value)
+    given, (wanted, known) = value, _KINDS[kind]
+    if type(value) in known:
+        with suppress(KeyError, ValueError):
+            words = {"true": True, "false": False}
+            value = words[value.strip().lower()] if kind is bool else kind(value)
     if type(value) is not kind:
         raise ValueError(f"{name}={given!r}: {wanted} is expected")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name}={given!r}: choose one of {', '.join(CHOICES[name])}")
-    text = str(value)
-    if name == "run" and value and (not re.fullmatch(_RUN, text) or text == "compare"):
+    if name == "run" and value and not re.fullmatch(_RUN, text := str(value)):
         what = "must be a plain folder name of letters, digits and . _ + -, not 'compare'"
         raise ValueError(f"run={text[:100]!r} {what}")
     low, high = RANGES.get(name, (float("-inf"), float("inf")))
@@ -185,10 +113,7 @@ def checked(name: str, value: Any, kind: type, default: Any) -> Any:
 
 def resolved(spec: Chapter, values: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     """Replace a 0 or '' that stands for the profile's value (see `Chapter`) by that value."""
-    return {
-        name: sizes[spec.sizes[name]] if name in spec.sizes and not value else value
-        for name, value in values.items()
-    }
+    return {n: v or sizes[spec.sizes[n]] if n in spec.sizes else v for n, v in values.items()}
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -202,9 +127,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _seed(text: str) -> int | None:
     return checked("seed", text, int, None) if text else None
-
-
-# --- folders ----------------------------------------------------------------------------
 
 
 def runs_dir() -> Path:
