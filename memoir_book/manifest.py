@@ -12,20 +12,17 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from memoir_core.files import (
-    DamagedFileError,
-    MissingArtefactError,
-    checksum,
-    digest,
-    read_json,
-    write_json,
-)
+from memoir_core import files
+from memoir_core.files import DamagedFileError, MissingArtefactError, checksum, digest
 
 from . import chapters
 from .chapters import CHAPTERS, Chapter, get_chapter
@@ -49,19 +46,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         f"delete it and run `python -m memoir_book.run --run {folder.name}` with the run's profile "
         "and seed again: chapters run anew, finished trainings are kept"
     )
-    try:
-        found = read_json(path)
-        whole = found.pop("checksum") == digest(json.dumps(found))
-    except (DamagedFileError, KeyError, AttributeError, TypeError):
-        whole = False
-    if not whole:
-        raise DamagedFileError(f"{path} is damaged; {mend}")
-    return found
+    with suppress(DamagedFileError, KeyError, AttributeError, TypeError):
+        found = files.read_json(path)
+        if found.pop("checksum") == digest(json.dumps(found)):
+            return found
+    raise DamagedFileError(f"{path} is damaged; {mend}")
 
 
 def write_manifest(folder: Path, manifest: Mapping) -> None:
     plain = json.loads(json.dumps(manifest))
-    write_json(folder / MANIFEST, plain | {"checksum": digest(json.dumps(plain))})
+    files.write_json(folder / MANIFEST, plain | {"checksum": digest(json.dumps(plain))})
 
 
 def current(manifest: Mapping) -> dict[str, tuple[str, str]]:
@@ -97,7 +91,7 @@ def reads_now(manifest: Mapping, chapter: Chapter, data: Path) -> dict[str, str]
     """Checksums of what a chapter would read."""
     known = current(manifest)
     reads = {name: known.get(name, ("missing", ""))[0] for name in chapter.reads}
-    return reads | (read_download(data, chapter.download) if chapter.download else {})
+    return reads | read_download(data, chapter.download)
 
 
 def checksum_now(path: Path) -> str:
@@ -106,9 +100,9 @@ def checksum_now(path: Path) -> str:
 
 def weights_now(name: str, was: dict) -> dict:
     """What a chapter would find today in place of the weights that it used."""
-    from . import weights
+    from .weights import fingerprint
 
-    return was | {"fingerprint": weights.fingerprint(name, was.get("path", ""))}
+    return was | {"fingerprint": fingerprint(name, was.get("path", ""))}
 
 
 def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:
@@ -134,11 +128,10 @@ def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> 
         old, now = manifest["chapters"][maker]["code"], code_of(get_chapter(maker))
         if other := [path for path in {**old, **now} if old.get(path) != now.get(path)]:
             print(f"note: {name} was made by other code ({', '.join(other[:3])}): {again}")
-    reads = {name: known[name][0] for name in spec.reads}
-    if spec.download and data.is_dir():
-        reads |= read_download(data, spec.download)
+    reads = reads_now(manifest, spec if data.is_dir() else replace(spec, download=""), data)
+    if "tables" in reads and spec.number != "01":
         before = manifest["chapters"].get(CHAPTERS[0].name, {}).get("reads", {})
-        if spec.number != "01" and before.get("tables", reads["tables"]) != reads["tables"]:
+        if before.get("tables", reads["tables"]) != reads["tables"]:
             raise RunMismatchError(
                 f"the tables in the data folder are not those that runs/{folder.name} was made "
                 f"from; take another run name, or make it anew:\n  {command} --from 1"
@@ -156,17 +149,13 @@ def verify(path: Path, wanted: str, mend: str) -> None:
 
 
 def read_download(data: Path, what: str) -> dict[str, str]:
-    """Hash a download's tables, and its images by their content where `what` is 'images'."""
-
-    def content(pattern: str) -> str:
-        found = sorted(path for path in data.rglob(pattern) if path.is_file())
-        return digest({str(path.relative_to(data)): checksum(path) for path in found})
-
-    found = {"tables": content("*.csv")}
-    return found | ({"images": content("*.nii*")} if what == "images" else {})
-
-
-# --- what a chapter depends on ----------------------------------------------------------
+    """Hash a download: '' nothing, 'tables', or 'images' too, by their content."""
+    found = {}
+    for kind, pattern in (("tables", "*.csv"), ("images", "*.nii*")):
+        if what in ("images", kind):
+            paths = sorted(path for path in data.rglob(pattern) if path.is_file())
+            found[kind] = digest({str(path.relative_to(data)): checksum(path) for path in paths})
+    return found
 
 
 def code_of(chapter: Chapter) -> dict[str, str]:
@@ -174,10 +163,10 @@ def code_of(chapter: Chapter) -> dict[str, str]:
     cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
     sources = [f"{cell['cell_type']}:{''.join(cell['source'])}" for cell in cells]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    files = imported_files(code)
-    for folder in {path.parent for path in files}:  # data that modules read: JSON, templates
-        files |= {p for pattern in ("*.json", "*.j2") for p in folder.glob(pattern)}
-    found = {path.relative_to(chapters.ROOT).as_posix(): checksum(path) for path in sorted(files)}
+    paths = imported_files(code)
+    for folder in {path.parent for path in paths}:  # data that modules read: JSON, templates
+        paths |= {*folder.glob("*.json"), *folder.glob("*.j2")}
+    found = {path.relative_to(chapters.ROOT).as_posix(): checksum(path) for path in sorted(paths)}
     return {f"notebooks/{chapter.notebook.name}": digest(sources), **found}
 
 
@@ -188,8 +177,7 @@ def imported_files(code: str, package: str = "", seen: set[Path] | None = None) 
     code = "\n".join("" if line.lstrip()[:1] in "%!" else line for line in code.splitlines())
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom):
-            above = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level])
-            module = ".".join(filter(None, [above if node.level else "", node.module or ""]))
+            module = resolve_name("." * node.level + (node.module or ""), package)
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
