@@ -25,7 +25,19 @@ from .chapters import CHAPTERS, Chapter
 
 def main(argv: list[str] | None = None) -> int:
     """Run chapters; exit code 0, 1 where one fails, 2 for wrong arguments."""
-    parser = _parser()
+    parser = argparse.ArgumentParser(
+        prog="python -m memoir_book.run",
+        description="Run the book's notebooks in order. Chapters that are up to date are skipped.",
+        epilog="Chapters: " + ", ".join(c.name for c in CHAPTERS) + ". A number will do: --from 4.",
+    )
+    chapters.add_run_options(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    for option in ("from", "to", "only"):
+        parser.add_argument(f"--{option}", default="", metavar="CHAPTER")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter of the notebooks; may be repeated")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
+    parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
     args = parser.parse_args(argv)
     try:
         chosen = choose_chapters(getattr(args, "from"), args.to, args.only)
@@ -48,25 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m memoir_book.run",
-        description="Run the book's notebooks in order. Chapters that are up to date are skipped.",
-        epilog="Chapters: " + ", ".join(c.name for c in CHAPTERS) + ". A number will do: --from 4.",
-    )
-    chapters.add_run_options(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    for option in ("from", "to", "only"):
-        parser.add_argument(f"--{option}", default="", metavar="CHAPTER")
-    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
-                        help="a parameter of the notebooks; may be repeated")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
-    parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
-    return parser
-
-
 def choose_chapters(first: str, last: str, only: str) -> list[Chapter]:
-    """Turn --from, --to and --only into a list of chapters, in order; ValueError if they clash."""
+    """Turn --from, --to and --only into chapters, in order; ValueError if they clash."""
     if only and (first or last):
         raise ValueError("--only cannot be combined with --from or --to")
     start = CHAPTERS.index(chapters.get_chapter(only or first or "01"))
@@ -77,12 +72,8 @@ def choose_chapters(first: str, last: str, only: str) -> list[Chapter]:
 
 
 def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs and check them against the notebooks' own parameters.
-
-    Raises ValueError for a malformed pair, a wrong value, or a parameter that none of the
-    chapters has (the message lists those they have).
-    """
-    own = {c.name: chapters.parameters_of(c) for c in chosen} if given else {}
+    """Read NAME=VALUE pairs of the notebooks' own parameters; ValueError for what is none."""
+    own = {c.name: chapters.parameters_of(c) for c in chosen}
     known = {name: spec for found in own.values() for name, spec in found.items()}
     values = {}
     for pair in given:
@@ -93,10 +84,8 @@ def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
             raise ValueError(f"--param {name}: use the option --{name.removesuffix('_dir')}")
         if name not in known:
             lists = [f"  {c}: {', '.join([*p][5:]) or 'none of its own'}" for c, p in own.items()]
-            raise ValueError(
-                f"--param {name}: no chosen notebook has this parameter. Parameters:\n"
-                + "\n".join(lists)
-            )
+            what = "no chosen notebook has this parameter. Parameters:"
+            raise ValueError("\n".join([f"--param {name}: {what}", *lists]))
         values[name] = chapters.checked(name, text, *known[name])
     return values
 
@@ -116,10 +105,10 @@ def run_chapters(
         if not why:
             print(f"{line} up to date", flush=True)
             continue
-        data = store.data_folder(common)  # before a kernel starts: is all there?
-        manifest.check_inputs(folder, manifest.read_manifest(folder), chapter, data)
-        first = why == manifest.NEW
-        print(f"{line} ..." if first else f"{line} ... ({why})", end="" if back else "\n")
+        found, data = manifest.read_manifest(folder), store.data_folder(common)
+        manifest.check_inputs(folder, found, chapter, data)  # before a kernel starts
+        said = "" if why == manifest.NEW else f" ({why})"
+        print(f"{line} ...{said}", end="" if back else "\n")
         started = time.time()
         error = execute(chapter, common | own, folder, verbose)
         taken = f"{time.time() - started:6.1f} s"
@@ -140,8 +129,8 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     if record is None:
         return manifest.NEW
     sizes = get_profile(common["profile"]).as_dict()
-    defaults = {n: d for n, (_, d) in chapters.parameters_of(chapter).items()}
-    values = {n: own.get(n, d) for n, d in defaults.items() if n not in store.COMMON}
+    declared = chapters.parameters_of(chapter).items()
+    values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
     now = {
         "parameters": chapters.resolved(chapter, values, sizes),
         "device": record["device"] if common["device"] == "auto" else common["device"],
@@ -167,7 +156,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         papermill.execute_notebook(
             str(chapter.notebook),
             str(partial),
-            parameters=parameters,
+            parameters,
             kernel_name="python3",
             progress_bar={"leave": False} if sys.stderr.isatty() else False,
             stdout_file=sys.stdout if verbose else None,
@@ -179,14 +168,11 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     except papermill.PapermillExecutionError as error:
         failed = executed.with_name(f"{chapter.name}.failed.ipynb")
         partial.replace(failed)
-        first = error.source.strip().splitlines()[0] if error.source.strip() else ""
+        first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
-        return (
-            f"{chapter.notebook}\n"
-            f"cell {error.cell_index} (In [{error.exec_count}]): {first}\n"
-            f"{error.ename}: {plain}\n"
-            f"The notebook up to the error: {failed}"
-        )
+        cell = f"cell {error.cell_index} (In [{error.exec_count}]): {first}"
+        end = f"{error.ename}: {plain}\nThe notebook up to the error: {failed}"
+        return f"{chapter.notebook}\n{cell}\n{end}"
     if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
     pages.tidy(partial, folder.name, parameters["data_dir"])
