@@ -24,8 +24,8 @@ from . import chapters, codepages, manifest, published, seeds, store
 from .chapters import CHAPTERS, ROOT
 
 PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
-WORDS_PER_CELL = 40
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    tool = Path(sys.executable).with_name("jupyter-book")
-    command = [str(tool), "build", str(source), "--path-output", str(out), "--quiet"]
-    command += ["--builder", args.builder] + ["--all", "-W", "--keep-going"] * args.strict
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source)]
+    command += ["--path-output", str(out), "--quiet", "--builder", args.builder]
+    command += ["--all", "-W", "--keep-going"] * args.strict
     code = subprocess.run(command, check=False).returncode
     if code == 0:
         print(f"The book: {out / '_build' / args.builder / 'index.html'}")
@@ -52,9 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
     """Put a run's executed chapters where the table of contents expects them.
 
-    Returns source and output folder for Jupyter Book. Raises MissingArtefactError where a
-    chapter has not run (a book of two runs is never built), DamagedFileError where a page is
-    not the one that the run left.
+    Returns source and output folder for Jupyter Book. Raises MissingArtefactError where a chapter
+    has not run (a book of two runs is never built), DamagedFileError where a page was changed.
     """
     run_dir = chapters.runs_dir() / name
     known = manifest.current(manifest.read_manifest(run_dir))
@@ -86,15 +85,13 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
 def _copy_private(source: Path) -> None:
     """Copy what surrounds the chapters, with a banner, and closed to search engines."""
     shutil.rmtree(source, ignore_errors=True)
-    for name in ("book/_ext", "book/_static"):
+    for name in ("book/_ext", "book/_static", "memoir_core"):
         shutil.copytree(ROOT / name, source / name)
     for path in [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]:
         if path.is_file():
             shutil.copyfile(path, source / path.relative_to(ROOT))
-    shutil.copytree(ROOT / "memoir_core", source / "memoir_core")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    theme = config["sphinx"]["config"]["html_theme_options"]
-    theme["announcement"] = PRIVATE
+    config["sphinx"]["config"]["html_theme_options"]["announcement"] = PRIVATE
     config["sphinx"]["config"]["myst_html_meta"] = {"robots": "noindex, nofollow"}
     (source / "_config.yml").write_text(yaml.safe_dump(config, width=1000), encoding="utf-8")
 
@@ -107,22 +104,22 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
-        joined: list[dict] = []
+        kept: list[dict] = []
         for output in cell.get("outputs", ()):
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", ()):
-                continue  # a library's progress bar, which only a live notebook can draw
-            text = "".join(output.get("text", ""))
-            same = joined and joined[-1].get("name") == output.get("name") == "stderr"
-            if same:  # a bar comes in many pieces
-                joined[-1]["text"] += text
+            if WIDGET in output.get("data", ()):
+                continue
+            if "text" in output:
+                output["text"] = "".join(output["text"])
+            if kept and kept[-1].get("name") == output.get("name") == "stderr":
+                kept[-1]["text"] += output["text"]  # a bar comes in many pieces
             else:
-                joined.append(output | ({"text": text} if "text" in output else {}))
-        for output in joined:
+                kept.append(output)
+        for output in kept:
             if output.get("name") == "stderr":
                 lines = output["text"].split("\n")
                 output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
         if "outputs" in cell:
-            cell["outputs"] = joined
+            cell["outputs"] = kept
     folders = {data_dir: "DATA", str(notebook.parent): "notebooks", f"{ROOT}/": ""}
     content = _without_paths(content, {k: v for k, v in folders.items() if k})
     content["metadata"].pop("widgets", None)
@@ -166,11 +163,11 @@ def times(run_dir: Path) -> str:
         found = read_json(run_dir / "results" / f"{chapter.name}.json")
         row = {"chapter": f"[](chapters/{chapter.name}.ipynb)"}
         row["to read"] = f"{reading_minutes(chapter.notebook)} min"
-        row["this run took"] = _duration(found["seconds"])
+        seconds = found["seconds"]
+        row["this run took"] = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
         rows.append(row | {"memory": f"{found['peak_memory_gib']:.1f} GiB"})
-    return (
-        published.markdown(pd.DataFrame(rows)) + f"\n*This run: {found['provenance']['label']}.*\n"
-    )
+    label = found["provenance"]["label"]
+    return published.markdown(pd.DataFrame(rows)) + f"\n*This run: {label}.*\n"
 
 
 def reading_minutes(notebook: Path) -> int:
@@ -180,12 +177,8 @@ def reading_minutes(notebook: Path) -> int:
         text = "".join(cell["source"])
         if re.search("^## Exercises$", text, re.MULTILINE):
             break
-        words += WORDS_PER_CELL if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
+        words += 40 if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
     return max(1, round(words / WORDS_PER_MINUTE))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":
