@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def sections(module: Path) -> list[tuple[list[str], int, int]]:
-    """Divide a module into its imports, paragraphs of constants, and definitions.
+    """Divide a module into its imports, paragraphs of constants, and definitions, in file order.
 
-    Returns names that are defined, first and last line of each, in file order. Comments belong
-    to what follows them, so that every line after the docstring is in one section.
+    Returns the names that each defines, its first and last line. Comments belong to what follows
+    them, so that every line after the docstring is in one section.
     """
     text = module.read_text(encoding="utf-8")
     lines, body = text.splitlines(), ast.parse(text).body
@@ -57,12 +57,12 @@ def slug(statement: dict) -> str:
 
 
 def table(statements: list[dict]) -> str:
-    """List every published statement with the chapter and the code that build it."""
+    """Every published statement with the chapter and the code that build it."""
     text = ""
     for s in statements:
         if s["number"] == 1:
             text += (
-                f"\n### {s['section']}\n\n| No. | Published | Chapter and code |\n{'|---' * 3}|\n"
+                f"\n### {s['section']}\n\n| No. | Published | Chapter and code |\n|---|---|---|\n"
             )
         chapter, heading = s["chapter"].split("#")
         code = ", ".join(f"[`{c}`](#code-{c.replace('.', '-').lower()})" for c in s["code"])

@@ -21,7 +21,7 @@ GIB_WANTED = {"smoke": 6, "quick": 8, "paper": 40}  # of disk: volumes, checkpoi
 
 
 def versions() -> Iterator[tuple[str, str, str]]:
-    """Compare the installed packages with requirements.txt: level, name, what was found."""
+    """Compare installed packages with requirements.txt: level, name, what was found."""
     chapters.runs_dir()  # needs the checkout, and says so
     text = (chapters.ROOT / "requirements.txt").read_text(encoding="utf-8")
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
@@ -34,7 +34,7 @@ def versions() -> Iterator[tuple[str, str, str]]:
 
 
 def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
-    """Look at device, memory, disk and models, and compare them with what a profile needs."""
+    """Compare device, memory, disk and models with what a profile needs."""
     import psutil
 
     from . import store, weights
@@ -50,10 +50,10 @@ def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
     for folder in (chapters.cache_dir(), chapters.runs_dir()):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free, wanted = shutil.disk_usage(there).free / 2**30, GIB_WANTED[profile.name]
+        text = f"{folder}: {free:.1f} GiB free, up to {wanted} GiB wanted"
         good = os.access(there, os.W_OK) and free >= wanted
         mend = "" if good else "; free some, or move it by MEMOIR_CACHE and MEMOIR_RUNS"
-        text = f"{folder}: {free:.1f} GiB free, up to {wanted} GiB wanted{mend}"
-        yield "ok" if good else "fail", "disk", text
+        yield "ok" if good else "fail", "disk", text + mend
     for name in ("minilm", "cross-encoder", *profile.llms):
         yield "ok", name, weights.fingerprint(re.sub("-(nf4|lora)$", "", name)) or "not here"
 
@@ -65,10 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     found = [*versions()]
-    if all(level != "fail" for level, *_ in found):
+    if not any(level == "fail" for level, *_ in found):
         found += machine(PROFILES[options.profile], options.device)
     for level, what, text in found:
-        print(f"{level.upper() if level == 'fail' else level:4}  {what:<18} {text}")
+        print(f"{level:4}  {what:<18} {text}")
     failed = any(level == "fail" for level, *_ in found)
     print("Mend what fails first." if failed else f"Nothing found that stops {options.profile}.")
     return int(failed)

@@ -32,17 +32,17 @@ def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
         value, known = _text(row.get("this run")), row.get("published")
         if row.get("low") is not None and value != "not measured":
             value += f" ({_text(row['low'])} to {_text(row['high'])})"
-        cells = {"figure": row["figure"], "published": "none" if known is None else _text(known)}
+        cells = {"published": "none" if known is None else _text(known)}
         cells["this run (95 % interval)"] = value
         table.append(cells | {key: row[key] for key in ("n",) if key in row})
-    frame = pd.DataFrame(table).set_index("figure").rename_axis(None)
+    frame = pd.DataFrame(table, index=[row["figure"] for row in rows])
     return frame.rename_axis(columns=f"this run: {label}")
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Columns and rows of a table as Markdown."""
     lines: list[list] = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def _text(value: Any) -> str:

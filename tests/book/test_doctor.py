@@ -18,7 +18,7 @@ def by(found):
 def test_a_sound_machine_has_nothing_to_mend(runs, capsys):
     assert doctor.main(["--profile", "smoke", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and "Nothing found that stops smoke" in text
+    assert "fail  " not in text and "Nothing found that stops smoke" in text
     for what in ("device", "memory", "disk", "minilm"):
         assert f"  {what}" in text, what
 
