@@ -1,4 +1,4 @@
-"""Find the images of a download that has no images.csv: BIDS trees and Clinica's CAPS."""
+"""Find the images of a download: by images.csv, or in a BIDS tree or Clinica's CAPS."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import pandas as pd
 
 from memoir_core.tables import CohortError, Problem, parse, read_images
 
-# The first pattern that finds anything is used.
-T1_GLOBS = (
-    "subjects/sub-*/ses-*/t1_linear/*_T1w.nii*",
-    "sub-*/ses-*/t1_linear/*_T1w.nii*",
-    "sub-*/ses-*/anat/*_T1w.nii*",
-)
-FA_GLOBS = (
-    "subjects/sub-*/ses-*/dwi/**/*_FA*.nii*",
-    "sub-*/ses-*/dwi/**/*_FA*.nii*",
-)
+GLOBS = {  # the first pattern that finds anything is used
+    "t1_path": (
+        "subjects/sub-*/ses-*/t1_linear/*_T1w.nii*",
+        "sub-*/ses-*/t1_linear/*_T1w.nii*",
+        "sub-*/ses-*/anat/*_T1w.nii*",
+    ),
+    "fa_path": ("subjects/sub-*/ses-*/dwi/**/*_FA*.nii*", "sub-*/ses-*/dwi/**/*_FA*.nii*"),
+}
 
 
 def list_images(data_dir: Path) -> pd.DataFrame:
@@ -34,7 +32,7 @@ def find_images(data_dir: Path) -> pd.DataFrame:
     """
     problems: list[Problem] = []
     kinds = []
-    for column, patterns in (("t1_path", T1_GLOBS), ("fa_path", FA_GLOBS)):
+    for column, patterns in GLOBS.items():
         files = next((f for p in patterns if (f := sorted(data_dir.glob(p)))), [])
         table = pd.DataFrame({"file": files}, dtype=object)
         names = [file.relative_to(data_dir).parts for file in files]
@@ -47,12 +45,12 @@ def find_images(data_dir: Path) -> pd.DataFrame:
         mend = "name the folders like sub-ADNI999S9999/ses-M048, or write images.csv"
         problems += [Problem(str(file), what, mend) for file in table["file"][~known]]
         table = table[known]
-        for file in table["file"][table.duplicated(["PTID", "VISCODE"])]:
-            what = f"a second {column[:2].upper()} for one visit"
-            problems.append(Problem(str(file), what, "keep one, or write images.csv"))
+        again = table["file"][table.duplicated(["PTID", "VISCODE"])]
+        what = f"a second {column[:2].upper()} for one visit"
+        problems += [Problem(str(f), what, "keep one, or write images.csv") for f in again]
         kinds.append(table.drop(columns="file"))
     if not len(kinds[0]) and not problems:
-        what = f"there is neither images.csv nor a T1 volume at {', '.join(T1_GLOBS)}"
+        what = f"there is neither images.csv nor a T1 volume at {', '.join(GLOBS['t1_path'])}"
         mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
         raise CohortError(Problem(str(data_dir), what, mend))
     if problems:
