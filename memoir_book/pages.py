@@ -120,24 +120,14 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
                 output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
         if "outputs" in cell:
             cell["outputs"] = kept
-    folders = {data_dir: "DATA", str(notebook.parent): "notebooks", f"{ROOT}/": ""}
-    content = _without_paths(content, {k: v for k, v in folders.items() if k})
+    text = json.dumps(content, ensure_ascii=False)
+    for folder, name in ((data_dir, "DATA"), (notebook.parent, "notebooks"), (f"{ROOT}/", "")):
+        if folder:  # as it is written in JSON
+            text = text.replace(json.dumps(str(folder), ensure_ascii=False)[1:-1], name)
+    content = json.loads(text)
     content["metadata"].pop("widgets", None)
     content["metadata"]["memoir"] = {"run": run}
     write_json(notebook, content)
-
-
-def _without_paths(value: Any, folders: dict[str, str]) -> Any:
-    """Replace folders in every text of a notebook, however deep."""
-    if isinstance(value, str):
-        for folder, instead in folders.items():
-            value = value.replace(folder, instead)
-        return value
-    if isinstance(value, list):
-        return [_without_paths(item, folders) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_paths(item, folders) for key, item in value.items()}
-    return value
 
 
 def headline(run_dir: Path) -> str:
