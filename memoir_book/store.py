@@ -117,8 +117,8 @@ def start_chapter(
 def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[str, dict[str, Any]]:
     """Say which run is meant, and its profile, seed and data folder ('': synthetic).
 
-    Raises ValueError or FileNotFoundError for a name or folder that cannot be, and
-    RunMismatchError where the run was begun with other settings.
+    Raises ValueError, FileNotFoundError (of the data), or RunMismatchError where the run was begun
+    with other settings.
     """
     data = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
     if data and not Path(data).is_dir():
@@ -226,7 +226,7 @@ def peak_gib() -> float:
 
 
 def end_chapter(book: Run) -> None:
-    """Note in the manifest what the chapter left and all that it depended on.
+    """Note in the manifest what the chapter left, and all that it depended on.
 
     Raises MissingArtefactError if it did not write what it promises.
     """

@@ -132,8 +132,8 @@ def fingerprint(name: str, path: str | Path = "") -> str:
     """Say in short what `find` gives now, '' for nothing; nothing is fetched or converted."""
     if here := _here(name, path):
         return here.fingerprint
-    stand_in = "" if path or name not in SOURCES else SOURCES[name].stand_in
-    return fingerprint(stand_in) if stand_in else ""
+    source = None if path else SOURCES.get(name)
+    return fingerprint(source.stand_in) if source and source.stand_in else ""
 
 
 def _here(name: str, path: str | Path = "") -> Weights | None:
@@ -215,7 +215,7 @@ def _convert(package, target: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep loading bars, notes and reports of missing heads, with their paths, off a chapter."""
+    """Keep loading bars and notes of transformers, with their paths, off a chapter."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
