@@ -1,8 +1,7 @@
 """The stand-in for a tuned language model: a small base model with LoRA adapters.
 
-Low-rank adapters (Hu et al. 2021, arXiv:2106.09685, through `peft`) learn the answers to questions
-about *train* captions, so that the published question, whether tuning for the task beats size,
-can be asked on two cores.
+Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) learn answers about *train* captions, so that
+it can be asked on two cores whether tuning for the task beats size.
 """
 
 from __future__ import annotations
@@ -32,39 +31,30 @@ def train_questions(
     that the logits (262,144 columns in Gemma) are computed for few positions.
     """
     texts = {row["case"]: row["caption_blind"] for row in captions}
-    answers = vqa.reference_answers(cohort)
+    answers, rng = vqa.reference_answers(cohort), np.random.default_rng(seed)
     train = {int(case) for case in cohort[cohort["split"] == "train"]["case"]}
-    rng = np.random.default_rng(seed)
     others = [kind for kind in vqa.QUESTIONS if kind != "diagnosis"]
     steps = []
     for number in range(max(1, examples // batch)):
         kind = "diagnosis" if number % 2 == 0 else others[number // 2 % len(others)]
-        able = sorted(train & answers[kind].keys())
-        picks = rng.choice(able, size=min(batch, len(able)), replace=False).tolist()
         known = answers[kind]
+        able = sorted(train & known.keys())
+        picks = rng.choice(able, size=min(batch, len(able)), replace=False).tolist()
         steps.append([vqa.question(kind, c, "train", texts[c], (), known[c]) for c in picks])
     return steps
 
 
 def train_lora(
-    model_folder: Path,
-    weights: str,
-    steps: list[list[dict]],
-    folder: Path,
-    *,
-    lr: float = 1e-3,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[float]:
+    model_folder: Path, weights: str, steps: list[list[dict]], folder: Path, *,
+    lr: float = 1e-3, seed: int = 0, device: str = "cpu",
+) -> list[float]:  # fmt: skip
     """Adapt a base model to questions with LoRA; write the adapter into `folder`.
 
     The upper half of the layers learns the answers' tokens only; the lower half then needs no
     backward pass. A finished adapter is used again when all that made it is the same: the base
-    model's weights (their checksum), the questions, `lr`, `seed`, device and code.
+    model's `weights` (their checksum), the questions, `lr`, `seed`, device and code.
 
-    Returns
-    -------
-    The loss per step, a batch of `train_questions` each; [] where the adapter was there.
+    Returns the loss per step of `train_questions`; [] where the adapter was there.
     """
     settings = {"weights": weights, "questions": digest(steps), "lr": lr, "seed": seed}
     settings |= {"device": device, "code": code_digest(llm, sys.modules[__name__])}
@@ -75,8 +65,7 @@ def train_lora(
     loaded = llm.load(model_folder, device, dtype=torch.float32)
     torch.manual_seed(seed)
     layers = loaded.model.config.num_hidden_layers
-    upper = "|".join(str(layer) for layer in range(layers // 2, layers))
-    names = rf".*layers\.({upper})\..*_proj"
+    names = rf".*layers\.({'|'.join(map(str, range(layers // 2, layers)))})\..*_proj"
     shape = LoraConfig(r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM")
     # peft asks for names that transformers 5 renames; nothing here depends on them.
     warnings.filterwarnings("ignore", message=".*is_(gradient|activation)_checkpointing")
@@ -113,9 +102,8 @@ def answer_loss(model: Any, loaded: llm.Loaded, questions: Sequence[dict]) -> to
     learned = torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor(sizes)[:, None]
     learned = learned.to(ids.device)[:, 1:]
     whole = model.get_base_model()
-    hidden = whole.base_model(
-        input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state[:, :-1]
+    mask = batch["attention_mask"]
+    hidden = whole.base_model(ids, mask, use_cache=False).last_hidden_state[:, :-1]
     # Logits for the answers' positions only: each row has one column per word of the vocabulary.
     logits = whole.get_output_embeddings()(hidden[learned])  # (answer tokens, V)
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned])
