@@ -149,7 +149,7 @@ def answers(folder, old=False):
     llm.answer_batch = lambda loaded, prompts, options: [said] * len(prompts)
     llm.load_4bit = lambda *_, **__: llm.Loaded(model, None)
     answers.cut_context = lambda loaded, row: row
-    answers.time = types.SimpleNamespace(time=itertools.count().__next__)
+    answers.time = types.SimpleNamespace(perf_counter=itertools.count().__next__)
     plan = [vqa.question("diagnosis", n, "blind", "MMSE 20", (), "MCI") for n in range(6)]
     files.write_jsonl(folder / "plan.jsonl", plan)
     backbone = answers.BACKBONES["gemma-3-270m-nf4"]
