@@ -89,7 +89,9 @@ def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> 
 
 def query_text(row: dict, protocol: str) -> str:
     """The query's caption: without diagnosis and CDR-SB ('blind'), or whole ('own_caption')."""
-    return row[{"blind": "caption_blind", "own_caption": "caption"}[protocol]]
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; use {' or '.join(PROTOCOLS)}")
+    return row["caption_blind" if protocol == "blind" else "caption"]
 
 
 def rerank(

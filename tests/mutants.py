@@ -272,8 +272,8 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("0.6 * (a", "0.06 * (a"),
         (".abs() / 2).fillna(0)", ".abs() / 2).fillna(1)"),
         (
-            '{"blind": "caption_blind", "own_caption": "caption"}',
-            '{"blind": "caption", "own_caption": "caption_blind"}',
+            '"caption_blind" if protocol == "blind" else "caption"',
+            '"caption" if protocol == "blind" else "caption_blind"',
         ),
         ("best = [int(cases[", "best = [int(sorted(cases)["),
         ("best[:rerank_k]", "best[-rerank_k:]"),

@@ -198,6 +198,8 @@ def test_retrieving_and_reranking(table, z, index, train):
         assert row["candidate_scores"] == scores
         assert row["rerank_scores"] == sorted(scores, reverse=True)[:5]
         assert [scores[row["retrieved"].index(c)] for c in row["reranked"]] == row["rerank_scores"]
+    with pytest.raises(ValueError, match="protocol='own'"):
+        retrieval.query_text(rows[0], "own")
 
 
 def test_a_subset_query_says_what_the_subset_shows(table):
