@@ -29,10 +29,10 @@ def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
     """
     table = []
     for row in rows:
-        value, known = _text(row.get("this run")), row.get("published")
+        value, known = number(row.get("this run")), row.get("published")
         if row.get("low") is not None and value != "not measured":
-            value += f" ({_text(row['low'])} to {_text(row['high'])})"
-        cells = {"published": "none" if known is None else _text(known)}
+            value += f" ({number(row['low'])} to {number(row['high'])})"
+        cells = {"published": "none" if known is None else number(known)}
         cells["this run (95 % interval)"] = value
         table.append(cells | {key: row[key] for key in ("n",) if key in row})
     frame = pd.DataFrame(table, index=[row["figure"] for row in rows])
@@ -45,9 +45,12 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def _text(value: Any) -> str:
+def number(value: Any, missing: str = "not measured") -> str:
+    """Write a figure as short as it can be read: 1,890, 0.707, 3e-05; NaN and None: `missing`."""
     if value is None or value != value:  # NaN is the only value unlike itself
-        return "not measured"
-    if isinstance(value, int) or (value >= 100 and float(value).is_integer()):
-        return f"{int(value):,}"
-    return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"
+        return missing
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    if abs(value) < 0.002:
+        return f"{value:.0e}"
+    return f"{value:.3f}" if abs(value) < 2 else f"{value:,.2f}"

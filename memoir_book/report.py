@@ -145,13 +145,6 @@ def _verdict(row: dict, table: pd.DataFrame, profile: str, is_synthetic: bool) -
     return "pattern reproduced" if same.all() else "not reproduced"
 
 
-def counted(table: pd.DataFrame) -> pd.DataFrame:
-    """Count verdicts: one row per chapter, one column per verdict."""
-    counts = pd.crosstab(table["chapter"], table["verdict"]).reindex(columns=VERDICTS, fill_value=0)
-    counts = counts.rename_axis(columns=None)
-    return counts.rename(index=lambda n: f"{n} {chapters.get_chapter(n).title}")
-
-
 def pattern(table: pd.DataFrame, task: str) -> float:
     """Spearman correlation over the seven subsets: is the published order reproduced?"""
     rows = table[table["group"] == f"ablation, {task}"]
@@ -160,7 +153,7 @@ def pattern(table: pd.DataFrame, task: str) -> float:
 
 def said(row: dict) -> str:
     """'drop rate, FA: published 0.30, used 0.50, not reproduced'."""
-    known, used = _number(row["published"]), _number(row["value"])
+    known, used = (published.number(row[key], "not told") for key in ("published", "value"))
     return f"{row['figure']}: published {known}, used {used}, {row['verdict']}"
 
 
@@ -201,7 +194,7 @@ def render(table: pd.DataFrame, where: dict[str, Any]) -> str:
     """One printable page with every figure; nothing is loaded from elsewhere."""
     template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "said": said}
+    environment.filters |= {"number": published.number, "said": said}
     groups = [(str(g), rows.to_dict("records")) for g, rows in table.groupby("group", sort=False)]
     changed = table[(table["kind"] == "setting") & (table["verdict"] == "not reproduced")]
     values = {"groups": groups, "changed": changed.to_dict("records"), "counts": _in_all(table)}
@@ -210,17 +203,6 @@ def render(table: pd.DataFrame, where: dict[str, Any]) -> str:
 
 def _in_all(table: pd.DataFrame) -> dict:
     return table["verdict"].value_counts().reindex(VERDICTS, fill_value=0).to_dict()
-
-
-def _number(value: float) -> str:
-    if pd.isna(value):
-        return "not told"
-    if float(value).is_integer():
-        return f"{value:,.0f}"
-    if abs(value) < 0.002:
-        return f"{value:.0e}"
-    digits = 2 if abs(value) >= 2 or abs(round(value, 2) - value) < 1e-9 else 3
-    return f"{value:.{digits}f}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -103,7 +103,8 @@ def check(book: Run) -> None:
         low, high = expected["low"], expected["high"]
         word = "in " if low <= round(value, 6) <= high else "OUT"  # as the file is rounded
         out += [name] * (word == "OUT")
-        print(f"  {word}  {name}: {_short(value)} (band {_short(low)} to {_short(high)})")
+        shown = [published.number(x) for x in (value, low, high)]
+        print("  {}  {}: {} (band {} to {})".format(word, name, *shown))
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
         raise OutOfBandError(
             f"chapter {number}: {', '.join(out)} without, or out of, a band in {FILE.name} "
@@ -179,7 +180,9 @@ def compare(names: list[str], out: str = "") -> Path:
         mean, k = part["value"].mean(), len(part)
         half = student.ppf(0.975, k - 1) * part["value"].sem() if k > 1 else 0.0
         low, high = (mean - half, mean + half) if k > 1 else part[["low", "high"]].iloc[0]
-        shown = _short(mean) + (f" ({_short(low)} to {_short(high)})" if low == low else "")
+        shown = published.number(mean)
+        if low == low:
+            shown += f" ({published.number(low)} to {published.number(high)})"
         cells.setdefault(group, {})[name] = f"{shown}, {k} seeds" if k > 1 else shown
     side_by_side = pd.DataFrame(cells, index=figure.unique()).fillna("").reset_index(names="")
     labels = "; ".join(dict.fromkeys(source["label"] for source in sources))
@@ -190,10 +193,6 @@ def compare(names: list[str], out: str = "") -> Path:
         page.write_text(text, encoding="utf-8")
     print(f"{text}\nWritten to {folder}")
     return folder
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def main(argv: list[str] | None = None) -> int:

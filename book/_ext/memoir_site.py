@@ -10,8 +10,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +29,9 @@ MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2",
 
 
 def find_repository() -> tuple[str, str] | None:
-    """Find the public address, as ('owner/name', branch); None where there is none.
-
-    GitHub Actions says it in the environment; elsewhere `origin` does, if it is on github.com.
-    """
+    """Say where the project is public, as ('owner/name', branch): GitHub Actions knows it."""
     name, branch = (os.environ.get(f"GITHUB_{key}", "") for key in ("REPOSITORY", "REF_NAME"))
-    if not name:
-        address = r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$"
-        found = re.search(address, _git("remote", "get-url", "origin"))
-        name = found[1] if found else ""
-        branch = _git("rev-parse", "--abbrev-ref", "HEAD")
     return (name, branch or "main") if name else None
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # a downloaded archive on a machine without git
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def launch_link(notebook: str, repository: tuple[str, str]) -> str:

@@ -88,7 +88,7 @@ def said(table, figure, group=None):
 def test_published_settings_that_were_used_are_reproduced(book):
     table = report.collect(book)
     assert (
-        said(table, "drop rate, FA") == ["drop rate, FA: published 0.30, used 0.30, reproduced"] * 2
+        said(table, "drop rate, FA") == ["drop rate, FA: published 0.300, used 0.300, reproduced"] * 2
     )
     assert set(table[table["kind"] == "setting"]["verdict"]) == {"reproduced"}
     assert set(table[table["kind"] == "size"]["verdict"]) == {"reproduced"}
@@ -100,13 +100,13 @@ def test_published_settings_that_were_used_are_reproduced(book):
     ("one", "two", "group", "line"),
     [
         ({"drop": DROP | {"fa": 0.5}}, {}, "stage1, settings",
-         "drop rate, FA: published 0.30, used 0.50, not reproduced"),
+         "drop rate, FA: published 0.300, used 0.500, not reproduced"),
         ({}, {"drop": DROP | {"fa": 0.5}}, "stage2, settings",
-         "drop rate, FA: published 0.30, used 0.50, not reproduced"),
+         "drop rate, FA: published 0.300, used 0.500, not reproduced"),
         ({}, {"drop": DROP | {"t1": 0.0}}, "stage2, settings",
-         "drop rate, T1: published 0.10, used 0, not reproduced"),
+         "drop rate, T1: published 0.100, used 0, not reproduced"),
         ({}, {"drop": DROP | {"clinical": 0.3}}, "stage2, settings",
-         "drop rate, clinical: published 0.05, used 0.30, not reproduced"),
+         "drop rate, clinical: published 0.050, used 0.300, not reproduced"),
         ({"epochs": 3}, {}, "stage1, settings", "epochs: published 30, used 3, not reproduced"),
         ({}, {"epochs": 3}, "stage2, settings", "epochs: published 30, used 3, not reproduced"),
         ({}, {"lr_heads": 1e-5}, "stage2, settings",

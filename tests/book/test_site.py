@@ -222,25 +222,9 @@ def test_pages_name_files_and_commands_that_exist():
 # --- launch links -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("remote", "expected"),
-    [
-        ("https://github.com/someone/memoir-book.git", "someone/memoir-book"),
-        ("git@github.com:someone/memoir.book", "someone/memoir.book"),
-        ("https://example.org/someone/memoir-book.git", None),
-        ("/srv/git/memoir", None),
-        ("", None),
-    ],
-)
-def test_the_address_is_read_from_a_github_remote_only(monkeypatch, remote, expected):
-    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    monkeypatch.delenv("GITHUB_REF_NAME", raising=False)
-    monkeypatch.setattr(extension, "_git", lambda *a: remote if a[0] == "remote" else "main")
-    found = extension.find_repository()
-    assert (found[0] if found else None) == expected
-
-
 def test_actions_say_the_address(monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert extension.find_repository() is None
     monkeypatch.setenv("GITHUB_REPOSITORY", "someone/book")
     monkeypatch.setenv("GITHUB_REF_NAME", "main")
     link = extension.launch_link("04_stage1_contrastive", extension.find_repository())
