@@ -6,8 +6,6 @@ embedding width 512.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import resnet18
@@ -20,26 +18,18 @@ HEADS = {"dx3": 3, "dx2": 2, "sex": 2, "age": 1, "cdrsb": 1}
 DROP = {"t1": 0.10, "fa": 0.30, "clinical": 0.05}  # published masking probabilities
 
 
-class NoModalityError(ValueError):
-    """A subject has none of the three modalities, so there is nothing to embed."""
-
-
-class FullPrecision(nn.Module):
-    """Run a part of the network in fp32 on the CPU, whatever the autocast around it.
+class FullPrecision(nn.Sequential):
+    """Layers that run in fp32 on the CPU, whatever the autocast around them.
 
     With torch 2.13, bf16 gives wrong weight gradients in the last residual stage on the CPU
     (norms of 1e35, then NaN) while forward pass and loss look right.
     """
 
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return self.part(x)
+            return super().forward(x)
         with torch.autocast("cpu", enabled=False):
-            return self.part(x.float().contiguous())
+            return super().forward(x.float().contiguous())
 
 
 class ImageEncoder(nn.Module):
@@ -54,7 +44,7 @@ class ImageEncoder(nn.Module):
         self.backbone = resnet18(
             spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False
         )
-        self.backbone.layer4 = FullPrecision(self.backbone.layer4)  # type: ignore[assignment]
+        self.backbone.layer4 = FullPrecision(*self.backbone.layer4)
         self.project = nn.Linear(512, EMBEDDING_DIM)
         self.norm = nn.LayerNorm(EMBEDDING_DIM)
 
@@ -91,16 +81,16 @@ class ClinicalEncoder(nn.Module):
 class Fusion(nn.Module):
     """A learnable query looks at the modality embeddings that are there."""
 
-    def __init__(self, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, 1, EMBEDDING_DIM) * 0.02)
         self.modality = nn.Parameter(torch.randn(1, len(MODALITIES), EMBEDDING_DIM) * 0.02)
-        self.attention = nn.MultiheadAttention(EMBEDDING_DIM, heads, batch_first=True)
+        self.attention = nn.MultiheadAttention(EMBEDDING_DIM, num_heads=8, batch_first=True)
         self.norm = nn.LayerNorm(EMBEDDING_DIM)
         self.mlp = nn.Sequential(
             nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(0.1),
             nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM),
         )
         self.out = nn.LayerNorm(EMBEDDING_DIM)
@@ -109,7 +99,7 @@ class Fusion(nn.Module):
         # embeddings (B, 3, D), present (B, 3) bool -> z_fused (B, D), weights (B, 3)
         if not present.any(dim=1).all():
             row = int((~present.any(dim=1)).nonzero()[0, 0])
-            raise NoModalityError(f"row {row} of the batch has none of {', '.join(MODALITIES)}")
+            raise ValueError(f"row {row} of the batch has none of {', '.join(MODALITIES)}")
         # Unit vectors have entries near 1/sqrt(D): scale them to the size of a token. What is
         # absent becomes 0 before attention masks it, so that not even a NaN gets through.
         tokens = torch.where(present[:, :, None], embeddings * EMBEDDING_DIM**0.5, 0)
@@ -131,13 +121,9 @@ class Memoir(nn.Module):
         self.fusion = Fusion()
         self.heads = nn.ModuleDict()
         for name, width in HEADS.items():
-            layers = (
-                nn.Linear(EMBEDDING_DIM, 256),
-                nn.GELU(),
-                nn.Dropout(0.2),
-                nn.Linear(256, width),
+            self.heads[name] = nn.Sequential(
+                nn.Linear(EMBEDDING_DIM, 256), nn.GELU(), nn.Dropout(0.2), nn.Linear(256, width)
             )
-            self.heads[name] = nn.Sequential(*layers)
 
     def arrange(self) -> Memoir:
         """Lay weights out for the device: channels last, which most 3D convolutions prefer.
@@ -145,10 +131,9 @@ class Memoir(nn.Module):
         On the CPU the last residual stage, 2 or 3 voxels wide, keeps the plain layout.
         """
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        if next(self.parameters()).device.type == "cpu":
-            for encoder in (self.t1, self.fa):
-                layer4: Any = encoder.backbone.layer4
-                layer4.to(memory_format=torch.contiguous_format)
+        for part in self.modules():
+            if isinstance(part, FullPrecision) and self.fusion.query.device.type == "cpu":
+                part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
@@ -171,18 +156,12 @@ class Memoir(nn.Module):
         if name == "clinical":
             return self.clinical(batch["scores"][rows], batch["known"][rows], batch["apoe"][rows])
         encoder = self.t1 if name == "t1" else self.fa
-        volumes = batch[name][rows].to(memory_format=torch.channels_last_3d)
-        if len(rows) > 1 or not self.training:
-            return encoder(volumes)
         # One volume has no batch statistics worth the name: use the running ones.
-        encoder.eval()
-        try:
-            return encoder(volumes)
-        finally:
-            encoder.train()
+        encoder.train(self.training and len(rows) > 1)
+        return encoder(batch[name][rows].to(memory_format=torch.channels_last_3d))
 
     def forward(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> dict[str, Tensor]:
-        """Encode, mask, fuse, predict. Raises NoModalityError for a row without any modality.
+        """Encode, mask, fuse, predict. ValueError for a row without any modality.
 
         batch : as for `encode`.
         keep : (B, 3) bool, what the masking gate lets through; None lets everything.
@@ -198,10 +177,10 @@ class Memoir(nn.Module):
     def fuse(self, embeddings: Tensor, present: Tensor) -> dict[str, Tensor]:
         """Fuse ready embeddings (B, 3, D) and predict; see `forward`."""
         z_fused, attention = self.fusion(embeddings, present)
-        out = {"embeddings": embeddings, "present": present}
-        out |= {"z_fused": z_fused, "attention": attention}
         heads = {name: head(z_fused) for name, head in self.heads.items()}
-        return out | {k: v[:, 0] if HEADS[k] == 1 else v for k, v in heads.items()}
+        out = {k: v[:, 0] if HEADS[k] == 1 else v for k, v in heads.items()}
+        inputs = {"embeddings": embeddings, "present": present}
+        return {**inputs, "z_fused": z_fused, "attention": attention, **out}
 
 
 def masking_gate(
@@ -209,11 +188,9 @@ def masking_gate(
 ) -> Tensor:
     """Decide at random which modalities a training step sees.
 
-    Each modality is dropped with its published probability. Where that would leave a
-    subject with nothing, one of its modalities, drawn at random, is kept.
-
-    present (B, 3) bool, generator on the CPU, drop: probability per modality, by default the
-    published ones. Returns keep (B, 3) bool, of `present`, with at least one True per row.
+    Each one is dropped with its probability in `drop`. Where that would leave a subject with
+    nothing, one of its modalities, drawn at random, is kept. present (B, 3) bool, generator on
+    the CPU -> keep (B, 3) bool, of `present`, with at least one True per row.
     """
     there = present.cpu()
     n, width = there.shape

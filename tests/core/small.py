@@ -46,8 +46,6 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Module()
-        self.backbone.layer4 = nn.Identity()  # `Memoir.arrange` looks for it
         self.project = nn.Linear(int(np.prod(SHAPE)), model.EMBEDDING_DIM)
 
     def forward(self, volume):

@@ -9,7 +9,6 @@ from memoir_core.model import (
     DROP,
     HEADS,
     Memoir,
-    NoModalityError,
     count_parameters,
     masking_gate,
 )
@@ -78,7 +77,7 @@ def test_even_nan_in_an_absent_modality_has_no_influence(model):
 
 
 def test_nothing_present_is_an_error(model):
-    with pytest.raises(NoModalityError, match="row 1"):
+    with pytest.raises(ValueError, match="row 1"):
         model(batch([[True, True, True], [False, False, False]]))
 
 
