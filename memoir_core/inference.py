@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from .config import DX, MODALITIES, SUBSETS
 from .data import MemoirDataset, Scaler
 from .files import MissingArtefactError, atomic_path, read_json
-from .model import Memoir
+from .model import HEADS, Memoir
 
 
 @torch.no_grad()
@@ -27,16 +27,15 @@ def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Te
     model.eval()
     embeddings, present = [], []
     for batch in DataLoader(data, batch_size):
-        batch = {name: value.to(device) for name, value in batch.items()}
-        embeddings.append(model.encode(batch).float().cpu())
-        present.append(batch["present"].cpu())
+        moved = {name: value.to(device) for name, value in batch.items()}
+        embeddings.append(model.encode(moved).float().cpu())
+        present.append(batch["present"])
     return torch.cat(embeddings), torch.cat(present)
 
 
 def restrict(present: Tensor, subset: Sequence[str]) -> Tensor:
     """Mask all modalities but `subset`: (n, 3) bool -> (n, 3) bool; ValueError for other names."""
-    unknown = [name for name in subset if name not in MODALITIES]
-    if unknown or not subset:
+    if not subset or not set(subset) <= set(MODALITIES):
         raise ValueError(f"subset={tuple(subset)!r}: choose one or more of {', '.join(MODALITIES)}")
     return present & torch.tensor([name in subset for name in MODALITIES])
 
@@ -47,8 +46,7 @@ def fuse(
 ) -> dict[str, Tensor]:
     """Fuse ready embeddings (n, 3, 512) from a subset of modalities.
 
-    Returns z_fused (n, 512), attention (n, 3) and the heads' outputs, see `Memoir.forward`;
-    NaN for rows that have nothing of the subset.
+    Returns z_fused (n, 512), attention (n, 3) and a tensor per head; NaN for rows without any.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -56,10 +54,9 @@ def fuse(
     some = present.any(dim=1)
     out = model.fuse(embeddings[some].to(device), present[some].to(device))
     full = {}
-    for name, value in out.items():
-        if name not in ("embeddings", "present"):
-            full[name] = torch.full((len(present), *value.shape[1:]), float("nan"))
-            full[name][some] = value.float().cpu()
+    for name in ("z_fused", "attention", *HEADS):
+        full[name] = torch.full((len(present), *out[name].shape[1:]), float("nan"))
+        full[name][some] = out[name].float().cpu()
     return full
 
 
@@ -71,10 +68,7 @@ def predict(
     scaler: Scaler,
     subset: Sequence[str] = MODALITIES,
 ) -> pd.DataFrame:
-    """Predict all five tasks from ready embeddings.
-
-    embeddings, present : (n, 3, 512) and (n, 3), from `encode`.
-    subjects : the n rows of the cohort that they belong to, in the same order.
+    """Predict all five tasks from `encode`'s embeddings of n subjects, in the same order.
 
     Returns a row per subject: truth (case, DX, PTGENDER, AGE, CDRSB) and prediction (p_CN, p_MCI,
     p_Dementia, p2_Dementia, p_Male, AGE_pred in years, CDRSB_pred in points). Subjects
@@ -96,10 +90,8 @@ def predict_subsets(
     model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler
 ) -> dict[str, pd.DataFrame]:
     """Predict from each of the seven subsets: 't1+fa+clinical' -> table of `predict`."""
-    return {
-        "+".join(subset): predict(model, embeddings, present, subjects, scaler, subset)
-        for subset in SUBSETS
-    }
+    given = model, embeddings, present, subjects, scaler
+    return {"+".join(subset): predict(*given, subset) for subset in SUBSETS}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -116,9 +108,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise several kinds
-        raise ValueError(
-            f"{path} is damaged or of another model ({error}); delete it and train again"
-        ) from error
+        what = f"{path} is damaged or of another model ({error}); delete it and train again"
+        raise ValueError(what) from error
 
 
 def load_trained(folder: Path, which: str = "best", device: str = "cpu") -> tuple[Memoir, Scaler]:

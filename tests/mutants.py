@@ -176,7 +176,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("full[name][some] = ", "full[name][: int(some.sum())] = "),
         ("    model.eval()\n    embeddings, present", "    embeddings, present"),
         ('which: str = "best"', 'which: str = "last"'),
-        ("scaler, subset)\n        for", "scaler)\n        for"),
+        ("predict(*given, subset)", "predict(*given)"),
     ],
     "metrics": [
         ('ends["DX"] == "Dementia", np', 'ends["DX"] == "CN", np'),
