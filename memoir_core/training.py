@@ -38,10 +38,6 @@ WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the
 CODE = "config volumes data model losses precision inference metrics training"  # decide the result
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to change."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """All that a training is told. The loop knows nothing else, so this is its identity."""
@@ -69,9 +65,8 @@ class Settings:
             f"hide: scores among {', '.join(SCORES)}": set(self.hide) <= set(SCORES),
             f"seed: from 0 to {2**32 - 1}": 0 <= self.seed < 2**32,
         }
-        for rule, kept in rules.items():
-            if not kept:
-                raise ValueError(f"{rule}; this training was told {asdict(self)}")
+        if broken := [rule for rule, kept in rules.items() if not kept]:
+            raise ValueError(f"{broken[0]}; this training was told {asdict(self)}")
 
 
 def train_stage1(
@@ -88,24 +83,16 @@ def train_stage1(
 ) -> pd.DataFrame:
     """Contrastive pre-training of the three encoders; the test part is not touched.
 
+    cohort, volumes : from `load_cohort` and `load_volumes`, in the same order.
+    drop : how often the masking gate hides each modality, see `masking_gate`.
+
     Writes model.safetensors, history.csv and settings.json into `folder`. With equal settings,
     subjects, volumes and code, a finished training is returned at once and an interrupted one
     goes on after its last whole epoch; any other begins anew, in an emptied folder.
 
-    Parameters
-    ----------
-    cohort, volumes : from `load_cohort` and `load_volumes`, in the same order.
-    drop : how often the masking gate hides each modality, see `masking_gate`.
-
-    Returns
-    -------
-    history : one row per epoch: train and validation loss, the scale 1/temperature, and how
-        often a T1 finds its subject's clinical embedding among the validation subjects.
-
-    Raises
-    ------
-    ValueError, TrainingError
-        A setting is out of range; the loss is no number; the GPU's memory does not suffice.
+    Returns a row per epoch: train and validation loss, the scale 1/temperature, and how often a
+    T1 finds its subject's clinical embedding. ValueError: a setting is out of range.
+    RuntimeError: the loss is no number, or the GPU's memory does not suffice.
     """
     how = Settings(1, epochs, lr, lr, batch_size, drop, (), seed, device)
     return _train(how, cohort, volumes, Path(folder))
@@ -128,18 +115,12 @@ def train_stage2(
 ) -> pd.DataFrame:
     """Multi-task fine-tuning of everything, the encoders with a learning rate of their own.
 
-    Writes best.safetensors (best composite on the validation part), last.safetensors,
-    scaler.json, history.csv and settings.json. Otherwise as `train_stage1`.
-
-    Parameters
-    ----------
     start : stage 1's model.safetensors; None starts from random weights, for comparison.
     hide : scores that the clinical branch must not see.
 
-    Returns
-    -------
-    history : one row per epoch: train loss, validation metrics of each head ('dx3_auc', ...)
-        and the composite that chooses the best epoch.
+    Writes best.safetensors (best composite on the validation part), last.safetensors,
+    scaler.json, history.csv and settings.json. Returns a row per epoch: train loss, validation
+    metrics of each head ('dx3_auc', ...) and the composite. Otherwise as `train_stage1`.
     """
     rest = batch_size, drop, tuple(hide), seed, device, str(start or "random")
     how = Settings(2, epochs, lr_backbone, lr_heads, *rest)
@@ -150,7 +131,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     """Train one stage: the loop that both share."""
     used = cohort.loc[cohort["split"] != "test", list(RECORD)].reset_index(drop=True)
     code = files.code_digest(*(sys.modules[f"{__package__}.{name}"] for name in CODE.split()))
-    identity = asdict(how) | {"subjects": files.digest(used), "code": code}
+    identity = {**asdict(how), "subjects": files.digest(used), "code": code}
     identity["volumes"] = volumes.digest
     if how.start != "random":
         identity["start"] = files.checksum(Path(how.start))
@@ -160,7 +141,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
         if (folder / files.SETTINGS).exists() and files.is_finished(folder, identity):
             print(f"{folder.name}: already trained with these settings")
             return pd.read_csv(folder / "history.csv", float_precision="round_trip")
-        state = files.newest_state(folder, identity)
+        state = files.newest_state(folder, identity) or {"history": []}
 
     # Subjects, network, loss
     scaler = Scaler.fit(cohort)
@@ -195,18 +176,16 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     order, noise = torch.Generator(), torch.Generator()
     loader = DataLoader(train, size, shuffle=True, drop_last=True, generator=order)
     if not len(loader):
-        raise TrainingError(f"{len(train)} train subjects do not fill a batch of {size}")
+        raise RuntimeError(f"{len(train)} train subjects do not fill a batch of {size}")
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = len(loader) * how.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    history: list[dict] = []
-    if state:
-        history = state["history"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    history: list[dict] = state.pop("history")
+    for name, kept in state.items():  # nothing, unless a training was interrupted
+        parts[name].load_state_dict(kept)
 
     for epoch in range(len(history) + 1, how.epochs + 1):
         started, title = time.time(), f"{folder.name} epoch {epoch}/{how.epochs}"
@@ -227,13 +206,12 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
                 optimizer.zero_grad()
                 accelerator.backward(loss)
             except torch.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"the GPU ran out of memory in {title}: lower batch_size (now "
-                    f"{how.batch_size}; try {max(2, how.batch_size // 2)}) or use device='cpu'"
-                ) from error
+                sizes = f"now {how.batch_size}; try {max(2, how.batch_size // 2)}"
+                mend = f"lower batch_size ({sizes}) or use device='cpu'"
+                raise RuntimeError(f"the GPU ran out of memory in {title}: {mend}") from error
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise TrainingError(f"the loss is {losses[-1]} in {title}: lower the learning rate")
+                raise RuntimeError(f"the loss is {losses[-1]} in {title}: lower the learning rate")
             accelerator.clip_grad_norm_([*encoders, *rest], CLIP_NORM)
             optimizer.step()
             schedule.step()
@@ -263,8 +241,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
 
 def _seeds(how: Settings, epoch: int) -> list[int]:
     """Three seeds of an epoch (0: the first weights), so that a repeated epoch draws the same."""
-    mixed = np.random.SeedSequence((how.seed, how.stage, epoch)).generate_state(3)
-    return [int(seed) for seed in mixed]
+    return np.random.SeedSequence((how.seed, how.stage, epoch)).generate_state(3).tolist()
 
 
 def _rate(step: int, steps: int) -> float:
@@ -287,6 +264,6 @@ def _validate(
     with torch.no_grad():
         loss = float(criterion(z.to(scale.device), present.to(scale.device)))
     both = present[:, 0] & present[:, 2]
-    recalls = recall_at(z[both, 0], z[both, 2], (1, 5))
     row = {"val_loss": loss, "scale": float(scale.exp().clamp(max=100))}
+    recalls = recall_at(z[both, 0], z[both, 2], (1, 5))
     return row | {f"val_{name}": value for name, value in recalls.items()}

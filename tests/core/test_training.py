@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(subjects, tmp_path, mon
         training, "multitask_loss", lambda out, batch: {"total": out["age"].sum() * torch.nan}
     )
     monkeypatch.setattr(training, "choose_precision", lambda *a: "no")
-    with pytest.raises(training.TrainingError, match=r"nan .*lower the learning rate"):
+    with pytest.raises(RuntimeError, match=r"nan .*lower the learning rate"):
         train(2, subjects, tmp_path / "x")
     assert not list((tmp_path / "x").glob("*.safetensors"))
 
@@ -265,12 +265,12 @@ def test_a_full_gpu_says_which_batch_size_to_try(subjects, tmp_path, monkeypatch
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(training, "augment", full)
-    with pytest.raises(training.TrainingError, match=r"batch_size \(now 6; try 3\)"):
+    with pytest.raises(RuntimeError, match=r"batch_size \(now 6; try 3\)"):
         train(1, subjects, tmp_path / "x")
 
 
 def test_too_few_subjects_are_named(subjects, tmp_path):
-    with pytest.raises(training.TrainingError, match="do not fill a batch of 64"):
+    with pytest.raises(RuntimeError, match="do not fill a batch of 64"):
         train(1, subjects, tmp_path / "x", batch_size=64)
 
 
