@@ -172,9 +172,9 @@ def converted(folder, old=False):
 
 
 def download(folder, old=False):
-    from synthetic_adni import write
+    from synthetic_adni import render, write
 
-    write._render = lambda jobs, device: np.full((len(jobs), 2, 2, 2), 0.5)
+    render.render_t1 = render.render_fa = lambda rows, _: np.full((len(rows), 2, 2, 2), 0.5)
     target = folder / "synthetic"
     write.ensure_download(target, 5 if old else 4, 0.5, workers=1, device="cuda")
 

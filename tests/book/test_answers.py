@@ -82,7 +82,7 @@ def test_other_identity_is_answered_anew(
         adapter = tmp_path / "adapter"
         adapter.mkdir()
     else:
-        backbone = replace(backbone, **{change: {"quantisation": "nf4", "chat": True}[change]})
+        backbone = backbone._replace(**{change: {"quantisation": "nf4", "chat": True}[change]})
     loads = []
 
     def load(path, device, **options):
@@ -103,7 +103,7 @@ def test_the_quantisation_chooses_how_to_load(
     for name in ("load", "load_4bit"):
         monkeypatch.setattr(llm, name, pytest.fail)
     monkeypatch.setattr(llm, called, lambda *_, **__: loaded)
-    answers.answer_plan(plan[:1], tmp_path, replace(model[0], quantisation=quantisation), model[1])
+    answers.answer_plan(plan[:1], tmp_path, model[0]._replace(quantisation=quantisation), model[1])
 
 
 def test_a_killed_model_leaves_nothing_that_is_read(model, plan, tmp_path, monkeypatch):

@@ -87,9 +87,8 @@ def said(table, figure, group=None):
 
 def test_published_settings_that_were_used_are_reproduced(book):
     table = report.collect(book)
-    assert (
-        said(table, "drop rate, FA") == ["drop rate, FA: published 0.300, used 0.300, reproduced"] * 2
-    )
+    line = "drop rate, FA: published 0.300, used 0.300, reproduced"
+    assert said(table, "drop rate, FA") == [line] * 2
     assert set(table[table["kind"] == "setting"]["verdict"]) == {"reproduced"}
     assert set(table[table["kind"] == "size"]["verdict"]) == {"reproduced"}
     assert set(table[table["value"].isna()]["kind"]) == {"language model"}, "every path leads on"

@@ -186,8 +186,8 @@ def test_seeds_are_averaged_with_an_interval_over_runs(runs, capsys):
     half = 4.302652729911275 * 0.1 / np.sqrt(3)  # Student's t with two degrees of freedom
     row = next(x for x in (folder / "table.md").read_text().splitlines() if DX3 in x)
     cells = [cell.strip() for cell in row.split("|")[2:4]]
-    assert cells[0] == f"0.6 ({0.6 - half:.3g} to {0.6 + half:.3g}), 3 seeds"
-    assert cells[1] == "0.4 (0.3 to 0.5)"  # a single run: its own interval
+    assert cells[0] == f"0.600 ({0.6 - half:.3f} to {0.6 + half:.3f}), 3 seeds"
+    assert cells[1] == "0.400 (0.300 to 0.500)"  # a single run: its own interval
     table = pd.read_csv(folder / "figures.csv")
     assert table["group"].tolist() == ["base"] * 3 + ["other"] and len(table) == 4
     assert "synthetic cohort" in capsys.readouterr().out
