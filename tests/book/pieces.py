@@ -133,11 +133,11 @@ def stage2(folder, old=False):
 
 
 def lora(folder, old=False):
-    from memoir_book import lora
+    from memoir_book import standins
 
     base = folder.parent / "tiny"
     row = {"prompt": "Case 1: MMSE 20\nAnswer:", "reference": "MCI"}
-    lora.train_lora(base, "sum", [[row, row]], folder / "adapter", seed=int(old))
+    standins.train_lora(base, "sum", [[row, row]], folder / "adapter", seed=int(old))
 
 
 def answers(folder, old=False):

@@ -7,7 +7,7 @@ import torch
 from damage import flip
 from safetensors.torch import load_file
 
-from memoir_book import lora
+from memoir_book import standins
 from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
 
@@ -21,7 +21,7 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def steps(cohort):
-    return lora.train_questions(cohort, caption_rows(cohort), 96, 8, seed=0)
+    return standins.train_questions(cohort, caption_rows(cohort), 96, 8, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,15 @@ def test_the_loss_is_that_of_the_answers_tokens(base, steps):
         total -= float(logp[places, extra].sum())
         count += len(extra)
     with torch.inference_mode():
-        assert float(lora.answer_loss(model, loaded, rows)) == pytest.approx(
+        assert float(standins.answer_loss(model, loaded, rows)) == pytest.approx(
             total / count, abs=1e-3
         )
 
 
 def test_lora_learns_and_is_used_again(base, steps, tmp_path):
-    losses = lora.train_lora(base, "w", steps, tmp_path / "lora", lr=0.02)
+    losses = standins.train_lora(base, "w", steps, tmp_path / "lora", lr=0.02)
     assert len(losses) == len(steps) and np.mean(losses[-4:]) < np.mean(losses[:4])
-    assert lora.train_lora(base, "w", steps, tmp_path / "lora", lr=0.02) == []
+    assert standins.train_lora(base, "w", steps, tmp_path / "lora", lr=0.02) == []
     before, after = (
         llm.answer_batch(llm.load(base, adapter=folder), [PROMPT], ("CN",))[0]["log_likelihood"]
         for folder in ("", tmp_path / "lora")
@@ -98,12 +98,12 @@ def adapter(tmp_path):
 def test_an_adapter_serves_only_what_made_it(base, steps, tmp_path, capsys, change, says):
     few = steps[:2]
     folder = tmp_path / "lora"
-    lora.train_lora(base, "w", few, folder, lr=0.02)
+    standins.train_lora(base, "w", few, folder, lr=0.02)
     old = adapter(tmp_path).read_bytes()
     if not change:
         flip(adapter(tmp_path))
     given = {"weights": "w", "lr": 0.02, "seed": 0} | change
     few = steps[2:4] if given.pop("steps", 0) else few
-    assert len(lora.train_lora(base, given.pop("weights"), few, folder, **given)) == 2
+    assert len(standins.train_lora(base, given.pop("weights"), few, folder, **given)) == 2
     assert says in capsys.readouterr().out
     assert (adapter(tmp_path).read_bytes() == old) is (not change or "weights" in change)
