@@ -7,7 +7,6 @@ reranked to 5. Only captions of train cases leave this module, never an image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -15,17 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers import CrossEncoder
-from sklearn.impute import SimpleImputer
 from sklearn.metrics import ndcg_score
-from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from .captions import BLIND, FIELDS_OF, PROTOCOLS, caption
 from .cohort import check_training_cases
-from .config import EMBEDDING_DIM, MODALITIES, SCORES, SUBSETS
-from .files import atomic_path
+from .config import EMBEDDING_DIM, MODALITIES, SUBSETS
 from .inference import fuse
 from .metrics import majority
 from .model import Memoir
@@ -64,12 +58,6 @@ def search(index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     """Find the k nearest train cases of unit vectors (n, 512): cases and cosines, (n, k) each."""
     scores, cases = index.search(_check_vectors(queries, "a query"), min(k, index.ntotal))
     return cases, scores
-
-
-def save_index(index: Any, path: Path) -> None:
-    """Write an index, with its case numbers, for `faiss.read_index`."""
-    with atomic_path(path) as temporary:
-        faiss.write_index(index, str(temporary))
 
 
 def relevance(cohort: pd.DataFrame, queries: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -181,24 +169,6 @@ def retrieve_subsets(
     return made
 
 
-def clinical_neighbours(cohort: pd.DataFrame, k: int) -> dict[int, list[int]]:
-    """Baseline: nearest train cases by the five standardised scores alone."""
-    train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
-    scale = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    features = list(SCORES)
-    nearest = NearestNeighbors(n_neighbors=k).fit(scale.fit_transform(train[features]))
-    rows = nearest.kneighbors(scale.transform(test[features]), return_distance=False)
-    return dict(zip(test["case"].tolist(), train["case"].to_numpy()[rows].tolist(), strict=True))
-
-
-def random_neighbours(cohort: pd.DataFrame, k: int, seed: int) -> dict[int, list[int]]:
-    """Baseline: train cases drawn at random."""
-    rng = np.random.default_rng([seed, 0xAB])
-    train = cohort.loc[cohort["split"] != "test", "case"].to_numpy()
-    test = cohort.loc[cohort["split"] == "test", "case"]
-    return {int(case): rng.choice(train, k, replace=False).tolist() for case in test}
-
-
 def ranking_metrics(lists: dict[int, list[int]], cohort: pd.DataFrame) -> dict[str, float]:
     """Score ranked lists {query case: cases, best first}, for k of 1 and 5.
 
@@ -219,20 +189,3 @@ def ranking_metrics(lists: dict[int, list[int]], cohort: pd.DataFrame) -> dict[s
             row[f"ndcg@{k}"] = ndcg_score(grades[None], place[None], k=k, ignore_ties=True)
         found.append(row)
     return {str(name): value for name, value in pd.DataFrame(found).astype(float).mean().items()}
-
-
-def ranked_lists(rows: list[dict]) -> dict[str, dict[int, list[int]]]:
-    """Give the lists of `retrieve` by method: 'z_fused', 'reranked, blind' and so on."""
-    lists: dict[str, dict[int, list[int]]] = {"z_fused": {}}
-    for row in rows:
-        lists["z_fused"][row["case"]] = row["retrieved"][: len(row["reranked"])]
-        lists.setdefault(f"reranked, {row['protocol']}", {})[row["case"]] = row["reranked"]
-    return lists
-
-
-def ranking_table(methods: dict[str, dict[int, list[int]]], cohort: pd.DataFrame) -> pd.DataFrame:
-    """Compare methods by their ranked lists: `ranking_metrics` and n, one row per method."""
-    return pd.DataFrame(
-        {"method": name, **ranking_metrics(lists, cohort), "n": len(lists)}
-        for name, lists in methods.items()
-    )

@@ -281,10 +281,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("np.arange(len(others[:k]), 0, -1)", "np.arange(1, len(others[:k]) + 1)"),
         ("others[:5]", "others[:1]"),
         ("z[asked]), torch", "z[: len(asked)]), torch"),
-        (
-            'train = cohort.loc[cohort["split"] != "test", "case"].to_numpy()',
-            'train = cohort["case"].to_numpy()',
-        ),
         ("min(k, index.ntotal)", "k"),
     ],
     "llm": [

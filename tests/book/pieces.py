@@ -79,14 +79,17 @@ class Encoder:
 
 
 def index(folder, old=False):
+    import faiss
+
     from memoir_core import files, retrieval, text
 
     rows = text.unit_rows(np.random.default_rng(int(old)).normal(size=(30, 512)))
     table = pd.DataFrame({"case": np.arange(30), "split": ["train"] * 24 + ["test"] * 6})
     with files.atomic_path(folder / "text_embeddings.npz") as path:
         np.savez(path, case=table["case"], z_text=rows)
-    retrieval.save_index(retrieval.build_index(rows[:24], np.arange(24), table),
-                         folder / "index.faiss")  # fmt: skip
+    made = retrieval.build_index(rows[:24], np.arange(24), table)
+    with files.atomic_path(folder / "index.faiss") as path:
+        faiss.write_index(made, str(path))
 
 
 def reranker(folder, old=False):

@@ -12,6 +12,7 @@ import sys
 from functools import partial
 
 import crash
+import faiss
 import pandas as pd
 import pieces
 import pytest
@@ -140,8 +141,10 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     assert len(volumes.load_volumes(book.path("volumes.json"), cache).t1) == len(tiny.cohort)
     rows = text.unit_rows(torch.eye(3, 512).numpy())
     cases = pd.DataFrame({"case": range(3), "split": "train"})
-    retrieval.save_index(retrieval.build_index(rows, range(3), cases), book.path("index.faiss"))
-    assert retrieval.faiss.read_index(str(book.path("index.faiss"))).ntotal == 3
+    index = retrieval.build_index(rows, range(3), cases)
+    with files.atomic_path(book.path("index.faiss")) as path:
+        faiss.write_index(index, str(path))
+    assert faiss.read_index(str(book.path("index.faiss"))).ntotal == 3
 
 
 @fault(

@@ -5,8 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ideas import idea
 from people import people
+from sklearn.impute import SimpleImputer
 from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from memoir_core import retrieval, text
 from memoir_core.captions import BLIND, PROTOCOLS, caption, caption_rows
@@ -36,6 +41,14 @@ def train(table):
 @pytest.fixture
 def index(table, z, train):
     return retrieval.build_index(z[train], train, table)
+
+
+@pytest.fixture
+def opponents():
+    """Chapter 8's methods without a network: random_neighbours, clinical_neighbours."""
+    names = {"np": np, "SCORES": SCORES, "NearestNeighbors": NearestNeighbors}
+    names |= {"SimpleImputer": SimpleImputer, "StandardScaler": StandardScaler}
+    return idea("08", "def clinical_neighbours", make_pipeline=make_pipeline, **names)
 
 
 # --- the index --------------------------------------------------------------------------
@@ -79,7 +92,7 @@ def test_a_query_must_be_a_unit_vector(index, z):
 
 
 def test_an_index_keeps_its_cases_on_the_disk(tmp_path, index, z):
-    retrieval.save_index(index, tmp_path / "index.faiss")
+    faiss.write_index(index, str(tmp_path / "index.faiss"))  # as chapter 8 does
     again = faiss.read_index(str(tmp_path / "index.faiss"))
     assert [p.name for p in tmp_path.iterdir()] == ["index.faiss"]
     for a, b in zip(retrieval.search(again, z, 9), retrieval.search(index, z, 9), strict=True):
@@ -145,23 +158,25 @@ def test_an_ideal_order_has_ndcg_1(table, train):
     assert retrieval.ranking_metrics({0: best[::-1]}, table)["ndcg@5"] < 1
 
 
-def test_neighbours_in_the_scores(table):
+def test_neighbours_in_the_scores(table, opponents):
+    clinical_neighbours = opponents["clinical_neighbours"]
     twins = table.copy()
     twins.loc[8, list(SCORES)] = twins.loc[9, list(SCORES)].to_numpy()  # 8 is test, 9 train
     twins.loc[0, list(SCORES)] = np.nan
-    found = retrieval.clinical_neighbours(twins, 3)
+    found = clinical_neighbours(twins, 3)
     assert found[8][0] == 9 and set(found) == set(table.loc[table["split"] == "test", "case"])
     kept = set(table.loc[table["split"] != "test", "case"])
     assert all(set(others) <= kept and len(set(others)) == 3 for others in found.values())
     # In standard deviations: ADAS spans more points than CDR-SB and must not decide alone.
     wide = twins.assign(ADAS11=twins["ADAS11"] * 1000)
-    assert retrieval.clinical_neighbours(wide, 3) == found
+    assert clinical_neighbours(wide, 3) == found
 
 
-def test_random_neighbours(table):
-    found = retrieval.random_neighbours(table, 5, seed=0)
-    assert found == retrieval.random_neighbours(table, 5, seed=0)
-    assert found != retrieval.random_neighbours(table, 5, seed=1)
+def test_random_neighbours(table, opponents):
+    random_neighbours = opponents["random_neighbours"]
+    found = random_neighbours(table, 5, seed=0)
+    assert found == random_neighbours(table, 5, seed=0)
+    assert found != random_neighbours(table, 5, seed=1)
     kept = set(table.loc[table["split"] != "test", "case"])
     assert all(set(others) <= kept and len(set(others)) == 5 for others in found.values())
 
@@ -250,13 +265,14 @@ def test_subset_queries_are_fused_from_the_frozen_embeddings(table, z, index):
 
 
 def test_lists_and_table_by_method(table):
+    chapter = idea("08", "def ranked_lists", pd=pd, retrieval=retrieval)
     row = {"case": 0, "retrieved": [1, 2, 3], "reranked": [3, 1]}
     rows = [row | {"protocol": "blind"}, row | {"protocol": "own_caption", "reranked": [2, 3]}]
-    lists = retrieval.ranked_lists(rows)
+    lists = chapter["ranked_lists"](rows)
     assert lists == {
         **{"z_fused": {0: [1, 2]}, "reranked, blind": {0: [3, 1]}},
         "reranked, own_caption": {0: [2, 3]},
     }
-    made = retrieval.ranking_table(lists, table).set_index("method")
+    made = chapter["ranking_table"](lists, table).set_index("method")
     assert made["precision@1"].to_dict() == dict(zip(lists, (0, 1, 0), strict=True))
     assert (made["n"] == 1).all()
