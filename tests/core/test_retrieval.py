@@ -17,6 +17,7 @@ from memoir_core import retrieval, text
 from memoir_core.captions import BLIND, PROTOCOLS, caption, caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.config import SCORES
+from memoir_core.model import HEADS
 
 N = 40
 
@@ -237,7 +238,8 @@ class Sum(torch.nn.Module):
         self.one = torch.nn.Parameter(torch.ones(1))
 
     def fuse(self, embeddings, present):
-        return {"z_fused": (embeddings * present[:, :, None]).sum(dim=1)}
+        fused = (embeddings * present[:, :, None]).sum(dim=1)
+        return dict.fromkeys(("z_fused", "attention", *HEADS), fused)
 
 
 def test_subset_queries_are_fused_from_the_frozen_embeddings(table, z, index):
