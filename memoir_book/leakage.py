@@ -10,21 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
-from sklearn.decomposition import PCA
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from transformers import DataCollatorForLanguageModeling
 
-from memoir_core import text
 from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import predict
 from memoir_core.losses import multitask_loss
-from memoir_core.metrics import bootstrap, composite, hits, majority, sex_hits, task_metrics
+from memoir_core.metrics import bootstrap, composite, hits, sex_hits, task_metrics
 from memoir_core.model import DROP, Memoir, masking_gate
 
 RECORD = [*SCORES, "APOE4"]
@@ -91,46 +83,6 @@ def shown(rows: Sequence[dict], label: str) -> pd.DataFrame:
     """Rows of leakage.csv as a table for the page, with `label` as the name of its columns."""
     columns = ["metric", "honest", "leaky", "gain", "gain_low", "gain_high", "n"]
     return pd.DataFrame(rows).set_index("experiment")[columns].round(3).rename_axis(columns=label)
-
-
-def regression_hits(
-    inputs: pd.DataFrame, truth: pd.Series, test: np.ndarray, strength: float = 1.0
-) -> np.ndarray:
-    """Which test rows a logistic regression, fitted on the others, gets right: (n_test,) bool.
-
-    Gaps are filled with medians; more than 20 inputs become 20 principal components.
-    """
-    steps = [SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()]
-    if inputs.shape[1] > 20:
-        steps.append(PCA(min(20, int((~test).sum()) - 1), random_state=0))
-    model = make_pipeline(*steps, LogisticRegression(C=strength, max_iter=2000))
-    model.fit(inputs[~test].to_numpy(float), truth[~test])
-    return model.predict(inputs[test].to_numpy(float)) == truth[test].to_numpy()
-
-
-def at_visit(cohort: pd.DataFrame, visits: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Subjects with scores at the visit before (-1) or after (1) the scan's, in place of its."""
-    scores, visit = list(SCORES), ["PTID", "VISCODE"]
-    ordered = visits.sort_values(["PTID", "EXAMDATE"])
-    other = ordered[visit].join(ordered.groupby("PTID")[scores].shift(-step))
-    kept = cohort.drop(columns=scores).merge(other.dropna(subset=scores, how="all"), on=visit)
-    return kept.sort_values("case", ignore_index=True)
-
-
-@torch.no_grad()
-def predict_hidden(
-    model: Memoir, data: MemoirDataset, scaler: Scaler, z: Tensor, present: Tensor
-) -> pd.DataFrame:
-    """Predict the test part with the trained network from what `data` (with `hide`) shows of it.
-
-    z, present : (n, 3, 512) and (n, 3), stage2/embeddings.npz; only the clinical column is new.
-    """
-    device, z, present = next(model.parameters()).device, z.clone(), present.clone()
-    inputs = (torch.from_numpy(a).to(device) for a in (data.scores, data.known, data.apoe))
-    z[:, 2] = model.clinical(*inputs).cpu()
-    present[:, 2] = torch.from_numpy(data.present[:, 2])
-    test = np.flatnonzero(data.subjects["split"] == "test")
-    return predict(model, z[test], present[test], data.subjects.iloc[test], scaler)
 
 
 @dataclass(frozen=True)
@@ -202,86 +154,3 @@ def retrain_clinical(
         row = {"epoch": epoch, "train_loss": np.mean(losses), "composite": composite(found, scaler)}
         history.append(row | {"dx3_balanced_accuracy": found["dx3"]["balanced_accuracy"]})
     return Retrained(pd.DataFrame(history), tests)
-
-
-def caption_experiments(
-    retrieved: list[dict], cohort: pd.DataFrame, scores: pd.DataFrame, samples: int, seed: int
-) -> list[dict]:
-    """What a query's own caption is worth, against the blind one.
-
-    From retrieval.jsonl (every test case under both protocols), a row for the majority of the
-    five retrieved cases; from llm_scores.csv, one for each language model.
-    """
-    dx, votes = cohort.set_index("case")["DX"], pd.DataFrame(retrieved)
-    votes["right"] = votes["reranked"].map(lambda cases: majority([dx[case] for case in cases]))
-    votes["right"] = votes["right"] == dx[votes["case"]].to_numpy()
-    right = votes.pivot_table("right", "case", "protocol", aggfunc="first").astype(bool)
-    sides = right["blind"].to_numpy(), right["own_caption"].to_numpy(), dx[right.index].to_numpy()
-    rows = [paired("own caption reranks, majority of five", *sides, samples, seed)]
-    asked = scores[scores["metric"] == "diagnosis_accuracy"]
-    for llm, part in asked[asked["llm"] != "majority of five"].groupby("llm", sort=False):
-        by = part.set_index("protocol").to_dict("index")
-        if {"blind", "own_caption"} <= by.keys():
-            pair, n = (by["blind"], by["own_caption"]), int(by["own_caption"]["n"])
-            rows.append(experiment(f"own caption reranks, {llm}", *pair, n, "accuracy"))
-    return rows
-
-
-def memorised_captions(
-    encoder: SentenceTransformer, captions: list[dict], samples: int, seed: int, count: int = 24
-) -> dict:
-    """What a model of hidden words remembers of test captions that it was trained on.
-
-    A linear head learns to name hidden words from the states of chapter 7's frozen encoder, from
-    train captions only and with half of them replaced by (at most `count`) test captions. Both
-    are asked for other words of these test captions.
-    """
-    rng = np.random.default_rng([seed, 12])
-    train = [row["caption"] for row in captions if row["split"] != "test"]
-    test = [row["caption"] for row in captions if row["split"] == "test"]
-    count = min(count, len(test), len(train) // 2)
-    test, train = ([part[i] for i in rng.permutation(len(part))] for part in (test, train))
-    texts = [*test[:count], *train[: 2 * count]]
-    bert, tokenizer = text.bert_of(encoder).eval(), encoder.tokenizer
-    hide = DataCollatorForLanguageModeling(tokenizer, mlm_probability=text.MASKED, seed=seed)
-    batch = hide(text.tokenise(tokenizer, texts * 7)).to(bert.device)  # others hidden each time
-    gaps = batch["labels"] != -100
-    with torch.no_grad():
-        states = bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-    states = states[gaps].float().cpu()  # (m, 384)
-    known, words = batch["labels"][gaps].cpu().unique(return_inverse=True)  # (m,)
-    time, owner = np.divmod(gaps.nonzero()[:, 0].cpu().numpy(), len(texts))
-    asked = (time >= 5) & (owner < count)
-
-    def losses(read: range) -> np.ndarray:  # numbers of texts -> (count,), NaN where none is asked
-        rows = (time < 5) & np.isin(owner, read)
-        torch.manual_seed(seed)
-        head = nn.Linear(states.shape[1], len(known))
-        optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=0.1)
-        for _ in range(150):
-            optimizer.zero_grad()
-            F.cross_entropy(head(states[rows]), words[rows]).backward()
-            optimizer.step()
-        with torch.no_grad():
-            each = F.cross_entropy(head(states[asked]), words[asked], reduction="none").numpy()
-        return pd.Series(each).groupby(owner[asked]).mean().reindex(range(count)).to_numpy()
-
-    both = losses(range(count, 3 * count)), losses(range(2 * count))
-    name = "test captions in the language model's text"
-    return paired(name, *both, None, samples, seed, "loss, hidden words")
-
-
-def head_size_and_shape(volumes: np.ndarray, voxel_mm: float) -> pd.DataFrame:
-    """What of a head's size and shape is left in registered T1 volumes (n, X, Y, Z): n rows.
-
-    Litres inside the brain's outline; width, length, height: SD of its voxels' positions, in mm.
-    """
-    inside = (np.argwhere(volume) * voxel_mm for volume in volumes)
-    rows = [[len(at) * voxel_mm**3 / 1e6, *at.std(axis=0)] for at in inside]
-    return pd.DataFrame(rows, columns=["litres", "width", "length", "height"])
-
-
-def coarse_voxels(volumes: np.ndarray, step: int) -> pd.DataFrame:
-    """Average blocks of step x step x step voxels: (n, X, Y, Z) -> (n rows, blocks)."""
-    tensors = (torch.tensor(volume[None], dtype=torch.float32) for volume in volumes)
-    return pd.DataFrame([F.avg_pool3d(v, step).flatten().numpy() for v in tensors])

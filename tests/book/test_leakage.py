@@ -1,15 +1,35 @@
 """The leakage experiments: each leak is found where it was put, and nowhere else."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import linear_model
+from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from memoir_book import leakage
-from memoir_core import data
-from memoir_core.config import DX
+from memoir_core import data, inference, metrics
+from memoir_core.config import DX, SCORES
+
+sys.path.append(str(Path(__file__).parents[1] / "core"))
+from ideas import idea
+
+DRAWS = {"samples": 50, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def regression_hits():
+    """The chapter's own regression."""
+    steps = (PCA, SimpleImputer, make_pipeline, StandardScaler)
+    names = {step.__name__: step for step in steps} | {"linear_model": linear_model}
+    return idea("11", "def regression_hits", **names)["regression_hits"]
 
 
 def predictions(right, truth=None):
@@ -73,23 +93,23 @@ def test_tables_of_predictions_are_compared_by_what_is_asked():
 # --- records ----------------------------------------------------------------------------
 
 
-def test_a_target_among_the_inputs_is_seen():
+def test_a_target_among_the_inputs_is_seen(regression_hits):
     rng = np.random.default_rng(0)
     dx = pd.Series(rng.choice(DX, 300))
     noise = pd.DataFrame(rng.normal(size=(300, 5))).mask(rng.random((300, 5)) < 0.1)
     test = np.arange(300) % 5 == 0
     told = noise.join(pd.get_dummies(dx))
     told.columns = told.columns.astype(str)
-    assert leakage.regression_hits(noise, dx, test).mean() < 0.5
-    assert leakage.regression_hits(told, dx, test).all()
+    assert regression_hits(noise, dx, test).mean() < 0.5
+    assert regression_hits(told, dx, test).all()
 
 
-def test_a_regression_learns_from_the_train_rows_only():
+def test_a_regression_learns_from_the_train_rows_only(regression_hits):
     x, y = np.arange(40.0), np.array(["a", "b"] * 20)
     test = np.arange(40) >= 30
     y[:30] = np.where(x[:30] < 15, "a", "b")
     y[test] = "a"  # all beyond what the train rows call b
-    hits = leakage.regression_hits(pd.DataFrame({"x": x}), pd.Series(y), test)
+    hits = regression_hits(pd.DataFrame({"x": x}), pd.Series(y), test)
     assert hits.shape == (10,) and not hits.any()
 
 
@@ -102,9 +122,10 @@ def test_scores_come_from_the_visit_before_or_after():
                 ["2001-01-01", "2000-01-01", "2000-07-01", "2000-01-01", "2000-01-01", "2000-07-01"]
             ),
         }
-    ).assign(**{name: [12.0, 0.0, 6.0, 1.0, np.nan, 5.0] for name in leakage.SCORES})
+    ).assign(**{name: [12.0, 0.0, 6.0, 1.0, np.nan, 5.0] for name in SCORES})
     cohort = visits.iloc[[5, 2, 3]].assign(case=[2, 0, 1])
-    before, after = (leakage.at_visit(cohort, visits, step) for step in (-1, 1))
+    at_visit = idea("11", "def at_visit", SCORES=SCORES)["at_visit"]
+    before, after = (at_visit(cohort, visits, step) for step in (-1, 1))
     assert before["MMSE"].tolist() == [0.0] and before["case"].tolist() == [0]
     assert after["MMSE"].tolist() == [12.0] and after["VISCODE"].tolist() == ["m06"]
 
@@ -126,7 +147,7 @@ def clinic():
             "AGE": rng.normal(73, 6, n),
             "APOE4": rng.integers(0, 3, n).astype(float),
         }
-    ).assign(**{name: rng.normal(10, 3, n) for name in leakage.SCORES})
+    ).assign(**{name: rng.normal(10, 3, n) for name in SCORES})
     volumes = SimpleNamespace(
         t1=np.zeros((n, 2, 2, 2)), fa_row=np.arange(n) % 2 - 1, shape=(2, 2, 2)
     )
@@ -185,10 +206,12 @@ def test_a_score_is_hidden_from_the_trained_network(clinic):
     model = leakage.Memoir().eval()
     model.t1 = model.fa = None  # no image is encoded again
     whole = data.MemoirDataset(cohort, volumes, scaler)
-    seen = leakage.predict_hidden(model, whole, scaler, z, present)
+    names = {"np": np, "torch": torch, "inference": inference}
+    predict_hidden = idea("11", "def predict_hidden", **names)["predict_hidden"]
+    seen = predict_hidden(model, whole, scaler, z, present)
     before = z.clone()
-    hidden = data.MemoirDataset(cohort, volumes, scaler, hide=leakage.SCORES)
-    blind = leakage.predict_hidden(model, hidden, scaler, z, present)
+    hidden = data.MemoirDataset(cohort, volumes, scaler, hide=SCORES)
+    blind = predict_hidden(model, hidden, scaler, z, present)
     assert torch.equal(z, before) and present[:, 2].all()  # the caller's are left alone
     assert seen["case"].tolist() == cohort["case"][cohort["split"] == "test"].tolist()
     assert not np.allclose(seen["p_CN"], blind["p_CN"])
@@ -219,14 +242,16 @@ def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
         ][:-1],  # the last model answered one protocol only
         columns=["llm", "protocol", "metric", "value", "low", "high", "n"],
     )
-    majority, model = leakage.caption_experiments(rows, cohort, scores, 50, 0)
+    names = {"retrieved": rows, "cohort": cohort, "llm_scores": scores, "draws": DRAWS}
+    found = idea("11", "own caption reranks", **names, pd=pd, metrics=metrics, leakage=leakage)
+    majority, model = found["rows"]
     assert (majority["honest"], majority["leaky"], majority["n"]) == (0.5, 1.0, 4)
     assert model["experiment"] == "own caption reranks, Gemma (NF4, stand-in)"
     assert (model["honest"], model["leaky"], model["metric"]) == (0.5, 0.75, "accuracy")
     assert model["honest_low"] == 0.4 and model["leaky_high"] == 0.85
 
 
-def test_a_head_remembers_the_captions_that_it_has_read(monkeypatch):
+def test_a_head_remembers_the_captions_that_it_has_read():
     words, width, rng = 40, 48, np.random.default_rng(0)
     said = [rng.integers(5, words, 12).tolist() for _ in range(30)]
     numbers = {f"caption {i}": i for i in range(30)}
@@ -247,15 +272,19 @@ def test_a_head_remembers_the_captions_that_it_has_read(monkeypatch):
         return SimpleNamespace(last_hidden_state=vectors[owner])
 
     bert.eval, bert.device = lambda: bert, "cpu"
-    monkeypatch.setattr(leakage, "DataCollatorForLanguageModeling", collator)
-    monkeypatch.setattr(leakage.text, "bert_of", lambda encoder: bert)
-    monkeypatch.setattr(
-        leakage.text, "tokenise", lambda tokenizer, texts: [{"number": numbers[t]} for t in texts]
+    text = SimpleNamespace(
+        MASKED=0.3,
+        bert_of=lambda encoder: bert,
+        tokenise=lambda tokenizer, texts: [{"number": numbers[t]} for t in texts],
     )
     captions = [
         {"caption": name, "split": "test" if i < 8 else "train"} for name, i in numbers.items()
     ]
-    row = leakage.memorised_captions(SimpleNamespace(tokenizer=None), captions, 50, 0)
+    names = {"np": np, "pd": pd, "torch": torch, "nn": torch.nn, "leakage": leakage}
+    names |= {"DataCollatorForLanguageModeling": collator, "text": text, "captions": captions}
+    names |= {"encoder": SimpleNamespace(tokenizer=None), "book": SimpleNamespace(seed=0)}
+    names |= idea("11", "DataCollatorForLanguageModeling(", **names)
+    (row,) = idea("11", "def losses", draws=DRAWS, **names)["rows"]
     assert row["metric"] == "loss, hidden words" and row["n"] == 8
     assert row["leaky"] < row["honest"] / 2 and row["gain_low"] > 0
 
@@ -263,25 +292,30 @@ def test_a_head_remembers_the_captions_that_it_has_read(monkeypatch):
 # --- limits -----------------------------------------------------------------------------
 
 
+def measures():
+    return idea("11", "def coarse_voxels", np=np, pd=pd, torch=torch, nn=torch.nn)
+
+
 def test_size_and_shape_of_a_box():
     volumes = np.zeros((1, 12, 12, 12), np.float16)
     volumes[0, 1:11, 2:10, 3:9] = -1  # 10 x 8 x 6 voxels of 2 mm; standardised, so also below 0
-    shape = leakage.head_size_and_shape(volumes, 2.0).iloc[0]
+    shape = measures()["head_size_and_shape"](volumes, 2.0).iloc[0]
     assert shape["litres"] == pytest.approx(10 * 8 * 6 * 8 / 1e6)
     for name, size in (("width", 10), ("length", 8), ("height", 6)):
         assert shape[name] == pytest.approx(2 * np.sqrt((size**2 - 1) / 12))
 
 
-def test_a_larger_head_tells_the_sex_until_it_is_scaled():
+def test_a_larger_head_tells_the_sex_until_it_is_scaled(regression_hits):
     sex = pd.Series(["Male", "Female"] * 20)
     test = np.arange(40) >= 30
     volumes = np.zeros((40, 12, 12, 12), np.float16)
     for i, name in enumerate(sex):
         size = 10 if name == "Male" else 8
         volumes[i, :size, :size, :size] = 1
-    shape = leakage.head_size_and_shape(volumes, 2.0)
-    assert leakage.regression_hits(shape, sex, test, 0.1).all()
-    same = leakage.coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
-    assert same.shape == (40, 27) and leakage.regression_hits(same, sex, test, 0.1).mean() == 0.5
-    assert leakage.coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
-    assert leakage.coarse_voxels(volumes[:1], 8).shape == (1, 1)
+    coarse_voxels = measures()["coarse_voxels"]
+    shape = measures()["head_size_and_shape"](volumes, 2.0)
+    assert regression_hits(shape, sex, test, 0.1).all()
+    same = coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
+    assert same.shape == (40, 27) and regression_hits(same, sex, test, 0.1).mean() == 0.5
+    assert coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
+    assert coarse_voxels(volumes[:1], 8).shape == (1, 1)
