@@ -169,26 +169,6 @@ def plan_questions(
     return plan
 
 
-def plan_subsets(
-    cohort: pd.DataFrame, captions: list[dict], rows: list[dict], count: int, seed: int
-) -> list[dict]:
-    """Ask for at most `count` diagnoses per subset of modalities, blind.
-
-    `rows` are those of retrieval_subsets.jsonl: cases and query text come from the subset alone.
-    """
-    texts = {row["case"]: row["caption"] for row in captions}
-    answers = reference_answers(cohort)["diagnosis"]
-    blind = {(row["case"], row["subset"]): row for row in rows if row["protocol"] == "blind"}
-    order = np.random.default_rng(seed).permutation(sorted({c for c, _ in blind})).tolist()
-    plan = []
-    for subset in dict.fromkeys(subset for _, subset in blind):
-        for case in [case for case in order if (case, subset) in blind][:count]:
-            row, named = blind[case, subset], f"blind, {subset}"
-            context = [(other, texts[other], answers[other]) for other in row["reranked"]]
-            plan.append(question("diagnosis", case, named, row["query"], context, answers[case]))
-    return plan
-
-
 def parse_answer(text: str, options: Sequence[str]) -> str:
     """Map a free answer to the one of `options` that its first line names, else 'unparsed'.
 

@@ -312,7 +312,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("max(likely, key=likely.__getitem__)", "min(likely, key=likely.__getitem__)"),
         ("_TURN_WORDS.sub(lambda match: match.group(1), ", "("),
         ("labels and all(labels)", "labels"),
-        ('== "blind"}', '!= "blind"}'),
         ("pair in known for pair", "pair not in known for pair"),
         ('answers["parsed"] == answers["reference"]', 'answers["parsed"] != answers["reference"]'),
         ("[:count]]", "[-count:]]"),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tinyllm
+from ideas import idea
 
 from memoir_core import vqa
 from memoir_core.captions import caption_rows
@@ -208,7 +209,8 @@ def test_a_subset_query_sees_its_subset_only(cohort, captions):
         for subset in ("t1", "clinical")
         for protocol in ("own_caption", "blind")
     ]
-    plan = vqa.plan_subsets(cohort, captions, rows, 4, seed=0)
+    chapter = idea("09", "def plan_subsets", np=np, vqa=vqa)
+    plan = chapter["plan_subsets"](cohort, captions, rows, 4, seed=0)
     assert len(plan) == 8 and {row["protocol"] for row in plan} == {"blind, t1", "blind, clinical"}
     assert {row["caption"] for row in plan} == {"t1 blind", "clinical blind"}
     assert {row["case"] for row in plan[:4]} == {row["case"] for row in plan[4:]}
