@@ -170,28 +170,3 @@ def counts(cohort: pd.DataFrame) -> pd.DataFrame:
     table = pd.crosstab(cohort["DX"], parts, margins=True, margins_name="Total")
     table = table.reindex(index=[*DX, "Total"], columns=["train", "test", "Total"], fill_value=0)
     return table.rename(columns={"Total": "total"}).rename_axis(columns=None)
-
-
-def table_one(cohort: pd.DataFrame) -> pd.DataFrame:
-    """Summarise each class (mean and SD, or percent), and train against test by their `smd`."""
-    names = {"AGE": "age (years)", "PTEDUCAT": "education (years)"}
-    names |= dict(zip(SCORES, ("CDR-SB", "ADAS-11", "ADAS-13", "MMSE", "MoCA"), strict=True))
-    data = cohort[list(names)].rename(columns=names).astype(float)
-    data.insert(1, "female (%)", 100.0 * (cohort["PTGENDER"] == "Female"))
-    carrier = (cohort["APOE4"] > 0).where(cohort["APOE4"].notna())
-    data.insert(3, "APOE4 carrier (%)", 100.0 * carrier.astype(float))
-    data["with DTI-FA (%)"] = 100.0 * cohort["has_fa"]
-    parts = {dx: data[cohort["DX"] == dx] for dx in DX}
-    train, test = data[cohort["split"] != "test"], data[cohort["split"] == "test"]
-    rows = {"n": {dx: str(len(part)) for dx, part in parts.items()} | {"SMD": ""}}
-    for name in map(str, data):
-        form = "{:.0f}" if "%" in name else "{:.1f} ({:.1f})"
-        rows[name] = {dx: form.format(v[name].mean(), v[name].std()) for dx, v in parts.items()}
-        rows[name]["SMD"] = f"{smd(train[name], test[name]):.2f}"
-    return pd.DataFrame(rows).T
-
-
-def smd(a: pd.Series, b: pd.Series) -> float:
-    """Standardised mean difference, in units of the pooled SD; 0 where neither varies."""
-    pooled = math.sqrt((a.var() + b.var()) / 2)
-    return (a.mean() - b.mean()) / pooled if pooled else 0.0

@@ -27,7 +27,7 @@ MISTAKES = {
     "split_subjects": lambda subject, share, seed: pd.Series(
         np.random.default_rng(seed).random(len(subject)) < share
     ),  # draws visits
-    "smd": lambda a, b: (a.mean() - b.mean()) / a.std() if a.std() else 0.0,
+    "smd_of_shares": lambda p, q: (p - q) / (p * (1 - p)) ** 0.5 if p * (1 - p) else 0.0,
     "to_mm": lambda affine, voxel: affine.diagonal()[:3] * voxel + affine[:3, 3],
     "robust_z": lambda v: (v - v.mean()) / v.std(),
     "volume_change": lambda u: 1 + sum(np.gradient(u[i], axis=i) for i in range(3)),

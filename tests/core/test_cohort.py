@@ -1,7 +1,5 @@
 """The filters by hand on ten visits, the split, and what must never cross it."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,40 +238,6 @@ def test_counts_put_validation_into_train():
     assert counts.loc["MCI"].tolist() == [0, 2, 2]
     assert counts.loc["Dementia"].tolist() == [0, 0, 0]
     assert counts.loc["Total"].tolist() == [3, 3, 6]
-
-
-def test_smd_by_hand():
-    a, b = pd.Series([1.0, 2, 3]), pd.Series([2.0, 3, 4])  # both of variance 1
-    assert cohort.smd(a, b) == pytest.approx(-1)
-    wide = pd.Series([0.0, 4])  # variance 8, against 2
-    assert cohort.smd(pd.Series([0.0, 2]), wide) == pytest.approx(-1 / math.sqrt(5))
-    assert cohort.smd(pd.Series([4.0, 4]), pd.Series([4.0, 4])) == 0
-
-
-def test_table_one_by_hand():
-    table = pd.DataFrame(
-        {
-            "DX": ["CN", "CN", "MCI", "Dementia", "Dementia"],
-            "AGE": [70.0, 74, 80, 60, 62],
-            "PTGENDER": ["Female", "Male", "Female", "Female", "Female"],
-            "PTEDUCAT": [10.0] * 5,
-            "APOE4": [0.0, 2, np.nan, 1, np.nan],
-            "has_fa": [True, False, False, True, True],
-            "split": ["train", "val", "train", "test", "test"],
-            **{name: [1.0, 2, 3, 4, 5] for name in SCORES},
-        }
-    )
-    found = cohort.table_one(table)
-    assert found.loc["n", list(DX)].tolist() == ["2", "1", "2"]
-    assert found.loc["age (years)", "CN"] == "72.0 (2.8)"
-    assert found.loc["female (%)", list(DX)].tolist() == ["50", "100", "100"]
-    assert found.loc["APOE4 carrier (%)", "CN"] == "50"
-    assert found.loc["APOE4 carrier (%)", "Dementia"] == "100"  # of those who are known
-    assert found.loc["with DTI-FA (%)", list(DX)].tolist() == ["50", "0", "100"]
-    train, test = pd.Series([70.0, 74, 80]), pd.Series([60.0, 62])
-    assert found.loc["age (years)", "SMD"] == f"{cohort.smd(train, test):.2f}"
-    assert float(found.loc["age (years)", "SMD"]) > 0  # train minus test
-    assert found.index[[1, 2, 4]].tolist() == ["age (years)", "female (%)", "APOE4 carrier (%)"]
 
 
 def test_the_synthetic_cohort_has_the_published_counts(records):

@@ -1,17 +1,20 @@
-"""Chapter 1 writes out the filters and the split: they are those of the core."""
+"""Chapter 1 writes out the filters and the split, which are those of the core, and Table 1."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from ideas import idea
 
 from memoir_core import cohort
-from memoir_core.config import DX
+from memoir_core.config import DX, SCORES
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_cohort.ipynb"
+TABLE = idea("01", "def table_one", np=np, pd=pd, DX=DX, SCORES=SCORES)
 
 
 def cells():
@@ -56,7 +59,7 @@ def run(download, visit="latest", change=lambda visits: visits):
         if "idea" in tags or source.startswith("cohort, flow = "):
             exec(source, names)
             ran += 1
-    assert ran == 3
+    assert ran == 4
     return names
 
 
@@ -81,3 +84,38 @@ def test_the_chapter_reads_each_table_once():
     text = "\n".join(source for source, _ in cells())
     for reader in ("read_adnimerge(", "list_images("):
         assert text.count(reader) == 1
+
+
+def test_smd_by_hand():
+    smd = TABLE["smd"]
+    a, b = pd.Series([1.0, 2, 3]), pd.Series([2.0, 3, 4])  # both of variance 1
+    assert smd(a, b) == pytest.approx(-1)
+    wide = pd.Series([0.0, 4])  # variance 8, against 2
+    assert smd(pd.Series([0.0, 2]), wide) == pytest.approx(-1 / math.sqrt(5))
+    assert smd(pd.Series([4.0, 4]), pd.Series([4.0, 4])) == 0
+
+
+def test_table_one_by_hand():
+    table = pd.DataFrame(
+        {
+            "DX": ["CN", "CN", "MCI", "Dementia", "Dementia"],
+            "AGE": [70.0, 74, 80, 60, 62],
+            "PTGENDER": ["Female", "Male", "Female", "Female", "Female"],
+            "PTEDUCAT": [10.0] * 5,
+            "APOE4": [0.0, 2, np.nan, 1, np.nan],
+            "has_fa": [True, False, False, True, True],
+            "split": ["train", "val", "train", "test", "test"],
+            **{name: [1.0, 2, 3, 4, 5] for name in SCORES},
+        }
+    )
+    found = TABLE["table_one"](table)
+    assert found.loc["n", list(DX)].tolist() == ["2", "1", "2"]
+    assert found.loc["age (years)", "CN"] == "72.0 (2.8)"
+    assert found.loc["female (%)", list(DX)].tolist() == ["50", "100", "100"]
+    assert found.loc["APOE4 carrier (%)", "CN"] == "50"
+    assert found.loc["APOE4 carrier (%)", "Dementia"] == "100"  # of those who are known
+    assert found.loc["with DTI-FA (%)", list(DX)].tolist() == ["50", "0", "100"]
+    train, test = pd.Series([70.0, 74, 80]), pd.Series([60.0, 62])
+    assert found.loc["age (years)", "SMD"] == f"{TABLE['smd'](train, test):.2f}"
+    assert float(found.loc["age (years)", "SMD"]) > 0  # train minus test
+    assert found.index[[1, 2, 4]].tolist() == ["age (years)", "female (%)", "APOE4 carrier (%)"]
