@@ -6,12 +6,12 @@ The metrics are scikit-learn's, written for thousands of redraws; a test compare
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
@@ -96,13 +96,6 @@ def from_confusion(counts: Any) -> dict[str, float]:
     return {"balanced_accuracy": float(recall.mean()), "macro_f1": float(f1.mean())}
 
 
-def calibration_error(truth: np.ndarray, p: np.ndarray) -> float:
-    """Expected calibration error of a probability (n,) against 0/1 outcomes (n,), in ten bins."""
-    which = np.minimum((p * 10).astype(int), 9)
-    rows = [which == b for b in np.unique(which)]
-    return float(sum(abs(truth[r].mean() - p[r].mean()) * r.mean() for r in rows))
-
-
 def redraw(groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Redraw subjects with replacement within their group: (n,) groups -> (samples, n) rows."""
     rng = np.random.default_rng([seed, 2])
@@ -123,25 +116,9 @@ def bootstrap(values: Any, groups: Any, samples: int, seed: int) -> dict[str, fl
     groups = np.zeros(len(values)) if groups is None else np.asarray(groups)
     _, where, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     share = values / (sizes[where] * len(sizes))  # what each subject adds to the mean of means
-    return _interval(share.sum(), share[redraw(groups, samples, seed)].sum(axis=1))
-
-
-def bootstrap_metrics(table: pd.DataFrame, samples: int, seed: int) -> dict[str, dict[str, dict]]:
-    """Add a 95 % interval to every metric of `task_metrics`, subjects redrawn within classes.
-
-    Returns task -> metric -> {'value', 'low', 'high'}.
-    """
-    drawn = redraw(table["DX"].to_numpy(), samples, seed)
-    draws = [task_metrics(table.iloc[rows]) for rows in drawn]
-    return {
-        task: {k: _interval(v, [draw[task][k] for draw in draws]) for k, v in found.items()}
-        for task, found in task_metrics(table).items()
-    }
-
-
-def _interval(value: float, draws: Sequence[float] | np.ndarray) -> dict[str, float]:
+    draws = share[redraw(groups, samples, seed)].sum(axis=1)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return {"value": float(share.sum()), "low": float(low), "high": float(high)}
 
 
 def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
@@ -200,25 +177,6 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
     return pd.DataFrame(rows)
 
 
-def subset_differences(predictions: Tables, samples: int, seed: int) -> pd.DataFrame:
-    """Compare each subset with all modalities on the same subjects, three-class diagnosis.
-
-    Returns a row per smaller subset: n, difference in balanced accuracy (subset minus all) with
-    a paired 95 % interval, and `p`, an exact McNemar test of whether the two err equally often.
-    """
-    (_, whole), *others = predictions.items()
-    rows = []
-    for name, table in others:
-        both = whole[["case", "DX"]].assign(all=hits(whole))
-        both = both.merge(table[["case"]].assign(subset=hits(table)), on="case")
-        gain = both["subset"].to_numpy(float) - both["all"].to_numpy(float)  # 1, 0 or -1
-        won, lost = int((gain > 0).sum()), int((gain < 0).sum())
-        found = bootstrap(gain, both["DX"].to_numpy(), samples, seed)
-        p = binomtest(lost, won + lost).pvalue if won + lost else 1.0
-        rows.append({"subset": name, "n": len(both), **found, "p": p})
-    return pd.DataFrame(rows).rename(columns={"value": "difference"})
-
-
 def hits(table: pd.DataFrame) -> np.ndarray:
     """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
     return _diagnosis(table) == table["DX"].to_numpy()
@@ -227,16 +185,3 @@ def hits(table: pd.DataFrame) -> np.ndarray:
 def sex_hits(table: pd.DataFrame) -> np.ndarray:
     """Which rows of a table of predictions have the right sex: (n,) bool."""
     return np.where(table["p_Male"] > 0.5, "Male", "Female") == table["PTGENDER"].to_numpy()
-
-
-def subgroups(table: pd.DataFrame, groups: Mapping, samples: int, seed: int) -> pd.DataFrame:
-    """Three-class balanced accuracy of groups: name -> (n,) bool, rows of a table of predictions.
-
-    Returns group, value, low, high, n of each that is not empty; classes it lacks do not count.
-    """
-    right, dx = hits(table), table["DX"].to_numpy()
-    masks = {name: np.asarray(chosen) for name, chosen in groups.items() if any(chosen)}
-    return pd.DataFrame(
-        {"group": name, **bootstrap(right[m], dx[m], samples, seed), "n": int(m.sum())}
-        for name, m in masks.items()
-    )

@@ -1,15 +1,26 @@
-"""Metrics, intervals and baselines."""
+"""Metrics, intervals and baselines; also those that chapters 5 and 6 write out."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as sk
 import torch
+from ideas import idea
+from scipy.stats import binomtest
 
 from memoir_book import published
 from memoir_core import metrics
 from memoir_core.config import DX, SUBSETS
 from memoir_core.data import Scaler
+
+NAMES = {"np": np, "pd": pd, "metrics": metrics}
+bootstrap_metrics = idea("05", "def bootstrap_metrics", **NAMES)["bootstrap_metrics"]
+calibration_error = idea("05", "def calibration_error", **NAMES)["calibration_error"]
+subgroups = idea("05", "def subgroups", **NAMES)["subgroups"]
+subset_differences = idea(
+    "06", "def subset_differences", pd=pd, binomtest=binomtest, hits=metrics.hits,
+    bootstrap=metrics.bootstrap,
+)["subset_differences"]  # fmt: skip
 
 
 def predictions(n=90, skill=4.0, seed=0):
@@ -111,7 +122,7 @@ def test_redraws_stay_within_their_group_and_repeat():
 def test_intervals_hold_the_value_and_shrink_with_n():
     widths = []
     for n in (60, 600):
-        found = metrics.bootstrap_metrics(predictions(n, skill=1.0), samples=60, seed=0)
+        found = bootstrap_metrics(predictions(n, skill=1.0), samples=60, seed=0)
         value = found["dx3"]["balanced_accuracy"]
         assert value["low"] <= value["value"] <= value["high"]
         widths.append(value["high"] - value["low"])
@@ -121,7 +132,7 @@ def test_intervals_hold_the_value_and_shrink_with_n():
 def test_both_bootstraps_agree():
     table = predictions(300, skill=1.0)
     fast = metrics.bootstrap(metrics.hits(table), table["DX"].to_numpy(), 200, 0)
-    slow = metrics.bootstrap_metrics(table, 200, 0)["dx3"]["balanced_accuracy"]
+    slow = bootstrap_metrics(table, 200, 0)["dx3"]["balanced_accuracy"]
     assert fast == pytest.approx(slow, abs=1e-9)
 
 
@@ -158,11 +169,11 @@ def test_recall_counts_the_k_nearest_of_each_row():
 
 def test_calibration_error():
     truth = np.array([0, 1, 0, 1])
-    assert metrics.calibration_error(truth, np.array([0.5] * 4)) == pytest.approx(0.0)
-    assert metrics.calibration_error(truth, np.array([0.9] * 4)) == pytest.approx(0.4)
-    two_bins = metrics.calibration_error(np.array([0, 0, 0, 1]), np.array([0.1, 0.1, 0.1, 0.6]))
+    assert calibration_error(truth, np.array([0.5] * 4)) == pytest.approx(0.0)
+    assert calibration_error(truth, np.array([0.9] * 4)) == pytest.approx(0.4)
+    two_bins = calibration_error(np.array([0, 0, 0, 1]), np.array([0.1, 0.1, 0.1, 0.6]))
     assert two_bins == pytest.approx(0.75 * 0.1 + 0.25 * 0.4)
-    assert metrics.calibration_error(np.array([1, 1]), np.array([1.0, 1.0])) == 0
+    assert calibration_error(np.array([1, 1]), np.array([1.0, 1.0])) == 0
 
 
 def test_hits_and_majority():
@@ -224,7 +235,7 @@ def test_paired_differences_are_narrower_than_their_parts():
     wrong = truth.map({"CN": "MCI", "MCI": "Dementia", "Dementia": "CN"})
     for row, name in wrong.items():
         weak.loc[row, f"p_{name}"] = 1.0
-    found = metrics.subset_differences({"all": whole, "weak": weak}, 300, 0).iloc[0]
+    found = subset_differences({"all": whole, "weak": weak}, 300, 0).iloc[0]
     both = (metrics.hits(weak).mean(), metrics.hits(whole).mean())
     assert found["difference"] == pytest.approx(both[0] - both[1], abs=0.01)
     assert found["low"] < found["difference"] < found["high"] < 0
@@ -232,7 +243,7 @@ def test_paired_differences_are_narrower_than_their_parts():
     single = metrics.bootstrap(metrics.hits(whole), None, 300, 0)
     assert found["high"] - found["low"] < single["high"] - single["low"]
     assert found["p"] < 0.001
-    same = metrics.subset_differences({"all": whole, "same": whole}, 50, 0).iloc[0]
+    same = subset_differences({"all": whole, "same": whole}, 50, 0).iloc[0]
     assert same["difference"] == 0 and same["p"] == 1.0
 
 
@@ -242,7 +253,7 @@ def test_subgroups_cover_everybody(records):
     table["DX"] = cohort["DX"].to_numpy()[:300]
     women, has_fa = cohort["PTGENDER"][:300] == "Female", cohort["has_fa"][:300]
     groups = {"women": women, "men": ~women, "with FA": has_fa, "without FA": ~has_fa}
-    found = metrics.subgroups(table, groups | {"nobody": has_fa & ~has_fa}, 20, 0)
+    found = subgroups(table, groups | {"nobody": has_fa & ~has_fa}, 20, 0)
     found = found.set_index("group")
     own = table[women.to_numpy()]
     mean = pd.Series(metrics.hits(own)).groupby(own["DX"].to_numpy()).mean().mean()
