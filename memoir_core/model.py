@@ -200,10 +200,3 @@ def masking_gate(
     empty = ~keep.any(dim=1)
     keep[empty, spare[empty]] = True
     return (keep & there).to(present.device)
-
-
-def count_parameters(model: Memoir) -> dict[str, int]:
-    """Count trainable parameters per part, and in total."""
-    parts = model.named_children()
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
-    return counts | {"total": sum(counts.values())}

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from ideas import idea
 
 from memoir_core.model import (
     DROP,
     HEADS,
     Memoir,
-    count_parameters,
     masking_gate,
 )
 
@@ -46,9 +46,9 @@ def test_outputs_have_the_published_shapes(model):
 
 
 def test_there_are_about_seventy_million_parameters(model):
-    counts = count_parameters(model)
-    assert 65e6 < counts["total"] < 75e6
-    assert counts["total"] == sum(p.numel() for p in model.parameters())
+    sizes = idea("03", "named_children", model=model)["sizes"]
+    assert 65e6 < sizes["total"] < 75e6
+    assert sizes["total"] == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
