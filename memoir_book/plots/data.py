@@ -12,8 +12,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from memoir_core.config import SCORES
-
 from ..chapters import CHAPTERS, get_chapter
 from . import style
 
@@ -86,18 +84,6 @@ def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> F
     medians = cohort.groupby("DX")[[*fields]].median().loc[DX].rename(columns=fields)
     words = f"Violins per diagnosis. Medians, {style.rows_of(medians.T, '.3g')}."
     return style.finish(figure, title, words)
-
-
-def missingness(cohort: pd.DataFrame, label: str) -> Figure:
-    """Draw which field is missing for how many subjects of each class, in percent."""
-    absent = cohort[[*SCORES, "APOE4"]].isna().assign(FA=~cohort["has_fa"])
-    share = absent.groupby(cohort["DX"]).mean().loc[DX] * 100
-    figure, ax = plt.subplots(figsize=(6.4, 2.2))
-    sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, ax=ax,
-                cbar_kws={"label": "missing (%)"})  # fmt: skip
-    ax.set(ylabel="")
-    words = f"Missing values in percent of a class: {style.rows_of(share, '.0f')}."
-    return style.finish(figure, label, words)
 
 
 def _views(axes: Any, volume: np.ndarray, at: tuple[float, ...], name: str = "", **how: Any) -> Any:
