@@ -69,7 +69,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("sizes.duplicated(keep=False)", "sizes.duplicated()"),
         ('cohort["split"] == "test", "case"]', 'cohort["split"] == "val", "case"]'),
         ('sort_values("RID", ignore_index', 'sort_values("PTID", ignore_index'),
-        ("math.sqrt((a.var() + b.var()) / 2)", "math.sqrt(a.var() + b.var())"),
         ('replace("val", "train")', 'replace("val", "test")'),
     ],
     "volumes": [
