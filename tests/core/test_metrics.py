@@ -210,7 +210,8 @@ def test_baselines_know_train_only_and_are_scored_on_test():
     table.loc[n // 2 :, "split"] = "test"
     for name in ("CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA"):
         table[name] = (np.arange(n) % 3) * 1.0
-    table["APOE4"], table["AGE"] = 0.0, np.where(table["split"] == "train", 70.0, 75.0)
+    ages = 70.0 + 10 * (-1) ** np.arange(n)  # of train: 60 and 80, which swapped parts would show
+    table["APOE4"], table["AGE"] = 0.0, np.where(table["split"] == "train", ages, 75.0)
     table.loc[n - 30 :, "CDRSB"] = 2 - table.loc[n - 30 :, "CDRSB"]  # upside down in test
     found = metrics.baselines(table)
     assert found["age constant"]["mae"] == 5.0
