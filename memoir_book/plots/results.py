@@ -101,18 +101,6 @@ def grouped_bars(
     return style.finish(figure, title, f"Bars of {axis}. {'; '.join(parts)}.")
 
 
-def bars_in_panels(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw a table of shares as bars: a panel per column, a bar per row."""
-    width = len(rows.columns)
-    figure, axes = plt.subplots(1, width, figsize=(7.2, 0.32 * len(rows) + 1.1), sharey=True)
-    colours = ["#BBBBBB", "#CC79A7", "#56B4E9", BLUE, RED][-len(rows) :]
-    for ax, (name, values) in zip(np.atleast_1d(axes), rows.items(), strict=True):
-        ax.bar_label(ax.barh(range(len(rows)), values, color=colours), fmt=" %.2f", size=8)
-        ax.set(title=name, xlim=(0, 1.15))
-    style.name_rows(np.atleast_1d(axes)[0], rows.index)
-    return style.finish(figure, title, f"Bars. {style.rows_of(rows.T)}.")
-
-
 def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
     """Draw one query's candidates, a row of retrieval.jsonl: cosine against reranker's score."""
     figure, ax = plt.subplots(figsize=(6.8, 3.4))
@@ -128,22 +116,4 @@ def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
     words = f"Scatter plot of {points.shape[1]} candidates: cosine with the query against the "
     words += f"cross-encoder's score. Kept: {', '.join(dx[row['reranked']])}."
     title = f"{title}, {row['protocol']}, true diagnosis {dx[row['case']]}"
-    return style.finish(figure, title, words)
-
-
-def subset_retrieval(table: pd.DataFrame, title: str) -> Figure:
-    """Draw precision@5 and nDCG@5 of every modality subset, before and after reranking."""
-    sizes = table.drop_duplicates("subset").set_index("subset")["n"]
-    styles = {"z_fused": "s", "reranked, blind": "o", "reranked, own_caption": "D"}
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.36 * len(sizes) + 1.5), sharey=True)
-    for ax, metric in zip(axes, ("precision@5", "ndcg@5"), strict=True):
-        for (method, marker), colour in zip(styles.items(), ("#56B4E9", BLUE, RED), strict=True):
-            part = table[table["method"] == method]
-            y = part["subset"].map(sizes.index.get_loc)
-            ax.scatter(part[metric], y, color=colour, marker=marker, s=30, label=method)
-        ax.grid(axis="y", color="#DDDDDD", lw=0.6)
-        ax.set(xlabel=metric, xlim=(0, 1))
-    style.name_rows(axes[0], [f"{name} (n = {n})" for name, n in sizes.items()], "precision@5")
-    style.below(axes[0], 3)
-    words = "Dots: precision@5 and nDCG@5 of each subset, for the embedding and after reranking."
     return style.finish(figure, title, words)

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
 from sklearn.decomposition import PCA
-from sklearn.metrics import RocCurveDisplay
 
 from . import style
 
@@ -70,29 +68,6 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     ax.set_title(title, size=9)
     rows = style.rows_of(pd.DataFrame(counts, [f"true {n}" for n in names], names), "d")
     return style.describe(figure, f"Confusion matrix, {title}. Predicted, {rows}.")
-
-
-def roc_and_calibration(table: pd.DataFrame, title: str) -> Figure:
-    """Draw ROC curves (each class against the rest, CN against Dementia) and reliability."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.3))
-    ends = table[table["DX"] != "MCI"]
-    dementia, p = ends["DX"] == "Dementia", ends["p2_Dementia"]
-    for name, colour in style.DX_COLOURS.items():
-        how: dict = {"name": f"{name} v rest", "curve_kwargs": {"color": colour}, "ax": left}
-        RocCurveDisplay.from_predictions(table["DX"] == name, table[f"p_{name}"], **how)
-    how |= {"name": "CN v Dementia", "curve_kwargs": {"color": "#333333", "ls": "--"}}
-    RocCurveDisplay.from_predictions(dementia, p, plot_chance_level=True, **how)
-    left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
-    names = ", ".join(left.get_legend_handles_labels()[1])
-    left.get_legend().remove()
-    style.below(left, 3)
-    share, predicted = calibration_curve(dementia, p, n_bins=5, strategy="quantile")
-    right.plot([0, 1], [0, 1], color="#AAAAAA", ls="--", lw=1)
-    right.plot(predicted, share, marker="o", color="#333333")
-    right.set(xlabel="predicted probability of Dementia", ylabel="observed share",
-              title="calibration, CN v Dementia", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
-    words = "Right, observed share of Dementia against its predicted probability."
-    return style.finish(figure, title, f"Left, ROC curves: {names}. {words}")
 
 
 def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -> Figure:

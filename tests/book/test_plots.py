@@ -61,16 +61,11 @@ def small_inputs():
     ).assign(DX=dx * 4, PTGENDER=["Female", "Male"] * 6, has_fa=[False, True] * 6)
     cohort["VENTRICLES"], cohort["FORNIX_FA"] = range(12), range(12)
     flow = [{"step": "all", "rows": 9, "subjects": 3} | dict.fromkeys(dx, 1)] * 2
-    p = np.full((12, 3), 1 / 3)
-    predictions = pd.DataFrame(p, columns=[f"p_{n}" for n in dx]).assign(
-        DX=dx * 4, p2_Dementia=rng.random(12)
-    )
     bounds = {"value": [0.5, 0.6], "low": [0.4, 0.5], "high": [0.6, 0.7]}
     ablation = pd.DataFrame(bounds | {"subset": ["t1", "fa"], "published": [0.5, np.nan], "n": 12})
     found = {"case": 0, "protocol": "blind", "retrieved": [1, 2], "scores": [0.9, 0.8]}
     found |= {"candidate_scores": [0.1, 0.2], "reranked": [2], "rerank_scores": [0.2]}
     scores = pd.DataFrame(bounds | {"protocol": ["blind", "own_caption"], "llm": "a model"})
-    ranked = {"precision@5": [0.5], "ndcg@5": [0.4], "knn_accuracy": [0.3], "n": [3]}
     volume = rng.random((9, 10, 11)).astype(np.float32)
     curve = pd.DataFrame({"epoch": [0, 1], "loss": [2.0, 1.0], "val_recall@10": [0.1, 0.2]})
     words = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
@@ -86,7 +81,6 @@ def small_inputs():
         "similarity": (np.eye(3), np.eye(3), ("T1", "clinical"), "run"),
         "history_curves": (curve, {"loss": ["loss"]}, "run", 1),
         "confusion_matrix": (np.eye(3, dtype=int), "run"),
-        "roc_and_calibration": (predictions, "run"),
         "embedding_map": (
             {
                 name: (rng.random((12, 4)), cohort[name])
@@ -95,8 +89,6 @@ def small_inputs():
             "run",
         ),
         "query_path": (found, cohort, "run"),
-        "subset_retrieval": (pd.DataFrame(ranked | {"subset": "t1", "method": "z_fused"}), "run"),
-        "bars_in_panels": (pd.DataFrame({"precision@5": [0.5], "ndcg@5": 0.4}, ["random"]), "run"),
         "grouped_bars": (
             scores.assign(published=[np.nan, 0.9]),
             "llm",
