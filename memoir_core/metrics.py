@@ -123,6 +123,8 @@ def bootstrap(values: Any, groups: Any, samples: int, seed: int) -> dict[str, fl
 
 def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """How often row i of b is among the k nearest of row i of a; (N, D) unit vectors each."""
+    if not len(a):  # sentence-transformers encodes no texts as (0,)
+        return {f"recall@{k}": float("nan") for k in ks}
     similarity = a @ b.T
     better = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
     return {f"recall@{k}": float((better < k).float().mean()) for k in ks}
