@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -103,22 +102,6 @@ def tokenise(tokenizer, sentences: Sequence[str]) -> list[dict]:
     return [{"input_ids": ids} for ids in encoded["input_ids"]]
 
 
-def masked_batches(tokenizer, sentences: Sequence[str], seed: int) -> list[dict]:
-    """Mask sentences once with a fixed seed, so that two models meet the same gaps."""
-    collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
-    rows = sorted(tokenise(tokenizer, sentences), key=lambda row: len(row["input_ids"]))
-    return [collator(rows[i : i + 32]) for i in range(0, len(rows), 32)]
-
-
-@torch.no_grad()
-def perplexity(model: MaskedBert, batches: Sequence[dict]) -> float:
-    """exp(mean cross-entropy) over all masked tokens of `batches`."""
-    model.eval()
-    counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-    means = [float(model(**batch_to_device(dict(b), model.device)).loss) for b in batches]
-    return float(np.exp(np.average(means, weights=counts)))
-
-
 class ProgressBar(hf.ProgressCallback):
     """A plain bar for a transformers Trainer, whose own becomes a table in a notebook."""
 
@@ -170,24 +153,6 @@ def train_mlm(
     return pd.DataFrame(log)[["step", "loss"]]
 
 
-def bert_of(model: SentenceTransformer) -> Any:
-    return model[0].auto_model
-
-
-def new_text_encoder(minilm: Path, device: str, seed: int, mlm: MaskedBert) -> SentenceTransformer:
-    """MiniLM with the weights of the MLM, and a new linear map to unit vectors of 512."""
-    options: dict[str, Any] = {"trust_remote_code": False, "config_kwargs": FAST_ATTENTION}
-    body = SentenceTransformer(str(minilm), device=device, **options)
-    # The pooling layer of BERT is not in it: sentences are averaged.
-    bert_of(body).load_state_dict(mlm.bert.state_dict(), strict=False)
-    bert_of(body).config._name_or_path = ""  # a folder of this machine
-    torch.manual_seed(seed)
-    to_fused = Dense(TEXT_DIM, EMBEDDING_DIM, activation_function=nn.Identity())
-    encoder = SentenceTransformer(modules=[*body, to_fused, Normalize()], device=device)
-    encoder.max_seq_length = MAX_LENGTH
-    return encoder
-
-
 def alignment_loss(
     encoder: SentenceTransformer, texts: Sequence[str], z_fused: Tensor, log_scale: Tensor
 ) -> Tensor:
@@ -211,8 +176,9 @@ def align(
         raise ValueError(f"{len(texts)} texts for {len(z_fused)} embeddings: one each is needed")
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 0xA116])
-    bert_of(encoder).requires_grad_(False)
-    top = bert_of(encoder).encoder.layer[-2:].requires_grad_(True)
+    bert: Any = encoder[0].auto_model
+    bert.requires_grad_(False)
+    top = bert.encoder.layer[-2:].requires_grad_(True)
     targets = torch.from_numpy(z_fused).to(encoder.device)
     log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), device=encoder.device).float())
     learned = [*top.parameters()], [*encoder[-2].parameters(), log_scale]
@@ -238,11 +204,3 @@ def align(
         history.append({"epoch": epoch, "loss": float(np.mean(losses)), "val_recall@10": found})
     encoder.requires_grad_(True).eval()
     return pd.DataFrame(history)
-
-
-def class_agreement(queries: np.ndarray, targets: np.ndarray, dx: np.ndarray) -> float:
-    """Share of the five nearest other subjects, by cosine, that have the query's diagnosis."""
-    cosine = queries @ targets.T
-    np.fill_diagonal(cosine, -np.inf)  # its own subject would be a gift
-    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :5]
-    return float((dx[nearest] == dx[:, None]).mean())

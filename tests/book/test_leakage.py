@@ -271,10 +271,13 @@ def test_a_head_remembers_the_captions_that_it_has_read():
     def bert(owner, mask):
         return SimpleNamespace(last_hidden_state=vectors[owner])
 
+    class Encoder(list):
+        tokenizer = None
+
     bert.eval, bert.device = lambda: bert, "cpu"
+    encoder = Encoder([SimpleNamespace(auto_model=bert)])
     text = SimpleNamespace(
         MASKED=0.3,
-        bert_of=lambda encoder: bert,
         tokenise=lambda tokenizer, texts: [{"number": numbers[t]} for t in texts],
     )
     captions = [
@@ -282,7 +285,7 @@ def test_a_head_remembers_the_captions_that_it_has_read():
     ]
     names = {"np": np, "pd": pd, "torch": torch, "nn": torch.nn, "leakage": leakage}
     names |= {"DataCollatorForLanguageModeling": collator, "text": text, "captions": captions}
-    names |= {"encoder": SimpleNamespace(tokenizer=None), "book": SimpleNamespace(seed=0)}
+    names |= {"encoder": encoder, "book": SimpleNamespace(seed=0)}
     names |= idea("11", "DataCollatorForLanguageModeling(", **names)
     (row,) = idea("11", "def losses", draws=DRAWS, **names)["rows"]
     assert row["metric"] == "loss, hidden words" and row["n"] == 8

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from ideas import idea
 from people import people
+from test_text import new_text_encoder
 
 from memoir_book import weights
 from memoir_core import text
@@ -24,9 +25,9 @@ def test_the_alignment_step_is_the_core_s():
         **{"found": found, "mlm": text.load_mlm(found.path, seed=0)},
         "book": type("Book", (), {"device": "cpu", "seed": 0}),
     }
-    names = idea("07", "log_scale", **names)
+    names = idea("07", "log_scale", new_text_encoder=new_text_encoder, **names)
 
-    encoder = text.new_text_encoder(found.path, "cpu", 0, names["mlm"])
+    encoder = new_text_encoder(found.path, "cpu", 0, names["mlm"])
     log_scale = torch.nn.Parameter(torch.tensor(np.log(1 / 0.07)).float())
     optimiser = torch.optim.AdamW([*encoder.parameters(), log_scale], lr=1e-4)
     losses = []

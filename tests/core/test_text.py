@@ -5,14 +5,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ideas import idea
 from people import people
 from sentence_transformers import SentenceTransformer
-from transformers import BertForMaskedLM
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from sentence_transformers.util import batch_to_device
+from transformers import BertForMaskedLM, DataCollatorForLanguageModeling
 
 from memoir_book import weights
-from memoir_core import retrieval, text
+from memoir_core import config, retrieval, text
 from memoir_core.captions import caption_rows
 from synthetic_adni.sentences import synthetic_sentences
+
+# What chapter 7 writes out
+CHAPTER = {"np": np, "torch": torch, "text": text, "config": config, "Dense": Dense}
+CHAPTER |= {"SentenceTransformer": SentenceTransformer, "Normalize": Normalize}
+CHAPTER |= {"DataCollatorForLanguageModeling": DataCollatorForLanguageModeling}
+CHAPTER |= {"batch_to_device": batch_to_device}
+for _name in ("masked_batches", "new_text_encoder", "class_agreement"):
+    CHAPTER = idea("07", f"def {_name}", **CHAPTER)
+masked_batches, perplexity_on = CHAPTER["masked_batches"], CHAPTER["perplexity_on"]
+new_text_encoder, class_agreement = CHAPTER["new_text_encoder"], CHAPTER["class_agreement"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +100,7 @@ def test_no_caption_is_cut(tokenizer):
 
 def test_15_percent_of_the_words_are_hidden(tokenizer):
     sentences = [row["caption"] for row in caption_rows(people(200))]
-    batches = text.masked_batches(tokenizer, sentences, seed=0)
+    batches = masked_batches(tokenizer, sentences, seed=0)
     words = hidden = masks = 0
     for batch in batches:
         special = torch.isin(batch["input_ids"], torch.tensor(tokenizer.all_special_ids))
@@ -98,9 +111,9 @@ def test_15_percent_of_the_words_are_hidden(tokenizer):
         hidden, masks = hidden + int(gaps.sum()), masks + int(masked.sum())
     assert hidden / words == pytest.approx(0.15, abs=0.01)
     assert masks / hidden == pytest.approx(0.8, abs=0.03)  # the rest is shown as it is, or wrong
-    again = text.masked_batches(tokenizer, sentences, seed=0)
+    again = masked_batches(tokenizer, sentences, seed=0)
     assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(batches, again, strict=True))
-    other = text.masked_batches(tokenizer, sentences, seed=1)
+    other = masked_batches(tokenizer, sentences, seed=1)
     assert not torch.equal(batches[0]["labels"], other[0]["labels"])
 
 
@@ -114,14 +127,14 @@ def test_perplexity_weighs_batches_by_their_gaps():
 
     one = {"labels": torch.tensor([[-100, 7, -100, -100]]), "loss": torch.tensor(np.log(2.0))}
     three = {"labels": torch.tensor([[5, 7, 9, -100]]), "loss": torch.tensor(np.log(32.0))}
-    assert text.perplexity(Model(), [one, three]) == pytest.approx(2 ** ((1 + 3 * 5) / 4))
+    assert perplexity_on([one, three], Model()) == pytest.approx(2 ** ((1 + 3 * 5) / 4))
 
 
 def test_the_masked_head_has_the_loss_of_transformers(minilm, tokenizer):
     model = text.load_mlm(minilm, seed=0).eval()
     plain = BertForMaskedLM(model.config).eval()
     plain.load_state_dict(model.state_dict())
-    (batch,) = text.masked_batches(tokenizer, synthetic_sentences(8, 0), seed=0)
+    (batch,) = masked_batches(tokenizer, synthetic_sentences(8, 0), seed=0)
     assert model(**batch).loss.item() == pytest.approx(plain(**batch).loss.item(), rel=1e-4)
 
 
@@ -132,10 +145,10 @@ def test_masked_training_lowers_perplexity_and_moves_head_and_encoder_apart(
     model = text.load_mlm(minilm, seed=0)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     drawn = synthetic_sentences(112, seed=0)
-    batches = text.masked_batches(tokenizer, drawn[96:], seed=0)
-    before = text.perplexity(model, batches)
+    batches = masked_batches(tokenizer, drawn[96:], seed=0)
+    before = perplexity_on(batches, model)
     log = text.train_mlm(model, tokenizer, drawn[:96], epochs=1, seed=0)
-    assert text.perplexity(model, batches) < before / 2
+    assert perplexity_on(batches, model) < before / 2
     assert list(log.columns) == ["step", "loss"] and log["step"].iloc[-1] == 6
     same = {name: torch.equal(value, start[name]) for name, value in model.state_dict().items()}
     assert all(kept for name, kept in same.items() if name.startswith("bert."))
@@ -154,7 +167,7 @@ def test_trainers_share_seed_and_device():
 
 @pytest.fixture
 def encoder(minilm):
-    return text.new_text_encoder(minilm, "cpu", 0, text.load_mlm(minilm, seed=0))
+    return new_text_encoder(minilm, "cpu", 0, text.load_mlm(minilm, seed=0))
 
 
 WORDS = [f"{age} years, {sex}" for age in (55, 60, 66, 71, 78, 84) for sex in ("man", "woman")]
@@ -227,8 +240,8 @@ def test_every_epoch_reads_each_subject_once_in_one_of_its_wordings(encoder, mon
 def test_an_encoder_begins_with_the_masked_model(minilm, encoder):
     mlm = text.load_mlm(minilm, seed=0)
     mlm.bert.encoder.layer[0].output.dense.bias.data += 1
-    adapted = text.new_text_encoder(minilm, "cpu", 0, mlm)
-    bias = [text.bert_of(e).encoder.layer[0].output.dense.bias for e in (encoder, adapted)]
+    adapted = new_text_encoder(minilm, "cpu", 0, mlm)
+    bias = [e[0].auto_model.encoder.layer[0].output.dense.bias for e in (encoder, adapted)]
     assert torch.allclose(bias[0] + 1, bias[1])
     assert torch.equal(encoder[-2].linear.weight, adapted[-2].linear.weight)
     assert encoder.max_seq_length == text.MAX_LENGTH
@@ -248,8 +261,8 @@ def test_class_agreement_by_hand():
     angle = np.radians([0, 10, 20, 30, 40, 50])
     z = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     dx = np.array(["CN", "CN", "CN", "CN", "MCI", "MCI"])
-    assert text.class_agreement(z, z, dx) == pytest.approx((4 * 3 / 5 + 2 * 1 / 5) / 6)
+    assert class_agreement(z, z, dx) == pytest.approx((4 * 3 / 5 + 2 * 1 / 5) / 6)
     far = np.concatenate([z, -z])  # the opposite side is never among the nearest five
-    assert text.class_agreement(far, far, np.append(dx, ["Dementia"] * 6)) == pytest.approx(
+    assert class_agreement(far, far, np.append(dx, ["Dementia"] * 6)) == pytest.approx(
         (4 * 3 / 5 + 2 * 1 / 5 + 6) / 12
     )
