@@ -472,15 +472,8 @@ def test_two_processes_give_the_loss_gradients_and_masks_of_one(tmp_path):
     whole = z.clone().requires_grad_()
     loss = PairwiseInfoNCE()(whole, present)
     loss.backward()
-    context = torch.multiprocessing.get_context("fork")  # no second import of everything
-    jobs = [
-        context.Process(target=_one_rank, args=(r, 2, str(tmp_path), z, present)) for r in (0, 1)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(60)
-        assert job.exitcode == 0
+    # not "fork": of a process whose threads have worked, a copy may wait for them for ever
+    torch.multiprocessing.spawn(_one_rank, (2, str(tmp_path), z, present), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.allclose(part["loss"], loss, atol=1e-6) for part in parts)
     assert torch.allclose(torch.cat([p["grad"] for p in parts]), whole.grad, atol=1e-6)
