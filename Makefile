@@ -17,7 +17,8 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend mutants audit clean help
+.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend unit-endtoend mutants
+.PHONY: audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -52,7 +53,15 @@ pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
 browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
-test: lint unit notebooks endtoend  ## everything that CI checks
+# Side by side, with one thread each, so that they do not wait for each other. The end-to-end run
+# is compared with that of the notebooks, which has ended long before.
+test: lint  ## everything that CI checks
+	$(MAKE) --jobs=2 --output-sync=target notebooks unit-endtoend
+
+unit-endtoend: unit
+	$(MAKE) endtoend
+
+unit notebooks endtoend: export OMP_NUM_THREADS := 1
 
 lint: setup
 	$(BIN)/ruff check .
