@@ -48,14 +48,9 @@ def get_reranker(
 
     Returns it, the weights it comes or was trained from, and a sentence on what it is.
     """
-    try:
-        found = weights.find("cross-encoder", path)
-    except FileNotFoundError:
-        if path:
-            raise
-    else:
-        return _load(found.path, device), found, found.describe()
-    base = weights.find("minilm")
+    base = weights.find("cross-encoder", path)
+    if not base.stand_in_for:
+        return _load(base.path, device), base, base.describe()
     table = training_pairs(index, captions, cohort, z_fused, pairs, top_k, seed)
     settings = {"pairs": pairs, "top_k": top_k, "seed": seed, "device": device}
     settings |= {"layers": LAYERS, "frozen": FROZEN_LAYERS, "base": files.checksum(base.path)}

@@ -232,7 +232,7 @@ def main() -> None:
         try:
             where = find(name, download=not source.stand_in).describe()
         except FileNotFoundError as error:
-            where = "chapter 8 trains a stand-in" if name == "cross-encoder" else str(error)
+            where = str(error)
         print(f"{name} ({source.hub_id}, {source.licence}): {where}")
 
 

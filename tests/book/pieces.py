@@ -99,9 +99,7 @@ def reranker(folder, old=False):
     base.mkdir(exist_ok=True)
 
     def find(name, path=""):
-        if name == "cross-encoder":
-            raise FileNotFoundError
-        return weights.Weights(name, base, "path")
+        return weights.Weights("minilm", base, "path", stand_in_for=name)
 
     weights.find = find
     standins.training_pairs = lambda *_: pd.DataFrame({"query": ["a"], "label": [0.5]})

@@ -1,6 +1,7 @@
 """The stand-in cross-encoder: what it learns from, and whom it may serve."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def without_hub(monkeypatch):
 
     def find(name, path="", **options):
         if name == "cross-encoder" and not path:
-            raise FileNotFoundError(name)
+            return replace(real("minilm"), stand_in_for=name)
         return real(name, path, **options)
 
     monkeypatch.setattr(weights, "find", find)

@@ -29,6 +29,8 @@ def test_the_scaler_knows_the_train_part_only(subjects):
     train_only = table.copy()
     train_only["MOCA"] = np.nan  # nobody has it: as in ADNI-1
     assert Scaler.fit(train_only).score_mean[4] == 0 and Scaler.fit(train_only).score_std[4] == 1
+    train_only["MMSE"] = 30.0  # of people who differ in nothing: no division by 0
+    assert Scaler.fit(train_only).score_std[3] == 1
 
 
 def test_parts_hold_their_own_subjects_in_the_order_of_the_cohort(subjects):
@@ -100,4 +102,6 @@ def test_nobody_with_nothing_but_images_has_a_clinical_part(subjects):
     data = MemoirDataset(table, volumes, Scaler.fit(table))
     assert data.present[5, 2] == False and data.present[6, 2]  # noqa: E712
     table.loc[5, "APOE4"] = 1.0
+    assert MemoirDataset(table, volumes, Scaler.fit(table)).present[5, 2]
+    table.loc[5, ["APOE4", "MMSE"]] = np.nan, 28.0  # one score will do
     assert MemoirDataset(table, volumes, Scaler.fit(table)).present[5, 2]

@@ -9,6 +9,9 @@ from ideas import idea
 from memoir_core.model import (
     DROP,
     HEADS,
+    ClinicalEncoder,
+    Fusion,
+    ImageEncoder,
     Memoir,
     masking_gate,
 )
@@ -102,3 +105,87 @@ def test_the_gate_drops_as_published_and_never_everything():
         assert float(share) == pytest.approx(1 - drop, abs=0.02)
     only = torch.tensor([[False, True, False]] * 50)
     assert torch.equal(masking_gate(only, generator), only)
+
+
+# --- the parts, each written out once more ----------------------------------------------
+
+
+def test_published_drop_rates():
+    assert DROP == {"t1": 0.10, "fa": 0.30, "clinical": 0.05}
+
+
+def test_the_gate_keeps_one_at_random_where_all_would_go():
+    present = torch.tensor([[True, True, True], [True, False, True], [False, False, False]] * 500)
+    everything = dict.fromkeys(DROP, 1.0)
+    keep = masking_gate(present, torch.Generator().manual_seed(0), everything)
+    assert keep.sum(dim=1).tolist() == [1, 1, 0] * 500  # of nothing, nothing can be kept
+    assert not (keep & ~present).any()
+    whole, pairs = keep[::3].float().mean(dim=0), keep[1::3].float().mean(dim=0)
+    assert whole.tolist() == pytest.approx([1 / 3] * 3, abs=0.07)
+    assert pairs.tolist() == pytest.approx([0.5, 0, 0.5], abs=0.07)
+
+
+@torch.no_grad()
+def test_the_fusion_by_hand():
+    torch.manual_seed(0)
+    fusion, d, heads = Fusion().eval(), 512, 8
+    z = torch.nn.functional.normalize(torch.randn(2, 3, d), dim=-1)
+    present = torch.tensor([[True, True, True], [True, False, True]])
+    z[1, 1] = float("nan")
+    got, weights = fusion(z, present)
+    (wq, wk, wv), (bq, bk, bv) = (x.chunk(3) for x in (fusion.attention.in_proj_weight,
+                                                       fusion.attention.in_proj_bias))  # fmt: skip
+    for row in (0, 1):
+        there = present[row]
+        tokens = (z[row] * d**0.5 + fusion.modality[0])[there]  # (m, D)
+        query = (fusion.query[0] @ wq.T + bq).view(1, heads, d // heads)
+        keys, values = ((tokens @ w.T + b).view(-1, heads, d // heads)
+                        for w, b in ((wk, bk), (wv, bv)))  # fmt: skip
+        shares = torch.softmax((query * keys).sum(dim=2) / (d // heads) ** 0.5, dim=0)  # (m, 8)
+        pooled = (shares[:, :, None] * values).sum(dim=0).flatten()
+        pooled = fusion.norm(fusion.attention.out_proj(pooled))
+        assert torch.allclose(got[row], fusion.out(pooled + fusion.mlp(pooled)), atol=1e-4)
+        assert torch.allclose(weights[row][there], shares.mean(dim=1), atol=1e-5)
+    assert weights[1, 1] == 0
+
+
+@torch.no_grad()
+def test_the_clinical_encoder_by_hand():
+    torch.manual_seed(0)
+    encoder = ClinicalEncoder().eval()
+    scores, known = torch.randn(4, 5), torch.tensor([[1.0, 0, 1, 1, 0]] * 4)
+    apoe = torch.arange(4)
+    inputs = torch.cat([scores * known, known, encoder.apoe.weight], dim=1)
+    z = encoder.mlp(inputs)
+    assert torch.allclose(encoder(scores, known, apoe), z / z.norm(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_each_image_goes_through_its_own_encoder(model, monkeypatch):
+    class Constant(torch.nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def forward(self, volumes):
+            return torch.full((len(volumes), 512), self.value)
+
+    monkeypatch.setitem(model._modules, "t1", Constant(1.0))
+    monkeypatch.setitem(model._modules, "fa", Constant(2.0))
+    z = model.encode(batch([[True, True, True], [True, False, False]]))
+    assert z[:, 0].eq(1).all() and z[0, 1].eq(2).all() and z[1, 1:].eq(0).all()
+
+
+def test_what_the_gate_hides_is_as_if_it_were_not_there(model):
+    data = batch([[True, True, True]] * 2)
+    hidden = model(data, torch.tensor([[True, False, True]] * 2))
+    absent = model({**data, "present": torch.tensor([[True, False, True]] * 2)})
+    assert hidden["present"].tolist() == [[True, False, True]] * 2
+    assert torch.equal(hidden["z_fused"], absent["z_fused"])
+    assert not torch.allclose(hidden["z_fused"], model(data)["z_fused"])
+
+
+def test_the_image_encoder_is_a_resnet18_of_single_channel_volumes():
+    layers = [m for m in ImageEncoder().modules() if isinstance(m, torch.nn.Conv3d)]
+    assert len(layers) == 20  # 17 and three of the short cuts
+    first = layers[0]
+    assert (first.in_channels, first.out_channels, first.stride) == (1, 64, (2, 2, 2))

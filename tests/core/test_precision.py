@@ -19,6 +19,8 @@ class Broken(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         wrong = ctx.factor if torch.is_autocast_enabled("cpu") else 1.0
+        if wrong == "turned":  # of the right length, in another direction
+            return grad @ weight, (grad.T @ x).roll(1, dims=1), None
         return grad @ weight, grad.T @ x * wrong, None
 
 
@@ -40,7 +42,9 @@ def bf16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
 
 
-@pytest.mark.parametrize("factor", [None, 1.1, 3.0, 0.4, -1.0, 1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "factor", [None, 1.1, 3.0, 0.4, -1.0, 1e30, float("nan"), float("inf"), "turned"]
+)
 def test_wrong_gradients_are_found(bf16, capsys, factor):
     layer, x = Layer(factor), torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
 
@@ -50,3 +54,25 @@ def test_wrong_gradients_are_found(bf16, capsys, factor):
     expected = "bf16" if factor in (None, 1.1) else "no"
     assert precision.checked_half_type("cpu", layer, loss) == expected
     assert ("from those of fp32 in weight (" in capsys.readouterr().out) == (expected == "no")
+
+
+def test_a_copy_is_tried_without_dropout(bf16, monkeypatch):
+    class Model(torch.nn.Sequential):
+        def arrange(self):
+            return self
+
+        def forward(self, batch):
+            return super().forward(batch["x"])
+
+    model, seen = Model(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5)), []
+
+    def tried(device, trial, loss):
+        seen.append(trial)
+        assert loss().item() == loss().item()
+        return "bf16"
+
+    monkeypatch.setattr(precision, "checked_half_type", tried)
+    data = [{"x": torch.ones(4)}] * 3
+    told = model, torch.nn.Identity(), lambda out, batch: out.sum(), data
+    assert precision.choose_precision("cpu", *told) == "bf16"
+    assert seen[0] is not model and seen[0][0].training and not seen[0][1].training
