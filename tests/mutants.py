@@ -98,7 +98,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("VENTRICLE_BOX = ((-30, 30), (-50, 35)", "VENTRICLE_BOX = ((-30, 30), (-35, 50)"),
         ("np.cumsum(has_fa) - 1", "np.cumsum(has_fa)"),
         ('"images": content, "fa_row"', '"images": [*map(str, t1)], "fa_row"'),
-        ('"shape": shape, "code"', '"code"'),
         ("(4 * torch.pi / 180)", "(40 * torch.pi / 180)"),
         ("1 + 0.04 * uniform", "1 + 0.4 * uniform"),
         ("shift = 0.08 *", "shift = 0.8 *"),
@@ -250,7 +249,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("layer[-2:]", "layer[:2]"),
         ("values / norms", "values"),
         ("zip((encoder, head), MLM", "zip((head, encoder), MLM"),
-        ("zip(learned, ALIGN_RATES", "zip(learned, ALIGN_RATES[::-1]"),
+        ("optimiser, [*ALIGN_RATES]", "optimiser, [*ALIGN_RATES][::-1]"),
         ('np.array_equal(case, cohort["case"])', "len(case) == len(cohort)"),
     ],
     "retrieval": [

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from people import people
 
+from memoir_core import captions
 from memoir_core.captions import (
     BLIND,
     FIELDS,
@@ -91,7 +92,8 @@ def test_missing_is_said_and_never_invented():
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [
-        *(("MMSE", 17.9, "very low"), ("MMSE", 18, "low"), ("MMSE", 27, "preserved")),
+        *(("MMSE", 17.9, "very low"), ("MMSE", 18, "low"), ("MMSE", 23.9, "low")),
+        *(("MMSE", 24, "slightly low"), ("MMSE", 26.9, "slightly low"), ("MMSE", 27, "preserved")),
         *(("MOCA", 25.9, "slightly low"), ("MOCA", 26, "preserved"), ("ADAS11", 7, "few errors")),
         *(("ADAS11", 25, "very many errors"), ("ADAS13", 13, "some errors")),
         *(("CDRSB", 0, "no impairment"), ("CDRSB", 0.5, "questionable impairment")),
@@ -102,6 +104,11 @@ def test_missing_is_said_and_never_invented():
 )
 def test_bands(field, value, word):
     assert band(field, value) == word
+
+
+def test_each_field_is_known_from_its_own_modality():
+    assert captions.FIELDS_OF["t1"] == {"VENTRICLES"} and captions.FIELDS_OF["fa"] == {"FORNIX_FA"}
+    assert captions.FIELDS_OF["clinical"] >= {"APOE4", "MMSE", "MOCA", "ADAS11", "ADAS13"}
 
 
 def test_a_value_outside_its_codes_is_named():

@@ -193,6 +193,22 @@ def test_every_train_subject_is_seen_and_no_other(subjects, tmp_path, monkeypatc
     assert set(seen) == set(table.index[table["split"] == "train"])
 
 
+def test_a_hidden_score_is_in_no_batch_of_a_training(subjects, tmp_path, monkeypatch):
+    parts = {}
+
+    class Watched(MemoirDataset):
+        def __getitem__(self, i):
+            item = super().__getitem__(i)
+            parts.setdefault(self.subjects["split"].iloc[0], []).append(item["known"])
+            return item
+
+    monkeypatch.setattr(training, "MemoirDataset", Watched)
+    train(2, subjects, tmp_path / "x", epochs=1, hide=("CDRSB",))
+    assert parts.keys() == {"train", "val"}
+    for known in map(torch.stack, parts.values()):
+        assert not known[:, 0].any() and known[:, 1:].any()
+
+
 def test_the_best_epoch_by_the_composite_is_kept(subjects, tmp_path, monkeypatch):
     after, scores = [], iter([0.2, 0.5, 0.3])
 
@@ -331,6 +347,10 @@ def other_age(table, volumes):
     table.loc[table.index[table["split"] == "train"][0], "AGE"] += 1
 
 
+def other_validation(table, volumes):
+    table.loc[table.index[table["split"] == "val"][0], "AGE"] += 1  # it chooses the epoch
+
+
 def other_split(table, volumes):
     table.loc[[0, 9], "split"] = table.loc[[9, 0], "split"].to_numpy()
 
@@ -356,6 +376,7 @@ def other_volumes(table, volumes):
         ({"seed": 4}, "seed 3 -> 4"),
         ({"start": "stage 1"}, "start"),
         (other_age, "subjects changed"),
+        (other_validation, "subjects changed"),
         (other_split, "subjects changed"),
         (other_order, "subjects changed"),
         (other_volumes, "volumes made up -> others"),

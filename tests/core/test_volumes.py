@@ -507,6 +507,16 @@ def test_augmentation_follows_its_generator():
     assert first.shape == batch.shape and (first - batch).abs()[:, :, 8:-8, 8:-8, 8:-8].max() < 0.4
 
 
+def test_each_process_draws_its_own_part_of_the_whole_batch(monkeypatch):
+    whole = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for rank, part in enumerate(whole.split(4)):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        drawn = volumes.own_rows(4, 3, torch.Generator().manual_seed(0))
+        assert torch.equal(drawn, part)
+
+
 def test_draws_are_uniform():
     draws = volumes.own_rows(1000, 10, torch.Generator().manual_seed(0))
     assert draws.shape == (1000, 10) and draws.min() >= 0 and draws.max() < 1
