@@ -150,6 +150,10 @@ def test_precision_and_majority_by_hand(table):
     found = retrieval.ranking_metrics(lists, table)
     assert found["precision@1"] == 0.5 and found["precision@5"] == pytest.approx(0.4)
     assert found["knn_accuracy"] == 0.5  # CN, two against two, nearer than dementia; dementia
+    first_is_wrong = retrieval.ranking_metrics({0: [1, 3, 6, 9, 2]}, table)
+    assert first_is_wrong["knn_accuracy"] == 1 and first_is_wrong["precision@1"] == 0
+    sixth_and_seventh = retrieval.ranking_metrics({0: [3, 6, 1, 4, 2, 7, 10]}, table)
+    assert sixth_and_seventh["knn_accuracy"] == 1  # they do not vote
 
 
 def test_an_ideal_order_has_ndcg_1(table, train):
