@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+from damage import flip
 
 from memoir_core import files, losses, model
 
@@ -179,3 +181,41 @@ def test_half_done_work_is_made_anew(work, capsys):
     assert "not finished" in capsys.readouterr().out
     assert not files.is_finished(work, {"seed": 0})  # nothing there: nothing to say
     assert capsys.readouterr().out == ""
+
+
+def test_work_that_is_finished_twice_is_whole(work):
+    files.finish(work, {"seed": 2})
+    assert files.is_finished(work, {"seed": 2})
+
+
+# --- states of a training ---------------------------------------------------------------
+
+
+@pytest.fixture
+def states(tmp_path):
+    folder = tmp_path / "stage1"
+    for epoch in (1, 2, 3):
+        files.save_state(folder, epoch, {"seed": 0}, {"epoch": epoch})
+    return folder
+
+
+def test_the_newest_state_is_taken_and_one_before_it_kept(states):
+    assert files.newest_state(states, {"seed": 0}) == {"epoch": 3}
+    assert len(list((states / files.STATE).iterdir())) == 2
+
+
+def test_of_a_damaged_state_the_one_before_is_taken(states, capsys):
+    flip(max((states / files.STATE).iterdir()))
+    assert files.newest_state(states, {"seed": 0}) == {"epoch": 2}
+    assert "epoch003" in capsys.readouterr().out
+
+
+def test_a_state_of_other_settings_is_deleted_with_its_training(states, capsys):
+    assert files.newest_state(states, {"seed": 1}) is None and not states.exists()
+    assert "seed 0 -> 1" in capsys.readouterr().out
+
+
+def test_a_state_cannot_bring_code(tmp_path):
+    files.save_state(tmp_path / "stage1", 1, {}, {"call": os.getcwd})
+    with pytest.raises(pickle.UnpicklingError):
+        files.newest_state(tmp_path / "stage1", {})

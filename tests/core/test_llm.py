@@ -110,6 +110,23 @@ def test_a_chat_model_reads_its_template(loaded, monkeypatch):
         assert value == pytest.approx(plain(loaded, text, option), abs=2e-3)
 
 
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_only_a_plain_prompt_gets_the_tokenizers_own_beginning(loaded, monkeypatch, is_chat):
+    asked = []
+
+    class Spy:
+        def __call__(self, texts, **options):
+            asked.append(options.get("add_special_tokens"))
+            return loaded.tokenizer(texts, **options)
+
+        def __getattr__(self, name):
+            return getattr(loaded.tokenizer, name)
+
+    monkeypatch.setattr(llm, "as_chat", lambda loaded, prompt: prompt)
+    llm.answer_batch(llm.Loaded(loaded.model, Spy(), chat=is_chat), [SHORT])
+    assert asked[0] is not is_chat
+
+
 def test_window_and_number_type(loaded):
     assert loaded.window == 2048 and loaded.device == "cpu"
     assert next(loaded.model.parameters()).dtype == torch.float32 == llm.compute_dtype("cpu")
