@@ -17,7 +17,7 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend unit-endtoend mutants
+.PHONY: book html pdf browser setup doctor test lint unit notebooks endtoend mutants
 .PHONY: audit clean help
 .DEFAULT_GOAL := help
 
@@ -54,12 +54,10 @@ browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
 # Side by side, with one thread each, so that they do not wait for each other. The end-to-end run
-# is compared with that of the notebooks, which has ended long before.
+# is compared with that of the notebooks, and waits for its end.
 test: lint  ## everything that CI checks
-	$(MAKE) --jobs=2 --output-sync=target notebooks unit-endtoend
-
-unit-endtoend: unit
-	$(MAKE) endtoend
+	rm -rf "$(TEST_RUNS)"
+	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 --output-sync=target notebooks endtoend unit
 
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 
@@ -74,13 +72,14 @@ unit: setup
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder.
 # A headline outside its expected band (book/reference/bands.json) fails.
 notebooks: setup
-	rm -rf "$(TEST_RUNS)"
+	rm -rf "$(TEST_RUNS)/nbval"
 	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
 	  --nbval-cell-timeout=600 -p no:cacheprovider notebooks
 
 # The same book through papermill, killed on the way, its HTML with warnings as errors, and the
 # pages in a browser.
 endtoend: setup
+	rm -rf "$(TEST_RUNS)/papermill"
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s
 
 mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)
