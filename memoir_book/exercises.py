@@ -1,4 +1,4 @@
-"""Exercises: check a student's answer.
+"""Exercises: check a student's answer; `python -m memoir_book.exercises` lists them all.
 
 How to add an exercise to a chapter:
 
@@ -14,12 +14,15 @@ How to add an exercise to a chapter:
 from __future__ import annotations
 
 import copy
+import json
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+
+from .chapters import CHAPTERS
 
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
 
@@ -94,3 +97,16 @@ def _shown(value: Any) -> str:
         return "None (is a `return` missing?)"
     text = f"{value:.4g}" if isinstance(value, float) else repr(value)
     return textwrap.shorten(text, 80, placeholder=" ...")
+
+
+def main() -> None:
+    for chapter in CHAPTERS:
+        print(f"{chapter.number} {chapter.title}")
+        for cell in json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(cell["source"])
+            if text.startswith("**Exercise "):
+                print("  ", textwrap.shorten(text.replace("*", ""), 96, placeholder=" ..."))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The book as a user gets it: run through papermill, killed in every chapter, finished, built.
 
-`make notebooks` runs before this or beside it and leaves an uninterrupted smoke run; the run here is
-killed in each chapter, so comparing the two proves resuming and determinism at once.
+`make notebooks` runs before this or beside it and leaves an uninterrupted smoke run; the run here
+is killed in each chapter, so comparing the two proves resuming and determinism at once.
 """
 
 import json

@@ -414,3 +414,9 @@ def test_rounding_a_block_equals_bitsandbytes(solved):
     theirs = dequantize_4bit(packed, state).numpy()
     mine = solved["09"]["round_block"](weights.numpy(), get_4bit_type("nf4", device="cpu").numpy())
     assert np.allclose(mine, theirs, atol=1e-5)
+
+
+def test_the_command_lists_every_exercise(capsys):
+    exercises.main()
+    listed = capsys.readouterr().out
+    assert all(f"Exercise {n}.1." in listed for n in range(1, 12))
