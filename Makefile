@@ -57,7 +57,7 @@ browser: setup  ## look at the pages that were built last, in a browser
 # is compared with that of the notebooks, and waits for its end.
 test: lint  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
-	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 --output-sync=target notebooks endtoend unit
+	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 notebooks endtoend unit
 
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 
