@@ -60,7 +60,8 @@ _KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
     float: ("a number", (str, int)),
     str: ("text", (int, float)),
 }
-_RUN = r"(?!compare$)[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # it becomes a folder's name
+# It becomes a folder's name; seeds.compare has one, and Windows some that no folder can have.
+_RUN = r"(?i)(?!(?:compare|con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._+-]{0,99}"
 
 
 def get_chapter(name: str) -> Chapter:
@@ -103,7 +104,7 @@ def checked(name: str, value: Any, kind: type, default: Any) -> Any:
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name}={given!r}: choose one of {', '.join(CHOICES[name])}")
     if name == "run" and value and not re.fullmatch(_RUN, text := str(value)):
-        what = "must be a plain folder name of letters, digits and . _ + -, not 'compare'"
+        what = "must be a plain folder name of letters, digits and . _ + -, not 'compare' or 'con'"
         raise ValueError(f"run={text[:100]!r} {what}")
     low, high = RANGES.get(name, (float("-inf"), float("inf")))
     if isinstance(value, int | float) and not low <= value <= high:

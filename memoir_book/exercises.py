@@ -101,11 +101,10 @@ def _shown(value: Any) -> str:
 
 def main() -> None:
     for chapter in CHAPTERS:
-        print(f"{chapter.number} {chapter.title}")
         for cell in json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
             if text.startswith("**Exercise "):
-                print("  ", textwrap.shorten(text.replace("*", ""), 96, placeholder=" ..."))
+                print(textwrap.shorten(text.replace("*", ""), 99, placeholder=" ..."))
 
 
 if __name__ == "__main__":

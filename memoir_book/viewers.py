@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: st
 
 def _html(macro: str, **values: Any) -> Any:
     source = Path(__file__).with_name("viewers.html.j2").read_text(encoding="utf-8")
-    key = f"{macro}{abs(hash(str(values))) % 10**8}"  # by which its script finds it
+    key = f"{macro}{zlib.crc32(str(values).encode())}"  # by which its script finds it
     page = getattr(Environment(autoescape=True).from_string(source).module, macro)
     return HTML(str(page(key=key, **values)).strip())
 

@@ -182,8 +182,7 @@ def align(
     targets = torch.from_numpy(z_fused).to(encoder.device)
     log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), device=encoder.device).float())
     learned = [*top.parameters()], [*encoder[-2].parameters(), log_scale]
-    groups = [{"params": p, "lr": lr} for p, lr in zip(learned, ALIGN_RATES, strict=True)]
-    optimiser = torch.optim.AdamW(groups, fused=True)
+    optimiser = torch.optim.AdamW([{"params": p} for p in learned], fused=True)
     steps = max(2, epochs * -(-len(texts) // ALIGN_BATCH))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [*ALIGN_RATES], steps, pct_start=0.1)
     history = []

@@ -109,6 +109,8 @@ def test_chapters_before_are_asked_for_at_once(book, capsys):
         (["--only", "1", "--to", "2"], "cannot be combined"),
         (["--data", "nowhere"], "is not a folder"),
         (["--run", ".."], "plain folder name"),
+        (["--run", "CON"], "plain folder name"),  # no folder of Windows
+        (["--run", "Compare"], "plain folder name"),  # some disks know no case
         (["--run", "../../outside"], "plain folder name"),
         (["--seed", "4294967296"], "seed"),
     ],
