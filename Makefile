@@ -28,7 +28,7 @@ setup: $(READY)  ## install into .venv and convert the language model, once
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m memoir_book.weights
 	touch $(READY)
@@ -55,9 +55,9 @@ browser: setup  ## look at the pages that were built last, in a browser
 
 # Side by side, with one thread each, so that they do not wait for each other. The end-to-end run
 # is compared with that of the notebooks, and waits for its end.
-test: lint  ## everything that CI checks
+test: setup  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
-	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 notebooks endtoend unit
+	MEMOIR_BESIDE=1 $(MAKE) --jobs=4 notebooks endtoend unit lint
 
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 

@@ -47,6 +47,7 @@ class Profile:
     questions: int
     probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
     lora_examples: int  # train questions for the stand-in that is adapted with LoRA
+    occluded: int  # subjects per class in the occlusion maps
     bootstrap: int
 
     def as_dict(self) -> dict:
@@ -78,6 +79,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "questions": (8, 60, 300),  # half on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 160, 240),
+    "occluded": (1, 2, 4),
     "bootstrap": (200, 1000, 1000),
 }
 PROFILES = {

@@ -1,5 +1,6 @@
 """Shared fixtures. Tests never touch the user's runs/ or cache/ unless they are end-to-end."""
 
+import gc
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,10 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "fault(what, happens): a row of book/faults.md, see tests/faults.py"
     )
+
+
+def pytest_collection_finish():
+    gc.freeze()  # a collection, as after each training, need not visit the libraries again
 
 
 def tables_of(folder):

@@ -7,6 +7,7 @@ its own reference to `open` or `os.replace`.
 """
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ def _explore(work, start, folder, kind, every):
     import torch
 
     torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+    gc.freeze()  # a collection in a fork would copy and visit all that the libraries hold
     for handle in (1, 2):  # bars; a file of a log could not grow either
         os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
     folder = Path(folder)
