@@ -162,8 +162,8 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             stdout_file=sys.stdout if verbose else None,
             stderr_file=sys.stderr if verbose else None,
             cwd=str(chapter.notebook.parent),
-            # ipykernel warns about its own transport at each start
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # ipykernel warns of its own transport, and calls its end at the end an error
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
         failed = executed.with_name(f"{chapter.name}.failed.ipynb")
