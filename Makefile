@@ -53,8 +53,9 @@ pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
 browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
-# Side by side, with one thread each, so that they do not wait for each other. The end-to-end run
-# is compared with that of the notebooks, and waits for its end.
+# Side by side, with one thread each, so that they do not wait for each other; on two cores, what
+# is short lets the long ones go first. The end-to-end run is compared with that of the notebooks,
+# and waits for its end.
 test: setup  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
 	MEMOIR_BESIDE=1 $(MAKE) --jobs=4 notebooks endtoend unit lint
@@ -62,12 +63,12 @@ test: setup  ## everything that CI checks
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	nice $(BIN)/ruff check .
+	nice $(BIN)/ruff format --check .
+	nice $(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest tests -m "not endtoend" --durations=10
+	nice $(BIN)/python -m pytest tests -m "not endtoend" --durations=10
 
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder.
 # A headline outside its expected band (book/reference/bands.json) fails.
