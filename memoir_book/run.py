@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from memoir_core.config import get_profile
-from memoir_core.files import DamagedFileError, MissingArtefactError, difference, read_json
+from memoir_core.files import DamagedFileError, MissingArtefactError, difference, read_json, sweep
 
 from . import chapters, manifest, pages, store
 from .chapters import CHAPTERS, Chapter
@@ -95,8 +95,8 @@ def run_chapters(
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
-    begun = time.time()
-    back = "\r" if sys.stdout.isatty() else ""  # a log file gets finished lines only
+    sweep(folder)  # a run of which nothing must be made again writes nothing, and sweeps nothing
+    begun, back = time.time(), "\r" if sys.stdout.isatty() else ""  # a log: whole lines only
     for chapter in chosen:
         line = f"[{chapter.number}/{CHAPTERS[-1].number}] {chapter.name:<24}"
         declared = chapters.parameters_of(chapter)

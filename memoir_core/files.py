@@ -42,7 +42,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     temporary = shelf / path.name  # the same name: libraries choose the format by it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        sweep(path.parent)
         shutil.rmtree(shelf, ignore_errors=True)  # of a killed process with the same number
         shelf.mkdir()
         yield temporary
@@ -62,7 +62,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         shutil.rmtree(shelf, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of `atomic_path` in a folder."""
     for stale in folder.glob(".*.partial"):
         pid = stale.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -165,7 +166,7 @@ def is_finished(folder: Path, settings: Mapping) -> bool:
 
 def damage(folder: Path) -> str:
     """Say why a folder is not finished and whole; '' where it is."""
-    _sweep(folder)
+    sweep(folder)
     try:
         wanted, found = read_json(folder / SETTINGS)["files"], _checksums(folder)
         bad = [name for name in wanted if found.get(name) != wanted[name]]
