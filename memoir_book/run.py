@@ -95,7 +95,7 @@ def run_chapters(
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
-    sweep(folder)  # a run of which nothing must be made again writes nothing, and sweeps nothing
+    sweep(folder)  # else a kill's leavings stay where nothing is left to be written
     begun, back = time.time(), "\r" if sys.stdout.isatty() else ""  # a log: whole lines only
     for chapter in chosen:
         line = f"[{chapter.number}/{CHAPTERS[-1].number}] {chapter.name:<24}"
@@ -162,7 +162,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             stdout_file=sys.stdout if verbose else None,
             stderr_file=sys.stderr if verbose else None,
             cwd=str(chapter.notebook.parent),
-            # ipykernel warns of its own transport, and calls its end at the end an error
+            # ipykernel warns of its own transport, and calls it an error to be ended
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
