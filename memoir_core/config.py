@@ -42,7 +42,6 @@ class Profile:
     rerank_k: int
     subset_top_k: int  # candidates of a query that has fewer modalities
     subset_queries: int  # test subjects asked with each subset of modalities; 0: all
-    rerank_pairs: int  # that a stand-in cross-encoder learns from
     llms: tuple[str, ...]
     questions: int
     probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
@@ -74,7 +73,6 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "rerank_k": (5, 5, 5),
     "subset_top_k": (5, 10, 50),
     "subset_queries": (6, 24, 0),
-    "rerank_pairs": (96, 1200, 40000),
     "llms": ((f"{GEMMA}-nf4",), (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora"), TUNED),
     "questions": (8, 60, 300),  # half on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),

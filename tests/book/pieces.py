@@ -92,23 +92,6 @@ def index(folder, old=False):
         faiss.write_index(made, str(path))
 
 
-def reranker(folder, old=False):
-    from memoir_book import standins, weights
-
-    base = folder.parent / "base"
-    base.mkdir(exist_ok=True)
-
-    def find(name, path=""):
-        return weights.Weights("minilm", base, "path", stand_in_for=name)
-
-    weights.find = find
-    standins.training_pairs = lambda *_: pd.DataFrame({"query": ["a"], "label": [0.5]})
-    standins.train_reranker = lambda path, table, seed, device: Encoder(float(seed))
-    standins._load = lambda *_: None
-    standins.get_reranker(folder / "reranker", None, [], pd.DataFrame({"case": [0]}), np.eye(2),
-                          pairs=1, top_k=1, seed=int(old), device="cpu")  # fmt: skip
-
-
 def _train(folder, stage, old):
     import small
 
@@ -237,7 +220,7 @@ def begin(name, older, folder):
 PIECES = {
     piece.__name__: piece
     for piece in (
-        *(a_file, a_folder, cohort, volumes, stage1, stage2, index, reranker),
+        *(a_file, a_folder, cohort, volumes, stage1, stage2, index),
         *(lora, answers, converted, download, book),
     )
 }

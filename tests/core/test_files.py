@@ -164,8 +164,7 @@ def test_finished_work_is_used_only_with_its_settings(work, capsys):
 
 
 @pytest.mark.fault(
-    "one flipped bit in a text encoder, reranker, LoRA adapter, converted model or in a "
-    "model's answers",
+    "one flipped bit in a text encoder, LoRA adapter, converted model or in a model's answers",
     "It is noticed by its checksum, said, and the work is done anew.",
 )
 @pytest.mark.parametrize("name", ["weights", files.SETTINGS])
