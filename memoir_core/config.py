@@ -61,12 +61,12 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "volume_shape": ((31, 37, 31), (46, 55, 46), (91, 109, 91)),
     "voxel_mm": (6.0, 4.0, 2.0),
     "stage1_epochs": (2, 8, 30),
-    "stage2_epochs": (3, 6, 30),
+    "stage2_epochs": (2, 6, 30),
     "batch_size": (12, 16, 16),
     "lr_stage1": (1e-3, 1e-3, 1e-4),
     "lr_backbone": (5e-4, 2e-4, 1e-5),
     "lr_heads": (1e-3, 1e-3, 5e-4),
-    "synthetic_sentences": (240, 2500, 25000),
+    "synthetic_sentences": (160, 2500, 25000),
     "mlm_epochs": (1, 1, 3),
     "align_epochs": (2, 6, 30),
     "top_k": (10, 20, 50),
@@ -74,7 +74,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_top_k": (5, 10, 50),
     "subset_queries": (6, 24, 0),
     "llms": ((f"{GEMMA}-nf4",), (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora"), TUNED),
-    "questions": (8, 60, 300),  # half on the diagnosis: the published rates all fit n = 150
+    "questions": (6, 40, 300),  # half on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 160, 240),
     "occluded": (1, 2, 4),
