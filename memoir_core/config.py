@@ -74,7 +74,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_top_k": (5, 10, 50),
     "subset_queries": (6, 24, 0),
     "llms": ((f"{GEMMA}-nf4",), (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora"), TUNED),
-    "questions": (6, 40, 300),  # half on the diagnosis: the published rates all fit n = 150
+    "questions": (8, 40, 300),  # half on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 160, 240),
     "occluded": (1, 2, 4),

@@ -111,9 +111,9 @@ def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
     ax.scatter(kept[0], kept[1], s=110, fc="none", ec="#222222", label="kept for the LLM")
     for place, point in enumerate(kept.T, 1):
         ax.annotate(f" {place}", point, xytext=(6, 4), textcoords="offset points", size=8)
-    ax.set(xlabel="cosine with the query (FAISS)", ylabel="cross-encoder score")
+    ax.set(xlabel="cosine with the query (FAISS)", ylabel="reranker's score")
     style.above(ax, 4)
     words = f"Scatter plot of {points.shape[1]} candidates: cosine with the query against the "
-    words += f"cross-encoder's score. Kept: {', '.join(dx[row['reranked']])}."
+    words += f"reranker's score. Kept: {', '.join(dx[row['reranked']])}."
     title = f"{title}, {row['protocol']}, true diagnosis {dx[row['case']]}"
     return style.finish(figure, title, words)
