@@ -21,7 +21,7 @@ from pathlib import Path
 
 from memoir_core.files import checksum
 
-EVERY = int(os.environ.get("MEMOIR_KILL_EVERY", "12"))  # 1 tries every point, some minutes
+EVERY = int(os.environ.get("MEMOIR_KILL_EVERY", "20"))  # 1 tries every point, some minutes
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink"}
 CHANGES |= {"os.truncate", "os.chmod", "os.utime"}
 FULL = 28  # exit code: the disk is full, and the message says which file

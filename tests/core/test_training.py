@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -494,7 +495,9 @@ def test_two_processes_give_the_loss_gradients_and_masks_of_one(tmp_path):
     loss = PairwiseInfoNCE()(whole, present)
     loss.backward()
     # not "fork": of a process whose threads have worked, a copy may wait for them for ever
-    torch.multiprocessing.spawn(_one_rank, (2, str(tmp_path), z, present), nprocs=2)
+    multiprocessing.set_forkserver_preload(["memoir_core.training"])
+    told = _one_rank, (2, str(tmp_path), z, present)
+    torch.multiprocessing.start_processes(*told, nprocs=2, start_method="forkserver")
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.allclose(part["loss"], loss, atol=1e-6) for part in parts)
     assert torch.allclose(torch.cat([p["grad"] for p in parts]), whole.grad, atol=1e-6)
