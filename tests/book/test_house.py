@@ -5,6 +5,7 @@ import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import mutants
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,3 +110,10 @@ def test_an_installed_copy_holds_all_packages_and_their_data():
         packed = {path for pattern in patterns for path in (ROOT / room).glob(pattern)}
         data = {p for p in (ROOT / room).rglob("*") if p.suffix in (".json", ".j2", ".mplstyle")}
         assert data == packed
+
+
+def test_every_deliberate_fault_finds_its_place():
+    """`make mutants` takes long and runs seldom: what it changes must not get lost meanwhile."""
+    for module, faults in mutants.FAULTS.items():
+        text = (ROOT / "memoir_core" / f"{module}.py").read_text(encoding="utf-8")
+        assert [old for old, new in faults if text.count(old) != 1 or old == new] == [], module
