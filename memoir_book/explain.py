@@ -42,7 +42,7 @@ def occlusion_maps(
     device = next(model.parameters()).device
     network = T1Only(model).eval()
     # MONAI's activation is a sigmoid; these are probabilities already.
-    options: dict = {"n_batch": 16, "activate": False, "verbose": False}
+    options: dict = {"n_batch": 16, "overlap": 0.2, "activate": False, "verbose": False}
     size = max(4, round(mask_mm / voxel_mm))
     sensitivity = OcclusionSensitivity(network, mask_size=size, **options)
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)  # MONAI's slices
