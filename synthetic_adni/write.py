@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -118,8 +119,10 @@ def _make_download(
         listed = latents.assign(path=latents[f"{kind}_path"]).query("path != ''").to_dict("records")
         rows = [row for row in listed if not (directory / row["path"]).exists()]
         batches += [(kind, rows[i : i + size]) for i in range(0, len(rows), size)]
-    with ProcessPoolExecutor(workers or None, get_context("spawn")) as pool:
-        run = map if device.startswith("cuda") else pool.map
+    on_gpu = device.startswith("cuda")
+    many = nullcontext() if on_gpu else ProcessPoolExecutor(workers or None, get_context("spawn"))
+    with many as pool:
+        run = pool.map if pool else map
         done = run(partial(_write_volumes, directory, device), batches)
         list(tqdm(done, "rendering volumes", len(batches), mininterval=5))
     _write_json(marker, wanted | {"tables": _sums(directory)})
