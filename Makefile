@@ -54,7 +54,7 @@ browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
 # Two rows of checks side by side, a thread each: a third would only make both wait. The end-to-end
-# run is compared with that of the notebooks, which ends before it.
+# run is compared with that of the notebooks, and waits for its end.
 test: setup  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
 	MEMOIR_BESIDE=1 $(MAKE) --jobs=2 row1 row2

@@ -159,6 +159,8 @@ def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) 
         packed = gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0)
         _write_whole(directory / latent["path"], packed)
 
+    for latent in latents:  # before the threads, which would race for a common folder
+        (directory / latent["path"]).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, latents, draw(latents, device)))
 

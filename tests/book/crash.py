@@ -77,10 +77,7 @@ def _explore(work, start, folder, kind, every):
             first = [_wait(pid) for pid in both] == [0, 0]
         else:
             code = _wait(_child(work, trial, at, kind))
-            # Threads that make one folder together ask for it once or twice: the last few points
-            # may lie past the end.
-            ended = code == 0 and at > len(names) - 3
-            first = code == -signal.SIGKILL or ended if kind == "kill" else code in (0, FULL)
+            first = code == -signal.SIGKILL if kind == "kill" else code in (0, FULL)
         left = {name for name in content(trial) if kind != "kill" and name.endswith(".partial")}
         again = _wait(_child(work, trial))
         found = content(trial)
