@@ -35,6 +35,14 @@ WIDE = """() => [...document.querySelectorAll('main *')].filter(e => {
     if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
   return true; }).slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
 OVERFLOW = "() => document.scrollingElement.scrollWidth - innerWidth"
+# The thousands of words of code have a dozen colours: each is looked at once, the others are made
+# plain text, or axe takes minutes.
+ALIKE = """() => { const seen = new Set(), look = word => {
+    const style = getComputedStyle(word);
+    return [word.className, style.color, style.backgroundColor].join() };
+  const alike = [...document.querySelectorAll('.highlight span')].filter(word => {
+    const known = seen.has(look(word)); seen.add(look(word)); return known });
+  for (const word of alike) word.replaceWith(word.textContent) }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
@@ -133,6 +141,7 @@ def axe_problems(page, theme, rules=None):
     from axe_playwright_python.sync_playwright import Axe
 
     set_theme(page, theme)
+    page.evaluate(ALIKE)
     options = {"resultTypes": ["violations"], "preload": False}
     if rules:
         options["runOnly"] = {"type": "rule", "values": rules}
