@@ -31,6 +31,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own takes a minute longer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # by all cores; some are for other Pythons
 	$(BIN)/python -m memoir_book.weights
 	touch $(READY)
 
