@@ -36,6 +36,8 @@ def test_every_chapter_left_what_it_promises_with_figures_and_no_error(finished)
         cells = json.loads((finished / "notebooks" / f"{chapter.name}.ipynb").read_text())["cells"]
         outputs = [o for cell in cells for o in cell.get("outputs", ())]
         assert not [o for o in outputs if o["output_type"] == "error"], chapter.name
+        warned = [o["text"] for o in outputs if "Warning: " in "".join(o.get("text", ""))]
+        assert not warned, (chapter.name, warned)
         assert any("image/png" in o.get("data", {}) for o in outputs), chapter.name
 
 
