@@ -28,7 +28,7 @@ setup: $(READY)  ## install into .venv and convert the language model, once
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own takes a minute longer
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # by all cores; some are for other Pythons

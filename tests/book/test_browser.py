@@ -35,13 +35,14 @@ WIDE = """() => [...document.querySelectorAll('main *')].filter(e => {
     if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
   return true; }).slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
 OVERFLOW = "() => document.scrollingElement.scrollWidth - innerWidth"
-# The thousands of words of code have a dozen colours: each is looked at once, the others are made
-# plain text, or axe takes minutes.
+# Thousands of words of code look alike: one of each kind stays (its classes and those of all around
+# it, on which its colours depend), the others are made plain text, or axe takes minutes.
 ALIKE = """() => { const seen = new Set(), look = word => {
-    const style = getComputedStyle(word);
-    return [word.className, style.color, style.backgroundColor].join() };
+    const around = [word.getAttribute('style')];
+    for (let e = word; e; e = e.parentElement) around.push(e.className);
+    return around.join('|') };
   const alike = [...document.querySelectorAll('.highlight span')].filter(word => {
-    const known = seen.has(look(word)); seen.add(look(word)); return known });
+    const kind = look(word), known = seen.has(kind); seen.add(kind); return known });
   for (const word of alike) word.replaceWith(word.textContent) }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
