@@ -103,7 +103,7 @@ class Volumes:
 
 def clip_brain(volume: Tensor) -> Tensor:
     """Scale percentiles 1 to 99 of the brain (> 5 % of the maximum) to 0.001 to 1.001; else 0."""
-    volume = torch.as_tensor(np.asarray(volume)).clone()
+    volume = torch.tensor(np.asarray(volume))  # a copy
     inside = volume > 0.05 * volume.max()
     clip = transforms.ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
     volume[inside] = clip(volume[inside][None])[0] + 1e-3
