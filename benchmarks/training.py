@@ -27,11 +27,11 @@ from torch import nn
 
 from memoir_book.store import peak_gib
 from memoir_core.config import SCORES
-from memoir_core.data import MemoirDataset, Scaler
+from memoir_core.data import MemoirDataset, Scaler, vary
 from memoir_core.losses import multitask_loss
 from memoir_core.model import Memoir, masking_gate
 from memoir_core.precision import choose_precision
-from memoir_core.volumes import Volumes, augment
+from memoir_core.volumes import SHIFT, TURN, ZOOM, Volumes
 
 
 def random_cohort(n: int, shape: tuple[int, ...], fa: float) -> tuple[pd.DataFrame, Volumes]:
@@ -47,7 +47,7 @@ def random_cohort(n: int, shape: tuple[int, ...], fa: float) -> tuple[pd.DataFra
     rows = np.where(has_fa, np.cumsum(has_fa) - 1, -1)
     t1 = rng.normal(size=(n, *shape)).astype(np.float16)
     fa_volumes = rng.normal(size=(has_fa.sum(), *shape)).astype(np.float16)
-    return cohort, Volumes(t1, fa_volumes, rows, pd.DataFrame())
+    return cohort, Volumes(t1, fa_volumes, np.ones(shape, bool), rows, pd.DataFrame())
 
 
 class Everything(Memoir):
@@ -86,8 +86,8 @@ def train(
 
 def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.DataFrame:
     cohort, volumes = random_cohort(batch * (steps + 1), shape, 0.394)
-    data = MemoirDataset(cohort, volumes, Scaler.fit(cohort), "train")
-    angle, size = np.deg2rad(4), 0.04 * np.array(shape)
+    data = MemoirDataset(cohort, volumes, Scaler.fit(cohort, volumes), "train")
+    angle, size = np.deg2rad(TURN), SHIFT * np.array(shape)
     usual_data = CacheDataset(
         [data[i] for i in range(len(data))],
         Compose(
@@ -96,7 +96,7 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
                     ("t1", "fa"),
                     prob=1.0,
                     rotate_range=(angle,) * 3,
-                    scale_range=(0.04,) * 3,
+                    scale_range=(ZOOM,) * 3,
                     translate_range=tuple(size),
                 ),
                 RandScaleIntensityd(("t1", "fa"), factors=0.1, prob=1.0),
@@ -115,7 +115,7 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
         return {k: torch.as_tensor(v) for k, v in batch.items()}
 
     def augmented(batch, noise):
-        return batch | {name: augment(batch[name], noise) for name in ("t1", "fa")}
+        return vary(batch, noise)
 
     found: dict[str, list[dict]] = {"usual": [], "book": [], "book, bf16": []}
     for _ in range(repeats):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
+from torch import Generator, Tensor
+from torch.utils.data import Dataset, Sampler
 
 from .config import DX, SCORES
-from .volumes import Volumes
+from .volumes import Volumes, augment, own_rows
 
 IGNORE = -100  # label of a row that a head's loss leaves out
 RECORD = ("case", "split", "DX", "PTGENDER", "AGE", "APOE4", *SCORES)  # what is read of a subject
 COLUMNS = ("scores", "known", "apoe", "present", "dx3", "dx2", "sex", "age", "cdrsb")  # of an item
+RETEST = 0.5  # SDs: noise on the scores in training, about what a second visit would change
+BRIGHTEN = {"t1": 0.1, "fa": 0.0}  # FA is a quantity
 APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
 
 
@@ -29,15 +33,20 @@ class Scaler:
     age_std: float
     cdrsb_mean: float
     cdrsb_std: float
+    fa_mean: float  # of all voxels inside the mask of all FA
+    fa_std: float
 
     @classmethod
-    def fit(cls, cohort: pd.DataFrame) -> Scaler:
+    def fit(cls, cohort: pd.DataFrame, volumes: Volumes) -> Scaler:
         train = cohort[cohort["split"] == "train"]
+        rows = volumes.fa_row[train["case"]]
+        fa = volumes.fa[np.sort(rows[rows >= 0])][:, volumes.inside].astype(np.float32)
+        of_fa = (fa.mean(dtype=float), fa.std(dtype=float)) if fa.size else (0.0, 1.0)
         scores, age, cdrsb = train[list(SCORES)], train["AGE"], train["CDRSB"]
         mean = tuple(scores.mean().fillna(0.0))
         std = tuple(scores.std().fillna(1.0).replace(0.0, 1.0))
         ends = age.mean(), age.std(), cdrsb.mean(), cdrsb.std()
-        return cls(mean, std, *map(float, ends))
+        return cls(mean, std, *map(float, (*ends, *of_fa)))
 
 
 class MemoirDataset(Dataset):
@@ -68,6 +77,7 @@ class MemoirDataset(Dataset):
         self.subjects = kept  # rows of the cohort, in the order of the items
         self.rows = kept["case"].to_numpy()
         self.volumes = volumes
+        self.fa_mean, self.fa_std = scaler.fa_mean, scaler.fa_std or 1.0
         raw = kept[list(SCORES)].to_numpy(np.float32)
         known = ~np.isnan(raw)
         known[:, [SCORES.index(name) for name in hide]] = False
@@ -90,8 +100,47 @@ class MemoirDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         row = self.rows[i]
         fa_row = self.volumes.fa_row[row]
-        fa = self.volumes.fa[fa_row] if fa_row >= 0 else np.zeros(self.volumes.t1.shape[1:])
+        fa = np.zeros(self.volumes.t1.shape[1:], np.float32)
+        if fa_row >= 0:  # constants of the train part inside one mask: 0.8 x FA looks different
+            raw = (self.volumes.fa[fa_row] - np.float32(self.fa_mean)) / np.float32(self.fa_std)
+            fa = np.where(self.volumes.inside, raw, 0)
         item = {name: torch.as_tensor(getattr(self, name)[i]) for name in COLUMNS}
         item["t1"] = torch.from_numpy(np.asarray(self.volumes.t1[row], np.float32)[None])
         item["fa"] = torch.from_numpy(np.asarray(fa, np.float32)[None])
         return item | {"case": row}
+
+
+class FaTogether(Sampler[int]):
+    """Shuffle subjects so that those with FA fill steps of their own, and the others theirs.
+
+    Drawn without that, a step of 16 shows four FA volumes after the masking gate: too few to be
+    told apart. Only the last steps of an epoch are mixed.
+
+    has_fa : (n,) bool. size : subjects per step.
+    """
+
+    def __init__(self, has_fa: Tensor, size: int, generator: Generator) -> None:
+        self.has_fa, self.size, self.generator = has_fa, size, generator
+
+    def __len__(self) -> int:
+        return len(self.has_fa)
+
+    def __iter__(self) -> Iterator[int]:
+        steps, rest = [], []
+        for own in (self.has_fa.nonzero()[:, 0], (~self.has_fa).nonzero()[:, 0]):
+            drawn = own[torch.randperm(len(own), generator=self.generator)]
+            whole = len(own) // self.size * self.size
+            steps += drawn[:whole].split(self.size)
+            rest.append(drawn[whole:])
+        order = torch.randperm(len(steps), generator=self.generator)
+        mixed = torch.cat(rest)
+        mixed = mixed[torch.randperm(len(mixed), generator=self.generator)]
+        yield from torch.cat([*(steps[i] for i in order), mixed]).tolist()
+
+
+def vary(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+    """Change in a batch what a second visit would: the head's place, brightness, the scores."""
+    moved = {name: augment(batch[name], generator, most) for name, most in BRIGHTEN.items()}
+    n, width = batch["scores"].shape
+    noise = RETEST * own_rows(n, width, generator, torch.randn)
+    return batch | moved | {"scores": batch["scores"] + noise.to(batch["scores"])}

@@ -18,14 +18,16 @@ LOSS_WEIGHTS = {"dx3": 1.0, "dx2": 0.5, "sex": 0.2, "age": 0.2, "cdrsb": 0.5}
 
 
 class PairwiseInfoNCE(nn.Module):
-    """Symmetric InfoNCE over the three modality pairs, with one learnable temperature.
+    """Symmetric InfoNCE over the three modality pairs, each with a learnable temperature.
 
-    The scale starts at 1/0.07 and is clipped at 100, as in CLIP (arXiv:2103.00020).
+    Scales start at 1/0.07 and are clipped at 100, as in CLIP (arXiv:2103.00020). One for each
+    pair, in the order T1-FA, T1-clinical, FA-clinical: two scans of one head are far easier to
+    match than a scan and its scores.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.full((3,), math.log(1 / 0.07)))
 
     def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
         """Average the pairs' losses, each over the rows that have both modalities.
@@ -35,12 +37,12 @@ class PairwiseInfoNCE(nn.Module):
         """
         scale = self.log_scale.exp().clamp(max=100)
         losses = []
-        for a, b in combinations(range(len(MODALITIES)), 2):
+        for pair, (a, b) in enumerate(combinations(range(len(MODALITIES)), 2)):
             both = present[:, a] & present[:, b]
             if both.sum() >= 2:  # one row alone has nothing to be told apart from
-                losses.append(info_nce(embeddings[both, a], embeddings[both, b], scale))
+                losses.append(info_nce(embeddings[both, a], embeddings[both, b], scale[pair]))
         if not losses:
-            return embeddings.sum() * 0 + scale * 0
+            return embeddings.sum() * 0 + scale.sum() * 0
         return torch.stack(losses).mean()
 
 

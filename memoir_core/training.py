@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,19 +19,19 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import files
 from .config import MODALITIES, SCORES
-from .data import RECORD, MemoirDataset, Scaler
+from .data import RECORD, FaTogether, MemoirDataset, Scaler, vary
 from .inference import encode, load_weights, predict, save_weights
 from .losses import PairwiseInfoNCE, gather, multitask_loss
 from .metrics import composite, recall_at, task_metrics
 from .model import HEADS, Memoir, masking_gate
 from .precision import choose_precision
-from .volumes import Volumes, augment
+from .volumes import Volumes
 
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
@@ -144,7 +145,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
         state = files.newest_state(folder, identity) or {"history": []}
 
     # Subjects, network, loss
-    scaler = Scaler.fit(cohort)
+    scaler = Scaler.fit(cohort, volumes)
     train = MemoirDataset(cohort, volumes, scaler, "train", how.hide)
     val = MemoirDataset(cohort, volumes, scaler, "val", how.hide)
     set_seed(_seeds(how, 0)[0])
@@ -166,15 +167,15 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     )
     model.to(accelerator.device).arrange()
     criterion.to(accelerator.device)
-    encoders = [p for part in (model.t1, model.fa, model.clinical) for p in part.parameters()]
-    rest = [p for part in (model.fusion, model.heads, criterion) for p in part.parameters()]
-    groups = (encoders, how.lr_backbone), (rest, how.lr_heads)
-    optimizer = torch.optim.AdamW(
-        [{"params": p, "lr": lr} for p, lr in groups], weight_decay=WEIGHT_DECAY, fused=True
-    )
+    encoders, rest = (model.t1, model.fa, model.clinical), (model.fusion, model.heads, criterion)
+    groups = parameter_groups(encoders, how.lr_backbone) + parameter_groups(rest, how.lr_heads)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    learned = [p for group in groups for p in group["params"]]
     size = max(2, how.batch_size // accelerator.num_processes)
     order, noise = torch.Generator(), torch.Generator()
-    loader = DataLoader(train, size, shuffle=True, drop_last=True, generator=order)
+    has_fa = torch.from_numpy(train.present[:, 1] & (how.stage == 1))  # stage 2: any order
+    drawn = FaTogether(has_fa, how.batch_size, order)
+    loader = DataLoader(train, size, sampler=drawn, drop_last=True)
     if not len(loader):
         raise RuntimeError(f"{len(train)} train subjects do not fill a batch of {size}")
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -199,10 +200,9 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
         for batch in bar:
             try:
                 keep = masking_gate(batch["present"], noise, how.drop)
-                for name in ("t1", "fa"):
-                    batch[name] = augment(batch[name], noise)
+                varied = vary(batch, noise)
                 with accelerator.autocast():
-                    loss = loss_of(wrapped(batch, keep), batch)
+                    loss = loss_of(wrapped(varied, keep), varied)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
             except torch.OutOfMemoryError as error:
@@ -212,7 +212,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise RuntimeError(f"the loss is {losses[-1]} in {title}: lower the learning rate")
-            accelerator.clip_grad_norm_([*encoders, *rest], CLIP_NORM)
+            accelerator.clip_grad_norm_(learned, CLIP_NORM)
             optimizer.step()
             schedule.step()
             bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
@@ -237,6 +237,14 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return pd.DataFrame(history)
+
+
+def parameter_groups(modules: Sequence[nn.Module], lr: float) -> list[dict]:
+    """Groups of one learning rate: weights decay; biases, norms and scales do not (open_clip)."""
+    own = [p for module in modules for p in module.parameters()]
+    weights, rest = [p for p in own if p.ndim > 1], [p for p in own if p.ndim < 2]
+    decayed = {"params": weights, "lr": lr, "weight_decay": WEIGHT_DECAY}
+    return [decayed, {"params": rest, "lr": lr, "weight_decay": 0.0}]
 
 
 def _seeds(how: Settings, epoch: int) -> list[int]:
@@ -264,6 +272,6 @@ def _validate(
     with torch.no_grad():
         loss = float(criterion(z.to(scale.device), present.to(scale.device)))
     both = present[:, 0] & present[:, 2]
-    row = {"val_loss": loss, "scale": float(scale.exp().clamp(max=100))}
+    row = {"val_loss": loss, "scale": float(scale.exp().clamp(max=100).mean())}
     recalls = recall_at(z[both, 0], z[both, 2], (1, 5))
     return row | {f"val_{name}": value for name, value in recalls.items()}

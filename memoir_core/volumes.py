@@ -6,9 +6,10 @@ import gzip
 import io
 import math
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from filelock import FileLock
 from monai import transforms
 from monai.data import MetaTensor
 from monai.data.utils import correct_nifti_header_if_necessary
+from nilearn import datasets, image
 from torch import Generator, Tensor
 from tqdm import tqdm
 
@@ -33,6 +35,9 @@ MNI_CENTRE = np.array([0.0, -18.0, 18.0])  # mm, of that grid
 # Boxes in MNI space, mm, for the two numbers that a caption says of the images.
 VENTRICLE_BOX = ((-30, 30), (-50, 35), (-8, 35))
 FORNIX_BOX = ((-8, 8), (-30, 10), (-10, 25))
+# What registration leaves, at most: degrees, share of the size, share of the grid. Movements of
+# several degrees hide what tells two registered brains apart (chapter 4).
+TURN, ZOOM, SHIFT = 1.0, 0.01, 0.005
 
 
 class VolumeError(ValueError):
@@ -92,10 +97,11 @@ def _fault(data: np.ndarray, affine: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Volumes:
-    """Preprocessed volumes, float16, 0 outside the brain and standardised inside."""
+    """Preprocessed volumes, float16, 0 outside the brain."""
 
-    t1: np.ndarray  # (n, X, Y, Z): row i is case i
-    fa: np.ndarray  # (m, X, Y, Z)
+    t1: np.ndarray  # (n, X, Y, Z): row i is case i; mean 0, SD 1 in its brain
+    fa: np.ndarray  # (m, X, Y, Z): the quantity itself, 0 to 1
+    inside: np.ndarray  # (X, Y, Z) bool: one mask for every FA, see `brain_mask`
     fa_row: np.ndarray  # (n,) row of each case in `fa`, -1 where it has none
     measures: pd.DataFrame  # n rows: `ventricle_share`, `fornix_fa`: see `measure`
     digest: str = ""  # of all of these
@@ -128,15 +134,32 @@ def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
     return float(part[part > 0.2].mean()) if (part > 0.2).any() else float("nan")
 
 
+@cache
+def brain_mask(shape: tuple[int, int, int]) -> np.ndarray:
+    """The MNI brain (nilearn's mask) on the 2 mm grid of `shape` blocks: (X, Y, Z) bool, RAS."""
+    affine = np.diag([GRID_MM] * 3 + [1.0])
+    affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2
+    template: Any = datasets.load_mni152_brain_mask(resolution=int(GRID_MM))
+    how: dict = {"interpolation": "nearest", "copy_header": True, "force_resample": True}
+    mask = image.resample_img(template, affine, GRID, **how).get_fdata(dtype=np.float32)
+    return torch.nn.AdaptiveAvgPool3d(shape)(torch.from_numpy(mask)[None])[0].numpy() > 0.5
+
+
 def preprocess(path: Path, kind: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, float]:
-    """Read and preprocess one file: (X, Y, Z) = `shape` float32, and its `measure`."""
+    """Read and preprocess one file: (X, Y, Z) = `shape` float32, and its `measure`.
+
+    A T1 has no unit: it is standardised by its own brain. FA is a quantity, and stays one.
+    """
     volume: Any = transforms.Spacing(pixdim=(GRID_MM,) * 3, mode="bilinear")(read_volume(path))
     volume = transforms.ResizeWithPadOrCrop(GRID)(volume)
     if volume.max() <= 0:
         raise VolumeError(f"{path} has no voxel above 0 on the MNI grid; convert it again")
     number = measure(np.asarray(volume)[0], np.asarray(volume.affine, float), kind)
     # Means of blocks: no voxel skipped, no aliasing. Then mean 0, SD 1 inside the brain.
-    small = torch.nn.AdaptiveAvgPool3d(shape)(clip_brain(volume))
+    pool = torch.nn.AdaptiveAvgPool3d(shape)
+    if kind == "fa":
+        return np.asarray(pool(volume))[0] * brain_mask(shape), number
+    small = pool(clip_brain(volume))
     return np.asarray(transforms.NormalizeIntensity(nonzero=True)(small))[0], number
 
 
@@ -167,6 +190,8 @@ def build_volumes(
                 fornix = [*_fill(folder / "fa.npy", fa, "fa", shape), float("nan")]
                 measures = {"ventricle_share": share, "fornix_fa": [fornix[i] for i in fa_row]}
                 files.write_json(folder / "cases.json", {"fa_row": fa_row, **measures})
+                with files.atomic_path(folder / "inside.npy") as temporary:
+                    np.save(temporary, brain_mask(shape))
                 files.finish(folder, settings)
     return {"folder": name, "shape": list(shape), "digest": files.checksum(folder / files.SETTINGS)}
 
@@ -198,34 +223,37 @@ def load_volumes(path: Path, cache_dir: Path) -> Volumes:
     if what:
         mend = f"python -m memoir_book.run --run {Path(path).parent.name} --only 02 --force"
         raise files.DamagedFileError(f"{what}; make it again:\n  {mend}")
-    t1, fa = (np.load(folder / name, mmap_mode="r") for name in ("t1.npy", "fa.npy"))
+    names = ("t1.npy", "fa.npy", "inside.npy")
+    arrays = [np.load(folder / name, mmap_mode="r") for name in names]
     measures = pd.DataFrame(files.read_json(folder / "cases.json"))
-    return Volumes(t1, fa, measures.pop("fa_row").to_numpy(), measures, index["digest"])
+    fa_row = measures.pop("fa_row").to_numpy()
+    t1, fa, inside = arrays
+    return Volumes(t1, fa, inside, fa_row, measures, index["digest"])
 
 
-def own_rows(n: int, width: int, generator: Generator) -> Tensor:
-    """Draw (n, width) uniform numbers: this process's part of those of a whole training step."""
+def own_rows(n: int, width: int, generator: Generator, draw: Callable = torch.rand) -> Tensor:
+    """Draw (n, width) numbers: this process's part of those of a whole training step."""
     many = torch.distributed.is_initialized()
     world = torch.distributed.get_world_size() if many else 1
     first = torch.distributed.get_rank() * n if many else 0
-    return torch.rand(world * n, width, generator=generator)[first : first + n]
+    return draw(world * n, width, generator=generator)[first : first + n]
 
 
-def augment(batch: Tensor, generator: Generator) -> Tensor:
-    """Turn (4 degrees), scale (4 %), shift (4 % of the grid) and brighten (10 %) each volume.
+def augment(batch: Tensor, generator: Generator, brighten: float = 0.0) -> Tensor:
+    """Turn, scale and shift each volume of (B, 1, X, Y, Z) by at most `TURN`, `ZOOM` and `SHIFT`.
 
-    batch : (B, 1, X, Y, Z). These most are more than 9DOF registration leaves, because a few
-    hundred subjects are soon known by heart. No left-right flips: atrophy is often asymmetric.
+    brighten : largest relative change of all values; 0 for FA, whose values mean something.
+    No left-right flips: atrophy is often asymmetric.
     """
     n = len(batch)
     uniform = own_rows(n, 10, generator) * 2 - 1
-    angles = uniform[:, :3] * (4 * torch.pi / 180)
+    angles = uniform[:, :3] * (TURN * torch.pi / 180)
     small = torch.zeros(n, 3, 3)  # for small angles, the rotation is 1 + this
     small[:, 0, 1], small[:, 0, 2], small[:, 1, 2] = -angles[:, 2], angles[:, 1], -angles[:, 0]
     matrix = torch.matrix_exp(small - small.transpose(1, 2))
-    matrix = matrix * (1 + 0.04 * uniform[:, None, 3:6])
-    shift = 0.08 * uniform[:, 6:9]  # the grid runs from -1 to 1
+    matrix = matrix * (1 + ZOOM * uniform[:, None, 3:6])
+    shift = 2 * SHIFT * uniform[:, 6:9]  # the grid runs from -1 to 1
     theta = torch.cat([matrix, shift[:, :, None]], dim=2).to(batch)
     grid = F.affine_grid(theta, list(batch.shape), align_corners=False)
     moved = F.grid_sample(batch, grid, align_corners=False)
-    return moved * (1 + 0.1 * uniform[:, 9].to(batch)).view(n, 1, 1, 1, 1)
+    return moved * (1 + brighten * uniform[:, 9].to(batch)).view(n, 1, 1, 1, 1)

@@ -149,12 +149,16 @@ def clinic():
         }
     ).assign(**{name: rng.normal(10, 3, n) for name in SCORES})
     volumes = SimpleNamespace(
-        t1=np.zeros((n, 2, 2, 2)), fa_row=np.arange(n) % 2 - 1, shape=(2, 2, 2)
+        t1=np.zeros((n, 2, 2, 2)),
+        fa=np.zeros((1, 2, 2, 2)),
+        inside=np.ones((2, 2, 2), bool),
+        fa_row=np.arange(n) % 2 - 1,
+        shape=(2, 2, 2),
     )
     z = torch.from_numpy(rng.normal(size=(1, 3, 512)) / 512**0.5).float().repeat(n, 1, 1)
     present = torch.ones(n, 3, dtype=torch.bool)
     present[:, 1] = torch.arange(n) % 2 == 1
-    return cohort, volumes, data.Scaler.fit(cohort), z, present
+    return cohort, volumes, data.Scaler.fit(cohort, volumes), z, present
 
 
 def test_a_branch_that_is_told_the_diagnosis_gives_it_back(clinic):

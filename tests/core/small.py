@@ -38,7 +38,11 @@ def volumes(table):
     t1 = (rng.normal(size=(len(table), *SHAPE)) + shift).astype(np.float16)
     has_fa = table["has_fa"].to_numpy()
     fa_row = np.where(has_fa, np.cumsum(has_fa) - 1, -1)
-    return SimpleNamespace(t1=t1, fa=t1[has_fa] + 1, fa_row=fa_row, shape=SHAPE, digest="made up")
+    inside = np.indices(SHAPE).sum(axis=0) > 1  # all voxels but four in a corner
+    fa = t1[has_fa] + 1
+    return SimpleNamespace(
+        t1=t1, fa=fa, inside=inside, fa_row=fa_row, shape=SHAPE, digest="made up"
+    )
 
 
 class Encoder(nn.Module):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from memoir_core import training
-from memoir_core.data import MemoirDataset, Scaler
+from memoir_core.data import RETEST, FaTogether, MemoirDataset, Scaler
 from memoir_core.losses import PairwiseInfoNCE
 from memoir_core.model import Memoir, masking_gate
 from memoir_core.volumes import augment
@@ -19,7 +19,7 @@ from memoir_core.volumes import augment
 
 def test_the_pairs_are_the_cores(capsys):
     torch.manual_seed(0)
-    found = idea("04", "for a, b in", torch=torch, F=F, PairwiseInfoNCE=PairwiseInfoNCE)
+    found = idea("04", "in zip(scales", torch=torch, F=F, PairwiseInfoNCE=PairwiseInfoNCE)
     assert len(found["losses"]) == 3
     torch.testing.assert_close(found["by_hand"], PairwiseInfoNCE()(found["z"], found["present"]))
     assert "equal to the core's: True" in capsys.readouterr().out
@@ -37,6 +37,7 @@ def test_the_step_is_that_of_the_training(subjects, tmp_path, monkeypatch):
     book = SimpleNamespace(seed=5, parameters=told)
     names = {"MemoirDataset": MemoirDataset, "Scaler": Scaler, "Memoir": Memoir, "augment": augment}
     names |= {"PairwiseInfoNCE": PairwiseInfoNCE, "masking_gate": masking_gate}
+    names |= {"RETEST": RETEST, "FaTogether": FaTogether}
     names |= {"torch": torch, "DataLoader": DataLoader, "cohort": table, "volumes": volumes}
     found = idea("04", "optimizer.step()", book=book, **names)["network"].state_dict()
     for name, value in load_file(tmp_path / "x" / "model.safetensors").items():

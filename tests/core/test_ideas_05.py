@@ -10,10 +10,9 @@ from ideas import idea
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from memoir_core import inference, losses, training
+from memoir_core import data, inference, losses, training
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.model import Memoir, masking_gate
-from memoir_core.volumes import augment
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -38,7 +37,8 @@ def test_the_step_is_that_of_the_training(subjects, tmp_path, monkeypatch, capsy
             path=lambda *parts: tmp_path.joinpath(*parts),
         ),
         **{"torch": torch, "F": F, "DataLoader": DataLoader, "cohort": table, "volumes": volumes},
-        **{"MemoirDataset": MemoirDataset, "Scaler": Scaler, "Memoir": Memoir, "augment": augment},
+        **{"MemoirDataset": MemoirDataset, "Scaler": Scaler, "Memoir": Memoir},
+        **{"data": data},
         **{"masking_gate": masking_gate, "load_weights": inference.load_weights},
         **{"focal_by_hand": losses.focal_loss, "multitask_loss": losses.multitask_loss},
         "LOSS_WEIGHTS": losses.LOSS_WEIGHTS,

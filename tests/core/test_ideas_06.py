@@ -18,7 +18,7 @@ from memoir_core.model import Memoir
 @pytest.mark.usefixtures("tiny_net")
 def test_the_subsets_are_the_cores(subjects, tmp_path):
     table, volumes = subjects
-    scaler, model = Scaler.fit(table), Memoir().eval()
+    scaler, model = Scaler.fit(table, volumes), Memoir().eval()
     z, present = encode(model, MemoirDataset(table, volumes, scaler))
     np.savez(tmp_path / "embeddings.npz", z=z, present=present)
     found = idea(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("tiny_net")
 @pytest.fixture
 def encoded(subjects):
     table, volumes = subjects
-    scaler, model = Scaler.fit(table), Memoir()
+    scaler, model = Scaler.fit(table, volumes), Memoir()
     data = MemoirDataset(table, volumes, scaler)
     return model, table, scaler, data, *inference.encode(model, data, 7)
 
@@ -88,7 +88,7 @@ def test_predictions_keep_who_is_who_and_leave_out_who_has_nothing(encoded):
 
 
 def test_a_trained_model_comes_back_as_it_was(subjects, tmp_path):
-    model, scaler = Memoir(), Scaler.fit(subjects[0])
+    model, scaler = Memoir(), Scaler.fit(*subjects)
     inference.save_weights(model, tmp_path / "last.safetensors")
     write_json(tmp_path / "scaler.json", vars(scaler))
     again, stored = inference.load_trained(tmp_path, "last")

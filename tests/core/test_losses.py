@@ -1,5 +1,7 @@
 """The losses against independent formulations, and their behaviour where something is absent."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,13 +71,13 @@ def test_nothing_to_compare_gives_zero_with_a_gradient_and_no_nan():
     assert value == 0 and torch.equal(z.grad, torch.zeros_like(z))
 
 
-def test_the_temperature_is_learned_and_clipped():
+def test_each_pair_has_a_temperature_that_is_learned_and_clipped():
     loss = PairwiseInfoNCE()
-    assert loss.log_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert loss.log_scale.exp().tolist() == pytest.approx([1 / 0.07] * 3, rel=1e-5)
     z = torch.stack([unit(4, seed=s) for s in range(3)], dim=1)
     present = torch.ones(4, 3, dtype=torch.bool)
     loss(z, present).backward()
-    assert loss.log_scale.grad is not None and loss.log_scale.grad != 0
+    assert loss.log_scale.grad is not None and (loss.log_scale.grad != 0).all()
     with torch.no_grad():
         loss.log_scale.fill_(9.0)
     at_limit = loss(z, present)
@@ -83,6 +85,10 @@ def test_the_temperature_is_learned_and_clipped():
     scale = torch.tensor(100.0)
     by_hand = sum(info_nce(z[:, a], z[:, b], scale) for a, b in pairs) / 3
     assert at_limit.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    with torch.no_grad():
+        loss.log_scale.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    apart = [info_nce(z[:, a], z[:, b], math.e**k) for k, (a, b) in enumerate(pairs, 1)]
+    assert loss(z, present).item() == pytest.approx(sum(apart).item() / 3, rel=1e-5)
 
 
 def test_focal_loss_without_focus_is_cross_entropy():

@@ -102,7 +102,16 @@ def test_a_class_that_is_not_there_does_not_count():
 def test_the_composite_is_what_the_chapter_says():
     table = predictions(skill=1.0)
     found = metrics.task_metrics(table)
-    scaler = Scaler((0,) * 5, (1,) * 5, age_mean=70, age_std=8.0, cdrsb_mean=2, cdrsb_std=2.5)
+    scaler = Scaler(
+        (0,) * 5,
+        (1,) * 5,
+        age_mean=70,
+        age_std=8.0,
+        cdrsb_mean=2,
+        cdrsb_std=2.5,
+        fa_mean=0,
+        fa_std=1,
+    )
     diagnosis = found["dx3"]["balanced_accuracy"] / 2 + found["dx2"]["balanced_accuracy"] / 2
     errors = found["age"]["mae"] / 8.0 / 2 + found["cdrsb"]["mae"] / 2.5 / 2
     assert metrics.composite(found, scaler) == pytest.approx(diagnosis - 0.1 * errors)
