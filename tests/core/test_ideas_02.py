@@ -1,9 +1,6 @@
 """Chapter 2 writes out the preprocessing: it is that of the core."""
 
-import contextlib
-import io
-import json
-from pathlib import Path
+import re
 from types import SimpleNamespace
 
 import monai.transforms as mt
@@ -11,21 +8,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ideas import idea
 
 from memoir_core import volumes
+from memoir_core.data import Scaler
 from memoir_core.volumes import GRID
-
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_visualisation.ipynb"
-
-
-def idea():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (cell,) = [c for c in cells if "idea" in c["metadata"].get("tags", [])]
-    return "".join(cell["source"])
 
 
 @pytest.mark.parametrize("millimetres", [2.0, 2.5])
-def test_the_chain_written_out_is_that_of_the_core(tmp_path, millimetres):
+def test_the_chain_written_out_is_that_of_the_core(tmp_path, capsys, millimetres):
     """On an asymmetric brain, stored front to back and in other voxels than the network's."""
     shape = tuple(round(2 * n / millimetres) for n in GRID)
     rng = np.random.default_rng(0)
@@ -38,8 +29,21 @@ def test_the_chain_written_out_is_that_of_the_core(tmp_path, millimetres):
     sizes = (31, 37, 31)
     book = SimpleNamespace(profile=SimpleNamespace(volume_shape=sizes))
     names = {"mt": mt, "np": np, "torch": torch, "first": path, "book": book}
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        exec(idea(), names)
+    names = idea("02", "def clip_brain", **names)
     wanted, _ = volumes.preprocess(path, "t1", sizes)
     assert np.allclose(names["by_hand"], wanted, atol=1e-3)
-    assert "(31, 37, 31), mean 0.000, sd 1.000" in said.getvalue().replace("-0.000", "0.000")
+    assert "(31, 37, 31), mean 0.000, sd 1.000" in capsys.readouterr().out.replace(
+        "-0.000", "0.000"
+    )
+
+
+def test_fa_is_scaled_by_constants_of_the_train_part(subjects, capsys):
+    table, data = subjects
+    data.fa = np.clip(0.05 * (data.fa + 4), 0.01, 1).astype(np.float16)
+    idea("02", "def by_itself", np=np, Scaler=Scaler, cohort=table, data=data)
+    said = capsys.readouterr().out
+    assert "equal to the core's: True" in said
+    itself, train = (float(x) for x in re.findall(r"moves a voxel by ([\d.]+)", said))
+    assert itself == 0 and train > 0.1
+    idea("02", "def by_itself", np=np, Scaler=Scaler, cohort=table.assign(split="test"), data=data)
+    assert capsys.readouterr().out == ""  # a download without FA

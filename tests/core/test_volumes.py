@@ -293,6 +293,27 @@ def test_real_files_are_stored_as_the_chain_leaves_them(tmp_path):
     assert np.array_equal(found.fa[0], wanted.astype(np.float16))
 
 
+def test_fa_is_a_quantity_and_a_t1_is_not(tmp_path):
+    """0.8 x FA is another FA, 0.8 x T1 the same T1; outside one mask there is no FA."""
+    data = np.clip(head(0) / head(0).max(), 0, 1)
+    for name, scale in (("a.nii", 1.0), ("b.nii", 0.8)):
+        save(tmp_path / name, (scale * data).astype(np.float32))
+    t1, t1_weaker = (volumes.preprocess(tmp_path / n, "t1", SMALL)[0] for n in ("a.nii", "b.nii"))
+    fa, fa_weaker = (volumes.preprocess(tmp_path / n, "fa", SMALL)[0] for n in ("a.nii", "b.nii"))
+    np.testing.assert_allclose(t1, t1_weaker, atol=1e-3)
+    np.testing.assert_allclose(0.8 * fa, fa_weaker, atol=1e-4)
+    mask = volumes.brain_mask(SMALL)
+    assert fa.max() > 0.1 and (fa[~mask] == 0).all() and 0.15 < mask.mean() < 0.6
+
+
+def test_the_mask_lies_on_the_brain_of_the_template():
+    mask = volumes.brain_mask(GRID)
+    at = {"thalamus": (10, -18, 8), "above the head": (0, -18, 95), "in front": (0, 88, 0)}
+    voxels = {n: tuple(((np.array(mm) - [-90, -126, -72]) / 2).astype(int)) for n, mm in at.items()}
+    assert mask[voxels["thalamus"]] and not mask[voxels["above the head"]]
+    assert not mask[voxels["in front"]] and mask.sum() * 8e-6 == pytest.approx(1.85, abs=0.25)  # l
+
+
 def test_a_second_run_finds_them_and_another_shape_does_not(quick, download, tmp_path):
     _, first = build(download, tmp_path / "cache")
     _, again = build(download, tmp_path / "cache")
@@ -352,6 +373,7 @@ def test_a_killed_call_is_repeated_to_the_same_end(quick, download, tmp_path, mo
     assert {p.name for p in folder.iterdir()} == {
         "t1.npy",
         "fa.npy",
+        "inside.npy",
         "cases.json",
         "settings.json",
     }
@@ -382,7 +404,7 @@ def test_two_calls_wait_for_each_other(quick, download, tmp_path, monkeypatch):
     "one flipped bit in the cache of volumes, or a file of it lost",
     "Named when the cache is opened, with the command that makes it again; that command works.",
 )
-@pytest.mark.parametrize("name", ["t1.npy", "fa.npy", "cases.json", "settings.json"])
+@pytest.mark.parametrize("name", ["t1.npy", "fa.npy", "inside.npy", "cases.json", "settings.json"])
 @pytest.mark.parametrize("damage", ["lost", "flipped"])
 def test_a_damaged_cache_is_named_and_made_again(quick, download, tmp_path, name, damage):
     path, before = build(download, tmp_path / "cache")
