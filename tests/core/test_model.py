@@ -189,3 +189,35 @@ def test_the_image_encoder_is_a_resnet18_of_single_channel_volumes():
     assert len(layers) == 20  # 17 and three of the short cuts
     first = layers[0]
     assert (first.in_channels, first.out_channels, first.stride) == (1, 64, (2, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["image", "clinical"])
+def test_features_are_centred_so_that_nearly_equal_people_begin_apart(kind):
+    torch.manual_seed(0)
+    encoder = ImageEncoder() if kind == "image" else ClinicalEncoder()
+    if kind == "image":
+        given = (torch.randn(1, 1, *SHAPE) + 0.05 * torch.randn(8, 1, *SHAPE),)
+    else:
+        scores = torch.randn(1, 5) + 0.05 * torch.randn(8, 5)
+        given = (scores, torch.ones(8, 5), torch.zeros(8, dtype=torch.long))
+    norm = encoder.centre if kind == "image" else encoder.mlp[-2]
+
+    def mean_cosine():
+        z = encoder(*given)
+        return float(((z @ z.T).sum() - len(z)) / (len(z) * (len(z) - 1)))
+
+    encoder.eval()  # before training, the running statistics change nothing
+    without = mean_cosine()
+    encoder.train()
+    assert without > 0.9 and mean_cosine() < without - 0.5
+    assert not list(norm.parameters())  # nothing is learned there
+
+
+def test_one_subject_in_a_batch_is_seen_through_the_running_statistics():
+    torch.manual_seed(0)
+    model = Memoir().train()
+    before = model.fa.centre.running_mean.clone()
+    model(batch([[True, True, True], [True, False, True], [True, False, False]]))
+    assert torch.equal(model.fa.centre.running_mean, before)  # one FA: no statistics of a batch
+    assert not torch.equal(model.t1.centre.running_mean, before)
+    assert model.t1.training and not model.fa.training
