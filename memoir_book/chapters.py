@@ -50,7 +50,7 @@ CHOICES = {"visit": ("latest", "earliest")}
 RANGES: dict[str, tuple[float, float]] = {
     **{"seed": (0, 2**32 - 1), "epochs": (0, 10_000), "lr": (0, 1), "batch_size": (0, 4096)},
     **{"drop_t1": (0, 1), "drop_fa": (0, 1), "drop_clinical": (0, 1), "val_fraction": (0.01, 0.5)},
-    **{"questions": (0, 100_000), "occluded": (0, 1000), "outlier_z": (0.1, 100)},
+    **{"questions": (0, 100_000), "occluded": (0, 1000), "outlier_z": (0.1, 100), "drift": (0, 10)},
 }
 
 # Type -> how it is called, and from which types of papermill and the shell it is understood.

@@ -16,7 +16,7 @@ FA_NOISE = 0.8
 FA_ATROPHY = 0.4  # how much of the atrophy FA maps show: their registration removes the rest
 APOE_EFFECT = {"hippocampus": -0.05, "temporoparietal": -0.04}  # per copy, at equal severity
 # What a scanner adds: log gain and log gamma of T1, relative offset of FA.
-VENDOR = {"SIEMENS": (0.0, 0.0, 0.0), "GE": (0.06, 0.05, 0.03), "PHILIPS": (-0.05, -0.06, -0.03)}
+VENDOR = {"SIEMENS": (0.0, 0.0, 0.0), "GE": (0.06, 0.10, 0.03), "PHILIPS": (-0.05, -0.10, -0.03)}
 SEX_EFFECT, SEX_NOISE = 0.02, 0.06  # head shape barely tells sex after 9DOF scaling
 
 
@@ -24,7 +24,7 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
     """Draw what makes one subject's anatomy: region amplitudes, smooth noise, head position."""
     rng = generator(latent["PTID"], ANATOMY)
     shown = latent["atrophy"] + T1_NOISE * rng.standard_normal()
-    brain_age = latent["AGE"] + 6 * rng.standard_normal()
+    brain_age = latent["AGE"] + 5 * rng.standard_normal()
     amplitudes = [
         effect["age"] * (brain_age - 73) / 10
         + effect["severity"] * (shown - 0.7)

@@ -35,16 +35,32 @@ SCORE_DRIFT = 0.87
 BRAIN_DRIFT = 0.8  # of atrophy and of tract damage: a correlation of 0.6 within a class
 REVERSION = 0.035  # chance that an earlier visit is called CN or MCI the other way round
 
-# Mean scores at five severities, so that the class means come near those of ADNI:
-# CDR-SB, MMSE, ADAS and MoCA by group as in Petersen et al., Neurology 2010
-# (doi:10.1212/WNL.0b013e3181cb3e25) and PMC8446666. `noise` is in score points.
-SCORE_GRID = (-1.0, 0.0, 1.45, 3.1, 6.0)
+# Mean scores at six severities, so that the class means come near those of ADNI: CDR-SB, MMSE,
+# ADAS and MoCA by group as in Petersen et al., Neurology 2010 (doi:10.1212/WNL.0b013e3181cb3e25)
+# and PMC8446666. `noise` is in score points. CDR-SB is below its floor until MCI begins, near 0.7:
+# ADNI calls people CN whose CDR is 0, and 93 % of those who stay CN are at 0 (PMC6461519).
+SCORE_GRID = (-1.0, 0.0, 0.7, 1.45, 3.1, 6.0)
 SCORES: dict[str, dict[str, Any]] = {
-    "CDRSB": {"at": (0.0, 0.0, 1.4, 4.8, 11.0), "noise": 0.4, "range": (0, 18), "step": 0.5},
-    "ADAS11": {"at": (3.5, 5.8, 10.3, 19.5, 38.0), "noise": 2.4, "range": (0, 70), "step": 0.33},
-    "ADAS13": {"at": (5.0, 9.0, 16.8, 30.0, 54.0), "noise": 3.2, "range": (0, 85), "step": 0.33},
-    "MMSE": {"at": (29.8, 29.1, 27.4, 23.2, 13.0), "noise": 1.1, "range": (0, 30), "step": 1},
-    "MOCA": {"at": (28.0, 26.0, 22.8, 17.3, 7.0), "noise": 1.9, "range": (0, 30), "step": 1},
+    "CDRSB": {
+        "at": (-1.2, -0.6, 0.1, 1.4, 4.8, 11.0),
+        "noise": 0.25,
+        "range": (0, 18),
+        "step": 0.5,
+    },
+    "ADAS11": {
+        "at": (3.5, 5.8, 8.0, 10.3, 19.5, 38.0),
+        "noise": 2.4,
+        "range": (0, 70),
+        "step": 0.33,
+    },
+    "ADAS13": {
+        "at": (5.0, 9.0, 12.8, 16.8, 30.0, 54.0),
+        "noise": 3.2,
+        "range": (0, 85),
+        "step": 0.33,
+    },
+    "MMSE": {"at": (29.8, 29.1, 28.3, 27.4, 23.2, 13.0), "noise": 1.1, "range": (0, 30), "step": 1},
+    "MOCA": {"at": (28.0, 26.0, 24.5, 22.8, 17.3, 7.0), "noise": 1.9, "range": (0, 30), "step": 1},
 }
 SCORE_MISSING = {"CDRSB": 0.01, "ADAS11": 0.01, "ADAS13": 0.02, "MMSE": 0.01, "MOCA": 0.03}
 

@@ -3,15 +3,19 @@
 import json
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
 import pytest
 from ideas import idea
+from sklearn.tree import DecisionTreeClassifier
 
-from memoir_core import cohort
+from memoir_core import cohort, metrics
 from memoir_core.config import DX, SCORES
+from synthetic_adni import tables, write
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_cohort.ipynb"
 TABLE = idea("01", "def table_one", np=np, pd=pd, DX=DX, SCORES=SCORES)
@@ -82,7 +86,7 @@ def test_who_filters_visits_in_the_notebook_changes_the_cohort(download):
 
 def test_the_chapter_reads_each_table_once():
     text = "\n".join(source for source, _ in cells())
-    for reader in ("read_adnimerge(", "list_images("):
+    for reader in ("read_adnimerge(book.data_dir", "list_images(book.data_dir"):
         assert text.count(reader) == 1
 
 
@@ -119,3 +123,52 @@ def test_table_one_by_hand():
     assert found.loc["age (years)", "SMD"] == f"{TABLE['smd'](train, test):.2f}"
     assert float(found.loc["age (years)", "SMD"]) > 0  # train minus test
     assert found.index[[1, 2, 4]].tolist() == ["age (years)", "female (%)", "APOE4 carrier (%)"]
+
+
+def cell(start, **names):
+    """Run the one cell that begins so, and return its names."""
+    (source,) = (source for source, _ in cells() if source.startswith(start))
+    exec(source, names)
+    return names
+
+
+def test_without_drift_cdrsb_gives_the_diagnosis_away_and_with_the_books_it_does_not():
+    book = SimpleNamespace(seed=0)
+    files = {"Path": Path, "TemporaryDirectory": TemporaryDirectory, "write": write}
+    others = cell("def others", **files, cohorts=cohort, book=book)["others"]
+    tree = {"DecisionTreeClassifier": DecisionTreeClassifier, "metrics": metrics}
+    given_away = cell("def given_away", **tree)["given_away"]
+    none, usual = (given_away(others(drift)) for drift in (0.0, tables.SCORE_DRIFT))
+    assert none["CN at 0"] > 0.90 > 0.85 > usual["CN at 0"]  # ADNI: 0.93
+    assert none["3 classes: logistic, all scores"] > 0.85 > usual["3 classes: logistic, all scores"]
+    for found in (none, usual):
+        assert found["CN at 0"] + found["CN at 0.5 or more"] == pytest.approx(1)
+    people = pd.DataFrame({"DX": [*DX] * 20, "split": ["train"] * 45 + ["test"] * 15})
+    people = people.assign(**dict.fromkeys(SCORES, 5.0), APOE4=0.0, AGE=70.0)
+    people["CDRSB"] = people["DX"].map({"CN": 0.0, "MCI": 1.0, "Dementia": 5.0})
+    assert given_away(people)["3 classes: tree on CDR-SB"] == 1
+    people.loc[people["DX"] == "MCI", "CDRSB"] = 0.0  # told from CN no more
+    assert given_away(people)["3 classes: tree on CDR-SB"] == pytest.approx(2 / 3)
+
+
+def test_people_who_revert_are_counted_by_hand(capsys):
+    history = {"a": ["CN", "MCI", "CN"], "b": ["MCI", "MCI", "CN"], "c": ["MCI", "Dementia"]}
+    rows = [(who, n, dx) for who, seen in history.items() for n, dx in enumerate(seen)]
+    diagnosed = pd.DataFrame(rows[::-1], columns=["PTID", "EXAMDATE", "DX"])
+    names = {"diagnosed": diagnosed, "pd": pd, "DX": DX, "book": SimpleNamespace(label="made up")}
+    moves = cell("dated = ", **names)["moves"]
+    assert moves.to_numpy().tolist() == [[0, 1, 0], [2, 1, 1], [0, 0, 0]]
+    assert capsys.readouterr().out.startswith("2 of 4 visits with MCI are followed by CN: 2 people")
+
+
+def test_what_was_measured_is_counted_by_phase_and_vendor_or_unknown():
+    seen = []
+    plots = SimpleNamespace(rows_of=lambda table, form: "", finish=lambda figure, label, words: 0)
+    sns = SimpleNamespace(heatmap=lambda table, **_: seen.append(table))
+    plt = SimpleNamespace(subplots=lambda **_: (None, MagicMock()))
+    table = pd.DataFrame({"has_fa": [True, False, True], "MOCA": [20.0, np.nan, np.nan]})
+    table = table.assign(COLPROT=["ADNI2", "ADNI2", "ADNI3"], MANUFACTURER=np.nan)
+    names = {"pd": pd, "plt": plt, "sns": sns, "plots": plots, "book": SimpleNamespace(label="")}
+    cell("known = pd.DataFrame", **names, cohort=table)
+    assert list(seen[0]) == ["FA, unknown", "MoCA, unknown"]
+    assert seen[0].to_numpy().tolist() == [[50, 50], [100, 0]]
