@@ -142,14 +142,14 @@ def _gap(row: dict, group: list[dict]) -> dict[str, float]:
     """Gap to the first of `group`, its own to the farthest; if not paired, of two samples."""
     far = max(group, key=lambda other: abs(other["published"] - row["published"]), default=row)
     other = far if row in group[:1] else group[0] if group else row
-    if row["kind"] not in GAPS or not (row["low"] < row["high"] and other["low"] < other["high"]):
+    spread = min(row["high"] - row["low"], other["high"] - other["low"])
+    if row["kind"] not in GAPS or other is row or not spread > 1e-6:
         return dict.fromkeys(COLUMNS[-4:], np.nan)
-    gap = row["value"] - other["value"]
-    down = np.hypot(row["value"] - row["low"], other["high"] - other["value"])
-    up = np.hypot(row["high"] - row["value"], other["value"] - other["low"])
-    found = {"gap": gap, "gap_low": gap - down, "gap_high": gap + up}
-    found |= {key: row[key] for key in found if not pd.isna(row[key])}
-    return found | {"gap_published": row["published"] - other["published"]}
+    gap, known = row["value"] - other["value"], row["published"] - other["published"]
+    low = gap - np.hypot(row["value"] - row["low"], other["high"] - other["value"])
+    high = gap + np.hypot(row["high"] - row["value"], other["value"] - other["low"])
+    found = {"gap_published": known, "gap": gap, "gap_low": low, "gap_high": high}
+    return found | {key: row[key] for key in found if pd.notna(row[key])}
 
 
 def _widen(row: dict, value: float, low: float, high: float) -> tuple[float, float]:
@@ -172,7 +172,7 @@ def _verdict(row: dict, profile: str, exact: bool) -> tuple[str, str]:
         (fixed, UNTOLD if by_design else NOT, "another value"),
         (kind == "note", UNTOLD, "one draw"),
         (profile == "smoke" or pd.isna(row["low"]), UNTOLD, "too small to judge"),
-        (row["high"] - row["low"] < 1e-6, NOT, "no spread: one answer for everybody"),
+        (row["high"] - row["low"] <= 1e-6, NOT, "no spread: one answer for everybody"),
         (kind == "text similarity", *_pattern(row)),
         (exact and not low <= known <= high, NOT, told),
         (exact and max(value - row["low"], row["high"] - value) > room, UNTOLD, "too few people"),
