@@ -251,7 +251,7 @@ def test_a_perfect_replication_is_reproduced_in_95_of_100_splits(splits, metric,
     assert 0.92 <= shares["reproduced"] <= 0.98
     # The rule of old, this run's own interval, would have failed this test: 83 of 100.
     assert 0.79 <= ((low <= known) & (known <= high)).mean() <= 0.87
-    # And one that passes everything would, too: a truth five points off is seen in most splits.
+    # And one that passes everything would, too: a truth nine points off is seen in most splits.
     if kind == "performance":
         off = figures(known - 0.09, value, n=n).assign(low=low, high=high)
         assert (report.judge(off, "paper", False)["verdict"] == "not reproduced").mean() > 0.8
@@ -264,7 +264,7 @@ def test_a_perfect_replication_on_another_cohort_is_hardly_ever_refused():
     p = np.array(list(truth.values()))
     for n, least in ((105, 0.2), (474, 0.5)):
         counts = []
-        for _ in range(200):
+        for _ in range(60):
             known, value = rng.binomial(474, p) / 474, rng.binomial(n, p) / n
             half = 1.96 * np.sqrt(value * (1 - value) / n)
             known = dict(zip(truth, known, strict=True))
@@ -301,7 +301,7 @@ def test_a_shift_of_all_image_rows_is_refused_by_their_gap():
     assert found["why"].tolist()[1] == "gap -0.200, published -0.047"
     level = figures(known, [0.72, 0.52], "performance", half=0.05, n=105)
     assert set(verdicts(level).values()) == {"not comparable"}
-    wide = verdicts(figures(known, [0.70, 0.60], half=0.07, n=105))
+    wide = verdicts(figures(known, [0.70, 0.62], half=0.07, n=105))
     assert wide["t1"] == "not comparable", "0 is in the interval of its gap"
     other = verdicts(figures(known, [0.60, 0.70], half=0.03, n=474))
     assert other["t1"] == "not reproduced", "the other way round"
