@@ -35,8 +35,8 @@ VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparabl
 REPRODUCED, PATTERN, NOT, UNTOLD = VERDICTS
 MARGIN = 0.03  # a smaller published gap decides no order: about 1.5 SE at 474 subjects
 GAPS = ("gap", "language model", "text similarity")  # kinds that are compared in their group
-LEVEL = 0.1  # how far a level may be off on another cohort, and an interval reach and still tell
-ERROR_LEVEL = 0.25  # the same for a mean absolute error, as a part of the published one
+# How far off a level may be on another cohort, and an interval reach; of an error, as its part
+LEVEL, ERROR_LEVEL = 0.1, 0.25
 COLLAPSED = 0.99  # a higher mean cosine between different people: the encoder tells nobody apart
 
 
