@@ -30,8 +30,14 @@ from .store import Run, find_run, load_results
 
 SMALLEST_GROUP = 10  # people; of fewer, nothing is said
 COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
+COLUMNS += ["n_published", "gap_published", "gap", "gap_low", "gap_high"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
-MARGIN = 0.03  # published differences below it decide no order: about 1.5 SE at 474 subjects
+REPRODUCED, PATTERN, NOT, UNTOLD = VERDICTS
+MARGIN = 0.03  # a smaller published gap decides no order: about 1.5 SE at 474 subjects
+GAPS = ("gap", "language model", "text similarity")  # kinds that are compared in their group
+# How far off a level may be on another cohort, and an interval reach; of an error, as its part
+LEVEL, ERROR_LEVEL = 0.1, 0.25
+COLLAPSED = 0.99  # a higher mean cosine between different people: the encoder tells nobody apart
 
 
 def rules() -> dict[str, str]:
@@ -39,19 +45,19 @@ def rules() -> dict[str, str]:
     return published.load("report_rows.json")["rules"]
 
 
-def _row(place: dict, figure: str, kind: str, known: float, found: dict, n: Any) -> dict:
+def _row(place: dict, figure: str, kind: str, known: dict, found: dict, n: Any) -> dict:
     """Make one row, the only way into the report: `known` is published, `found` this run's.
 
     n : people that it rests on (None: a setting or the like); of too few nothing is kept.
     """
     row = {"chapter": place["chapter"], "group": place["group"], "figure": figure}
-    row |= {"kind": kind, "published": known}
+    row |= {"kind": kind, "published": known["value"], "n_published": known.get("n")}
     few = n is not None and n < SMALLEST_GROUP
     return row if few else row | found | {"n": None if kind == "size" else n}
 
 
 def collect(book: Run) -> pd.DataFrame:
-    """List every published figure with this run's: columns `COLUMNS` and 'verdict'.
+    """List every published figure with this run's: columns `COLUMNS`, 'verdict' and 'why'.
 
     NaN where this run has no such figure, or has it of fewer than ten people.
     MissingArtefactError, which gives the command, where a chapter has no results yet.
@@ -63,17 +69,20 @@ def collect(book: Run) -> pd.DataFrame:
             kind, found = place["kind"], pick(ours, where)
             if sized and found["value"] == getattr(book.profile, sized[0]):
                 kind = "size"
-            n = found.get("n", pick(ours, place.get("n", "")).get("value"))
-            known = pick(theirs, known)["value"] if isinstance(known, str) else known
+            everybody = pick(ours, place.get("n", "")).get("value")
+            n = found.get("n", everybody)
+            pair = pick(ours, place.get("paired", "").format(figure.replace("dti", "fa")))
+            if pair and pair.get("n") == n == everybody:  # else it would tell of the few between
+                found |= {"gap": pair["value"], "gap_low": pair["low"], "gap_high": pair["high"]}
+            known = pick(theirs, known) if isinstance(known, str) else {"value": known}
+            known.setdefault("n", place.get("n_of", {}).get(figure, place.get("n_published")))
             rows.append(_row(place, figure, kind, known, found, n))
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    table[COLUMNS[4:]] = table[COLUMNS[4:]].astype(float)
-    return judge(table, book.profile.name, book.synthetic)
+    return judge(pd.DataFrame(rows, columns=COLUMNS), book.profile.name, book.synthetic)
 
 
 def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the paths in report_rows.json lead into: the published figures, and this run's."""
-    ours: dict = {number: load_results(book, number) for number in ("01", "03", "05", "07")}
+    ours: dict = {number: load_results(book, number) for number in ("01", "03", "05", "06", "07")}
     for stage in ("stage1", "stage2"):
         ours[stage] = read_json(book.path(stage, "settings.json"))["settings"]
     ours["ablation"] = pd.read_csv(book.path("ablation.csv")).to_dict("records")
@@ -87,7 +96,6 @@ def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "parameters (millions)": ours["03"]["parameters"] / 1e6,
         "clinical inputs": len(SCORES) + 1 - len(ours["stage2"]["hide"]),
         "begins with stage 1": int(ours["stage2"]["start"] == first),
-        "best epoch": dict.fromkeys(("value", "low", "high"), ours["05"]["best_epoch"]),
         **{"candidates": len(query["retrieved"]), "reranked": len(query["reranked"])},
     }
     ours |= {"people": _people(ours["01"]), "confusion": _shares(ours["05"]["confusion"])}
@@ -120,41 +128,91 @@ def _shares(matrix: list[list[int]]) -> dict:
 
 
 def judge(table: pd.DataFrame, profile: str, is_synthetic: bool) -> pd.DataFrame:
-    """Add the column 'verdict' by `rules` to a table with columns `COLUMNS`."""
-    rows = table.to_dict("records")
-    return table.assign(verdict=[_verdict(row, table, profile, is_synthetic) for row in rows])
+    """Add gaps, 'verdict' and 'why' by `rules`; of `COLUMNS`, those that lack are not known."""
+    table = table.reindex(columns=[*dict.fromkeys([*table, *COLUMNS])])
+    table[COLUMNS[4:]] = table[COLUMNS[4:]].astype(float)
+    rows: list[dict] = [dict(row) for row in table.to_dict("records")]
+    for row in rows:
+        row |= _gap(row, [r for r in rows if r["group"] == row["group"] and pd.notna(r["value"])])
+        row["verdict"], row["why"] = _verdict(row, profile, profile == "paper" and not is_synthetic)
+    return pd.DataFrame(rows, index=table.index)
 
 
-def _verdict(row: dict, table: pd.DataFrame, profile: str, is_synthetic: bool) -> str:
-    value, known = row["value"], row["published"]
-    if pd.isna(value) or (profile == "smoke" and row["kind"] not in ("size", "setting")):
-        return "not comparable"
-    if row["kind"] in ("size", "setting"):
-        tolerance = {"parameters (millions)": 0.05 * known, "share with DTI-FA": 0.001}
-        if abs(value - known) <= tolerance.get(row["figure"], 1e-9):
-            return "reproduced"
-        by_design = row["kind"] == "size" and profile != "paper"
-        return "not comparable" if by_design else "not reproduced"
-    if profile == "paper" and not is_synthetic:
-        return "reproduced" if row["low"] <= known <= row["high"] else "not reproduced"
-    others = table[(table["group"] == row["group"]) & table["value"].notna()]
-    others = others[(known - others["published"]).abs() >= MARGIN]
-    if not len(others):
-        return "not comparable"
-    same = np.sign(known - others["published"]) == np.sign(value - others["value"])
-    return "pattern reproduced" if same.all() else "not reproduced"
+def _gap(row: dict, group: list[dict]) -> dict[str, float]:
+    """Gap to the first of `group`, its own to the farthest; if not paired, of two samples."""
+    far = max(group, key=lambda other: abs(other["published"] - row["published"]), default=row)
+    other = far if row in group[:1] else group[0] if group else row
+    spread = min(row["high"] - row["low"], other["high"] - other["low"])
+    if row["kind"] not in GAPS or other is row or not spread > 1e-6:
+        return dict.fromkeys(COLUMNS[-4:], np.nan)
+    gap, known = row["value"] - other["value"], row["published"] - other["published"]
+    low = gap - np.hypot(row["value"] - row["low"], other["high"] - other["value"])
+    high = gap + np.hypot(row["high"] - row["value"], other["value"] - other["low"])
+    found = {"gap_published": known, "gap": gap, "gap_low": low, "gap_high": high}
+    return found | {key: row[key] for key in found if pd.notna(row[key])}
 
 
-def pattern(table: pd.DataFrame, task: str) -> float:
-    """Spearman correlation over the seven subsets: is the published order reproduced?"""
-    rows = table[table["group"] == f"ablation, {task}"]
-    return float(rows["published"].corr(rows["value"], method="spearman"))
+def _widen(row: dict, value: float, low: float, high: float) -> tuple[float, float]:
+    """Where 95 of 100 perfect replications have the published value: its sample errs, too."""
+    wider = np.sqrt(1 + np.nan_to_num(row["n"] / row["n_published"], nan=1))
+    return value - wider * (value - low), value + wider * (high - value)
+
+
+def _verdict(row: dict, profile: str, exact: bool) -> tuple[str, str]:
+    """Verdict on one figure, and why: the first case that fits. exact: ADNI, published size."""
+    value, known, kind = row["value"], row["published"], row["kind"]
+    fixed, by_design = kind in ("size", "setting"), kind == "size" and profile != "paper"
+    close = {"parameters (millions)": 0.05 * known, "share with DTI-FA": 0.001}
+    low, high = _widen(row, value, row["low"], row["high"])
+    room = ERROR_LEVEL * known if kind == "error" else LEVEL
+    told = f"published {'in' if low <= known <= high else 'outside'} {low:.3f} to {high:.3f}"
+    cases = (
+        (pd.isna(value), UNTOLD, "not run, or of fewer than ten people"),
+        (fixed and abs(value - known) <= close.get(row["figure"], 1e-9), REPRODUCED, "equal"),
+        (fixed, UNTOLD if by_design else NOT, "another value"),
+        (kind == "note", UNTOLD, "one draw"),
+        (profile == "smoke" or pd.isna(row["low"]), UNTOLD, "too small to judge"),
+        (row["high"] - row["low"] <= 1e-6, NOT, "no spread: one answer for everybody"),
+        (kind == "text similarity", *_pattern(row)),
+        (exact and not low <= known <= high, NOT, told),
+        (exact and max(value - row["low"], row["high"] - value) > room, UNTOLD, "too few people"),
+        (exact, REPRODUCED, told),
+        (not low - room <= known <= high + room, NOT, f"{told}, by more than {room:.2g}"),
+        (kind in GAPS, *_pattern(row)),
+        (True, UNTOLD, "a level alone is no pattern"),
+    )
+    return next((verdict, why) for fits, verdict, why in cases if fits)
+
+
+def _pattern(row: dict) -> tuple[str, str]:
+    """Verdict on a gap, turned so that the published one is positive."""
+    side = -1 if row["gap_published"] < 0 else 1
+    known, gap, *ends = (side * row[key] for key in COLUMNS[-4:])
+    (low, high), order_only = sorted(ends), row["kind"] == "text similarity"
+    least, most = _widen(row, gap, low, high)
+    other_size = most < min(known / 2, known - MARGIN) or least > max(2 * known, known + MARGIN)
+    told = f"gap {side * gap:+.3f}, published {side * known:+.3f}"
+    if (known >= MARGIN and high < 0) or (other_size and not order_only):
+        return NOT, told
+    alike = not order_only and known - LEVEL <= low and high <= known + LEVEL
+    shown = low > 0 if known >= MARGIN else alike
+    return (PATTERN, told) if shown else (UNTOLD, "no gap, or too few people to tell its side")
 
 
 def said(row: dict) -> str:
     """'drop rate, FA: published 0.30, used 0.50, not reproduced'."""
     known, used = (published.number(row[key], "not told") for key in ("published", "value"))
     return f"{row['figure']}: published {known}, used {used}, {row['verdict']}"
+
+
+def collapse(book: Run) -> list[dict[str, Any]]:
+    """How alike chapter 4 found the embeddings of different people; [] where it did not look."""
+    rows = []
+    for embedding, found in load_results(book, "04").get("collapse", {}).items():
+        cosine, rank = (pick(found, k).get("value") for k in ("mean_cosine", "effective_rank"))
+        row = {"embedding": embedding, "mean_cosine": cosine, "effective_rank": rank}
+        rows.append(row | {"collapsed": cosine is None or cosine > COLLAPSED})  # None: no number
+    return rows
 
 
 def source(book: Run) -> dict[str, Any]:
@@ -171,9 +229,9 @@ def source(book: Run) -> dict[str, Any]:
 
 
 def write_report(
-    run_dir: Path, table: pd.DataFrame, where: dict[str, Any], known: Iterable[str] = ()
+    run_dir: Path, table: pd.DataFrame, where: dict, known: Iterable = (), collapsed: Iterable = ()
 ) -> Path:
-    """Write report.json and report.html, from a table of `collect` and its `source`.
+    """Write report.json and report.html, from a table of `collect`, its `source` and `collapse`.
 
     `known`: texts that must not leave the run. Where something looks like an identifier,
     privacy.PrivateDataError is raised and neither is written.
@@ -181,16 +239,16 @@ def write_report(
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table), "figures": rows}
-    stored["spearman_of_subsets"] = {t: round(pattern(table, t), 5) for t in ("dx3", "dx2")}
+    stored["collapse"] = list(collapsed)
     data, page = run_dir / "report.json", run_dir / "report.html"
     with atomic_path(data) as new_data, atomic_path(page) as new_page:
         write_json(new_data, stored)
-        new_page.write_text(render(table, where), encoding="utf-8")
+        new_page.write_text(render(table, where, collapsed), encoding="utf-8")
         privacy.look([new_data, new_page], known)
     return page
 
 
-def render(table: pd.DataFrame, where: dict[str, Any]) -> str:
+def render(table: pd.DataFrame, where: dict[str, Any], collapsed: Iterable = ()) -> str:
     """One printable page with every figure; nothing is loaded from elsewhere."""
     template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -198,7 +256,8 @@ def render(table: pd.DataFrame, where: dict[str, Any]) -> str:
     groups = [(str(g), rows.to_dict("records")) for g, rows in table.groupby("group", sort=False)]
     changed = table[(table["kind"] == "setting") & (table["verdict"] == "not reproduced")]
     values = {"groups": groups, "changed": changed.to_dict("records"), "counts": _in_all(table)}
-    return environment.from_string(template).render(values, where=where, rules=rules())
+    values |= {"where": where, "rules": rules(), "collapse": collapsed}
+    return environment.from_string(template).render(values)
 
 
 def _in_all(table: pd.DataFrame) -> dict:

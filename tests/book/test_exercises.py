@@ -61,7 +61,7 @@ MISTAKES = {
         (dx for dx in config.DX if dx.lower() in answer.lower()), "unparsed"
     ),
     "z_of_difference": lambda p1, n1, p2, n2: (p1 - p2) / (p1 * (1 - p1) / n1) ** 0.5,
-    "chance_of_a_miss": lambda n, level: n * (1 - level),
+    "share_outside": lambda ratio: 0.05,
     "rank_correlation": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
     "accuracy_after_selection": lambda x, y, in_train, seen, k: 0.5,
     "same_scans": lambda volumes: [
