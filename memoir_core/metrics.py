@@ -205,7 +205,7 @@ def _auc_interval(
     """95 % interval of an AUC; a redraw within classes leaves everybody's class as it is."""
     truth = np.eye(p.shape[1], dtype=int)[outcome]
     draws = _auc(p[redraw(groups, samples, seed)], truth)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.percentile(draws, (2.5, 97.5))
     return {"auc": float(_auc(p, truth)), "auc_low": float(low), "auc_high": float(high)}
 
 
