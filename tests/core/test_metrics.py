@@ -224,7 +224,7 @@ def test_the_auc_of_the_ablation_is_scikit_learns_and_its_redraws_are_of_whole_s
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rows", [[], [0], [0, 3], [0, 1], [1, 4]])
 def test_the_ablation_survives_few_subjects_without_a_warning(rows):
-    few = predictions(9, skill=50).iloc[rows].reset_index(drop=True)
+    few = predictions(9, skill=50).assign(CDRSB=1.0).iloc[rows].reset_index(drop=True)
     found = metrics.ablate({"fa": few}, {}, 20, 0).set_index("task")
     assert found["n"].tolist() == [len(few), (few["DX"] != "MCI").sum(), *[len(few)] * 3]
     assert np.isnan(found["auc"]["dx3"])  # a class is missing
