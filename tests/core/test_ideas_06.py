@@ -170,7 +170,7 @@ def test_r2_has_an_interval_that_holds_it():
     y = rng.normal(70, 5, 90)
     x = rng.normal(size=(90, 4))
     names = {"np": np, "pd": pd, "redraw": redraw, "MODALITIES": (), "cohort": y}
-    kept = {"z": x[:, None], "z_fused": x}
+    kept = {"z": x[:, None], "z_fused": x, "present": np.ones((90, 1), bool)}
     r2 = idea("06", "def r2_interval", **names, kept=kept, probed=lambda x, there: x)["r2_interval"]
     answers = y + rng.normal(0, 3, 90)
     found = r2(y, answers, 300, 0)
