@@ -18,29 +18,37 @@ from memoir_core.volumes import GRID, GRID_MM, MNI_CENTRE
 class T1Only(torch.nn.Module):
     """A trained model as a function of the T1 volume alone: (B, 1, X, Y, Z) -> (B, 3)."""
 
-    def __init__(self, model: Memoir) -> None:
+    def __init__(self, model: Memoir, slope: float = 1.0, bias: Any = (0.0, 0.0, 0.0)) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.slope, self.bias = model, slope, bias
 
     def forward(self, volume: Tensor) -> Tensor:
         t1 = self.model.t1(volume).float()
         embeddings = torch.stack([t1, *[torch.zeros_like(t1)] * (len(MODALITIES) - 1)], dim=1)
         present = torch.tensor([[name == "t1" for name in MODALITIES]], device=volume.device)
         out = self.model.fuse(embeddings, present.expand(len(volume), -1))
-        return out["dx3"].softmax(dim=1)
+        bias = torch.as_tensor(self.bias, dtype=torch.float32, device=volume.device)
+        return (self.slope * out["dx3"] + bias).softmax(dim=1)
 
 
 @torch.no_grad()
 def occlusion_maps(
-    model: Memoir, volumes: dict[str, np.ndarray], mask_mm: float, voxel_mm: float
+    model: Memoir,
+    volumes: dict[str, np.ndarray],
+    mask_mm: float,
+    voxel_mm: float,
+    slope: float = 1.0,
+    bias: Any = (0.0, 0.0, 0.0),
 ) -> dict[str, np.ndarray]:
     """How much a diagnosis loses in probability when a cube of `mask_mm` is hidden.
 
     `volumes`: class -> (n, X, Y, Z), T1 of its subjects. Returns class -> (X, Y, Z), the mean fall
     of the probability of that class by MONAI's OcclusionSensitivity; positive where hiding hurts.
+    `slope` and `bias` (3,) move the logits: the head's own thresholds may not suit T1 alone, and a
+    probability near 0 or 1 cannot fall.
     """
     device = next(model.parameters()).device
-    network = T1Only(model).eval()
+    network = T1Only(model, slope, bias).eval()
     # MONAI's activation is a sigmoid; these are probabilities already. Its own overlap, 0.6, takes
     # eight times as many passes.
     options: dict = {"n_batch": 16, "overlap": 0.2, "activate": False, "verbose": False}
@@ -56,6 +64,19 @@ def occlusion_maps(
             falls.append((network(x)[0, dx] - occluded[0, dx]).cpu().numpy())
         maps[name] = np.mean(falls, axis=0)
     return maps
+
+
+def largest_fall(values: np.ndarray) -> dict[str, float]:
+    """Where a map (X, Y, Z) is largest in size: `fall`, and x, y, z in mm of MNI space.
+
+    `mirror` is the map's correlation with itself, left and right swapped; NaN for a flat map.
+    """
+    at = np.unravel_index(np.abs(values).argmax(), values.shape)
+    extent = GRID_MM * np.array(GRID)
+    mm = MNI_CENTRE + extent * ((np.array(at) + 0.5) / values.shape - 0.5)
+    both = np.corrcoef(values.ravel(), values[::-1].ravel())[0, 1] if np.ptp(values) else np.nan
+    found = {"fall": float(values[at]), "mirror": float(both)}
+    return found | dict(zip("xyz", map(float, mm), strict=True))
 
 
 def template(shape: tuple[int, int, int]) -> np.ndarray:

@@ -34,27 +34,42 @@ def task_metrics(table: pd.DataFrame) -> Metrics:
     dx3, dx2, sex: balanced_accuracy, macro_f1, auc (dx3: one against the rest, mean over
     classes; dx2: CN against Dementia, MCI left out); age, cdrsb: mae (years, points) and r2.
     """
+    scored = {task: _classification(truth, p) for task, (truth, p, _) in heads(table).items()}
+    return scored | {"age": _regression(table, "AGE"), "cdrsb": _regression(table, "CDRSB")}
+
+
+def heads(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
+    """What each classifying head was asked and said, from a table of predictions.
+
+    dx3, dx2 (MCI left out), sex -> true class (n,) of 0..C-1, probabilities (n, C), C names.
+    """
     ends = table[table["DX"] != "MCI"]
     p3, p2, male = table[_P3].to_numpy(), ends["p2_Dementia"], table["p_Male"]
+    men, demented = table["PTGENDER"] == "Male", ends["DX"] == "Dementia"
     return {
-        "dx3": _classification(table["DX"].map(DX.index), p3 / p3.sum(axis=1, keepdims=True)),
-        "dx2": _classification(ends["DX"] == "Dementia", np.stack([1 - p2, p2], axis=1)),
-        "sex": _classification(table["PTGENDER"] == "Male", np.stack([1 - male, male], axis=1)),
-        "age": _regression(table, "AGE"),
-        "cdrsb": _regression(table, "CDRSB"),
+        "dx3": (table["DX"].map(DX.index).to_numpy(int), p3 / p3.sum(axis=1, keepdims=True), DX),
+        "dx2": (demented.to_numpy(int), np.stack([1 - p2, p2], axis=1), ("CN", "Dementia")),
+        "sex": (men.to_numpy(int), np.stack([1 - male, male], axis=1), ("Female", "Male")),
     }
 
 
-def _classification(outcome: pd.Series, p: np.ndarray) -> dict[str, float]:
+def _classification(outcome: np.ndarray, p: np.ndarray) -> dict[str, float]:
     """Metrics of probabilities p (n, C) against true classes (n,) of 0..C-1."""
     one_hot = np.eye(p.shape[1], dtype=int)
-    truth, predicted = one_hot[outcome.astype(int)], one_hot[p.argmax(axis=1)]  # both (n, C)
+    truth, predicted = one_hot[outcome], one_hot[p.argmax(axis=1)]  # both (n, C)
+    return from_confusion(truth.T @ predicted) | {"auc": float(_auc(p, truth))}
+
+
+def _auc(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """AUC of one class against the rest, mean over classes: p (..., n, C), truth (n, C) 0 or 1.
+
+    NaN where a class is missing, as in a bootstrap draw of few subjects.
+    """
     size = truth.sum(axis=0)
-    above = (rankdata(p, axis=0) * truth).sum(axis=0) - size * (size + 1) / 2
-    auc = float("nan")
-    if size.all():  # a bootstrap draw of few subjects may lack a class
-        auc = float((above / (size * (len(p) - size))).mean())
-    return from_confusion(truth.T @ predicted) | {"auc": auc}
+    if not size.all():
+        return np.full(p.shape[:-2], np.nan)
+    above = (rankdata(p, axis=-2) * truth).sum(axis=-2) - size * (size + 1) / 2
+    return (above / (size * (len(truth) - size))).mean(axis=-1)
 
 
 def _regression(table: pd.DataFrame, name: str) -> dict[str, float]:
@@ -113,6 +128,8 @@ def bootstrap(values: Any, groups: Any, samples: int, seed: int) -> dict[str, fl
     accuracy; of absolute errors, with None, a plain mean; of differences, a paired comparison.
     """
     values = np.asarray(values, float)
+    if not len(values):
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
     groups = np.zeros(len(values)) if groups is None else np.asarray(groups)
     _, where, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     share = values / (sizes[where] * len(sizes))  # what each subject adds to the mean of means
@@ -159,24 +176,37 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
 
     published : task -> subset -> published value. Returns a long table: subset, task, metric,
     value, low, high, n, published. n is smaller for FA alone, because only some subjects have it.
+    For dx3, dx2 and sex also auc, auc_low, auc_high, and one_class: the class that everybody was
+    given, '' where it was not one for all. There, no draw can change the value: an interval
+    without width is no certainty.
     """
     rows = []
     for name, table in predictions.items():
-        ends = table[table["DX"] != "MCI"]
-        two = np.where(ends["p2_Dementia"] > 0.5, "Dementia", "CN") == ends["DX"]
-        age, cdrsb = ((table[c] - table[f"{c}_pred"]).abs().dropna() for c in ("AGE", "CDRSB"))
-        for task, metric, values, groups in (
-            ("dx3", "balanced_accuracy", hits(table), table["DX"]),
-            ("dx2", "balanced_accuracy", two, ends["DX"]),
-            ("sex", "balanced_accuracy", sex_hits(table), table["PTGENDER"]),
-            ("age", "mae", age, None),
-            ("cdrsb", "mae", cdrsb, None),
-        ):
+        scored: dict[str, tuple] = {}
+        for task, (truth, p, names) in heads(table).items():
+            said, groups = p.argmax(axis=1), np.array(names)[truth]
+            more = _auc_interval(p, truth, groups, samples, seed)
+            more["one_class"] = names[said[0]] if len(np.unique(said)) == 1 else ""
+            scored[task] = "balanced_accuracy", said == truth, groups, more
+        for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
+            error = (table[column] - table[f"{column}_pred"]).abs().dropna()
+            scored[task] = "mae", error, None, {"one_class": ""}
+        for task, (metric, values, groups, more) in scored.items():
             known = published.get(task, {}).get(name.replace("fa", "dti"))
             row: dict[str, Any] = {"subset": name, "task": task, "metric": metric}
             row |= bootstrap(values, groups, samples, seed)
-            rows.append(row | {"n": len(values), "published": known})
+            rows.append(row | {"n": len(values), "published": known} | more)
     return pd.DataFrame(rows)
+
+
+def _auc_interval(
+    p: np.ndarray, outcome: np.ndarray, groups: np.ndarray, samples: int, seed: int
+) -> dict[str, Any]:
+    """95 % interval of an AUC; a redraw within classes leaves everybody's class as it is."""
+    truth = np.eye(p.shape[1], dtype=int)[outcome]
+    draws = _auc(p[redraw(groups, samples, seed)], truth)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return {"auc": float(_auc(p, truth)), "auc_low": float(low), "auc_high": float(high)}
 
 
 def hits(table: pd.DataFrame) -> np.ndarray:

@@ -76,8 +76,10 @@ def grouped_bars(
 ) -> Figure:
     """Draw values as bars with intervals, named by a column, coloured by another.
 
-    `rows`: also with columns value, low, high, and published, which is drawn in grey.
+    `rows`: also with columns value, low, high, and published, which is drawn in grey; and
+    one_class, where there is such: the class that everybody was given, written into the bar.
     """
+    rows = rows if "one_class" in rows else rows.assign(one_class="")
     names, groups = (rows[column].unique().tolist() for column in (label, by))
     figure, ax = plt.subplots(figsize=(6.8, (0.18 + 0.22 * len(groups)) * len(names) + 1.4))
     height, parts, light = 0.8 / len(groups), [], 0.12 * max(1, rows["value"].max())
@@ -85,10 +87,13 @@ def grouped_bars(
         part, colour = rows[rows[by] == group], sns.color_palette("colorblind")[place]
         y, error = part[label].map(names.index) - 0.4 + (place + 0.5) * height, style.reach(part)
         ax.barh(y, part["value"], height * 0.9, xerr=error, color=colour, label=group)
-        for at, value in zip(y, part["value"], strict=True):  # a bar of 0 cannot be seen
-            ink = "white" if value > light else "black"
-            ax.text(0.08 * light, at, f"{value:.2f}", va="center", fontsize=7, color=ink)
+        for at, value, said in zip(y, part["value"], part["one_class"], strict=True):
+            ink = "white" if value > light else "black"  # a bar of 0 cannot be seen
+            text = f"{value:.2f}, all {said}" if said else f"{value:.2f}"
+            ax.text(0.08 * light, at, text, va="center", fontsize=7, color=ink)
         parts.append(f"{group}: {style.listed(part.set_index(label)['value'])}")
+        same = part[part["one_class"] != ""].set_index(label)["one_class"]
+        parts += [f"one class for all, {group}: {style.listed(same, '')}"] if len(same) else []
     known = rows.dropna(subset=["published"]).set_index(label)["published"]
     if len(known):
         ax.scatter(known, known.index.map(names.index), marker="D", s=24, zorder=3, **PUBLISHED)

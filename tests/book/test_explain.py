@@ -27,6 +27,23 @@ def test_occlusion_finds_the_only_region_that_counts():
     found = explain.occlusion_maps(Corner(), volumes, mask_mm=24, voxel_mm=4.0)["Dementia"]
     assert found.shape == (18, 18, 18)
     assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()
+    # Where the head is off its threshold, a probability of nearly 0 cannot fall; a bias mends it.
+    off = explain.occlusion_maps(Corner(), volumes, 24, 4.0, bias=(9, 0, -9))["Dementia"]
+    mended = explain.occlusion_maps(Corner(), volumes, 24, 4.0, 2.0, (6, 0, 0))["Dementia"]
+    assert abs(off).max() < 1e-5 and mended.max() > 2 * found.max()
+
+
+def test_the_largest_fall_is_placed_in_millimetres():
+    values = np.zeros((91, 109, 91))
+    values[45 + 11, 54, 40] = -0.4  # 2 mm voxels; the middle one lies at 0, -18, 18
+    found = explain.largest_fall(values)
+    assert [found[k] for k in ("fall", "x", "y", "z")] == pytest.approx([-0.4, 22, -18, 8])
+    assert abs(found["mirror"]) < 0.01
+    both = explain.largest_fall(values + values[::-1])
+    assert both["mirror"] == pytest.approx(1)
+    half = explain.largest_fall(np.pad([[[1.0]]], ((0, 1), (0, 0), (0, 0))))
+    assert half["x"] == pytest.approx(-45.5)  # the middle of the left half
+    assert np.isnan(explain.largest_fall(np.zeros((4, 4, 4)))["mirror"])
 
 
 def test_the_template_lies_where_volumes_lie():

@@ -188,6 +188,18 @@ def test_a_bar_stands_in_the_row_of_its_name():
     words = figure.get_label()
     assert "a: x 0.20, y 0.60; b: x 0.40; published: x 0.50, y 1.00" in words
     plt.close(figure)
+    constant = rows.assign(one_class=["", "Male", ""])
+    constant.loc[1, ["low", "high"]] = np.nan
+    figure = plots.grouped_bars(constant, "llm", "of", "accuracy", "run", 0.5)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["0.20", "0.60", "0.40, all Male"]
+    assert "b: x 0.40; one class for all, b: x Male; published" in figure.get_label()
+    reach = [bars.lines[2][0].get_segments() for bars in _errors(figure.axes[0])]
+    assert len(reach[0]) == 2 and not len(reach[1][0])
+    plt.close(figure)
+
+
+def _errors(ax):
+    return [c for c in ax.containers if isinstance(c, mpl.container.ErrorbarContainer)]
 
 
 def test_stacked_counts_are_written_in_the_bars_and_shares_are_not():

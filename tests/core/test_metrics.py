@@ -17,10 +17,11 @@ NAMES = {"np": np, "pd": pd, "metrics": metrics}
 bootstrap_metrics = idea("05", "def bootstrap_metrics", **NAMES)["bootstrap_metrics"]
 calibration_error = idea("05", "def calibration_error", **NAMES)["calibration_error"]
 subgroups = idea("05", "def subgroups", **NAMES)["subgroups"]
-subset_differences = idea(
-    "06", "def subset_differences", pd=pd, binomtest=binomtest, hits=metrics.hits,
+differing = idea(
+    "06", "def subset_differences", np=np, pd=pd, binomtest=binomtest, hits=metrics.hits,
     bootstrap=metrics.bootstrap,
-)["subset_differences"]  # fmt: skip
+)  # fmt: skip
+subset_differences = differing["subset_differences"]
 
 
 def predictions(n=90, skill=4.0, seed=0):
@@ -211,6 +212,34 @@ def test_the_ablation_scores_each_subset_by_itself():
     for task, metric in (("dx2", "balanced_accuracy"), ("age", "mae"), ("cdrsb", "mae")):
         row = found.loc[("clinical", task)]
         assert row["metric"] == metric and row["value"] == pytest.approx(whole[task][metric])
+    assert found.loc[("t1", "dx3"), "one_class"] == "CN"
+    assert (found.drop(index=("t1", "dx3"))["one_class"] == "").all()
+
+
+def test_the_auc_of_the_ablation_is_scikit_learns_and_its_redraws_are_of_whole_subjects():
+    table = predictions(60, skill=0.8)
+    table["p2_Dementia"] = np.random.default_rng(1).random(60).round(1)
+    found = metrics.ablate({"t1": table}, {}, 100, 3).set_index("task")
+    p = table[[f"p_{name}" for name in DX]].to_numpy()
+    truth = table["DX"].map(DX.index).to_numpy()
+    rows = metrics.redraw(table["DX"].to_numpy(), 100, 3)
+    draws = [sk.roc_auc_score(truth[r], p[r], multi_class="ovr") for r in rows]
+    wanted = [sk.roc_auc_score(truth, p, multi_class="ovr"), *np.percentile(draws, [2.5, 97.5])]
+    assert found.loc["dx3", ["auc", "auc_low", "auc_high"]].tolist() == pytest.approx(wanted)
+    for task, value in metrics.task_metrics(table).items():
+        assert found.loc[task, "auc"] == pytest.approx(value.get("auc", np.nan), nan_ok=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [[], [0], [0, 3], [0, 1], [1, 4]])
+def test_the_ablation_survives_few_subjects_without_a_warning(rows):
+    few = predictions(9, skill=50).assign(CDRSB=1.0).iloc[rows].reset_index(drop=True)
+    found = metrics.ablate({"fa": few}, {}, 20, 0).set_index("task")
+    assert found["n"].tolist() == [len(few), (few["DX"] != "MCI").sum(), *[len(few)] * 3]
+    assert np.isnan(found["auc"]["dx3"])  # a class is missing
+    empty = found["n"] == 0
+    assert found.loc[empty, ["value", "low", "high"]].isna().all(axis=None)
+    assert (found.loc[empty, "one_class"] == "").all()
 
 
 def test_baselines_know_train_only_and_are_scored_on_test():
@@ -255,6 +284,18 @@ def test_paired_differences_are_narrower_than_their_parts():
     assert found["p"] < 0.001
     same = subset_differences({"all": whole, "same": whole}, 50, 0).iloc[0]
     assert same["difference"] == 0 and same["p"] == 1.0
+
+
+def test_six_tests_are_corrected_by_holm():
+    holm = differing["holm"]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust
+    assert holm([0.5, 0.9]).tolist() == [1, 1] and holm([0.02]) == pytest.approx([0.02])
+    rng = np.random.default_rng(0)
+    wrong = sum(holm(rng.random(6)).min() < 0.05 for _ in range(2000)) / 2000
+    assert wrong == pytest.approx(0.05, abs=0.015)  # and 0.26 without: 1 - 0.95 ** 6
+    table = {"all": predictions(90, 1.0), **{str(k): predictions(90, 1.0, k) for k in range(1, 4)}}
+    found = subset_differences(table, 20, 0)
+    assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p"]))
 
 
 def test_subgroups_cover_everybody(records):
