@@ -137,7 +137,7 @@ def recall_hits(a: Tensor, b: Tensor, k: int) -> Tensor:
 
 def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """Share of `recall_hits` for each k; NaN of no rows, as sentence-transformers' (0,)."""
-    hits = {k: recall_hits(a, b, k).float() if len(a) else torch.zeros(0) for k in ks}
+    hits = {k: recall_hits(a, b, k).double() if len(a) else torch.zeros(0) for k in ks}
     return {f"recall@{k}": float(found.mean()) for k, found in hits.items()}
 
 
