@@ -5,12 +5,14 @@ The metrics are scikit-learn's, written for thousands of redraws; a test compare
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import rankdata
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +27,7 @@ from .data import Scaler
 Metrics = dict[str, dict[str, float]]
 Tables = dict[str, pd.DataFrame]  # of predictions, see `inference.predict_subsets`
 _P3 = [f"p_{name}" for name in DX]
+COLLAPSED = 0.99  # a mean cosine above this is that of a constant
 majority = statistics.mode  # the most frequent label; on a tie, the one that comes first
 
 
@@ -138,13 +141,47 @@ def bootstrap(values: Any, groups: Any, samples: int, seed: int) -> dict[str, fl
     return {"value": float(share.sum()), "low": float(low), "high": float(high)}
 
 
+def recall_hits(a: Tensor, b: Tensor, k: int) -> Tensor:
+    """Which rows i of b are among the k nearest of row i of a: (n,) bool; (n, D) unit vectors each.
+
+    A tie (to float32's rounding) or a NaN is a miss: embeddings that are all alike find nobody.
+    """
+    cosine = a @ b.T
+    own = cosine.diagonal()
+    better = (cosine >= own[:, None] - 1e-6).sum(dim=1) - 1  # its own is among these
+    return (better < k) & own.isfinite()
+
+
 def recall_at(a: Tensor, b: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """How often row i of b is among the k nearest of row i of a; (N, D) unit vectors each."""
-    if not len(a):  # sentence-transformers encodes no texts as (0,)
-        return {f"recall@{k}": float("nan") for k in ks}
-    similarity = a @ b.T
-    better = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
-    return {f"recall@{k}": float((better < k).float().mean()) for k in ks}
+    """Share of `recall_hits` for each k; NaN of no rows, as sentence-transformers' (0,)."""
+    hits = {k: recall_hits(a, b, k).double() if len(a) else torch.zeros(0) for k in ks}
+    return {f"recall@{k}": float(found.mean()) for k, found in hits.items()}
+
+
+def spectrum(z: Tensor) -> Tensor:
+    """Variances (min(n, D),) along the principal axes of embeddings (n, D), largest first."""
+    return torch.linalg.svdvals(z.double() - z.double().mean(dim=0)) ** 2 / len(z)
+
+
+def spread(z: Tensor) -> dict[str, float]:
+    """How far apart unit vectors (n, D) of different people lie; NaN of fewer than two.
+
+    mean_cosine of two people; effective_rank, exp of the entropy of the normalised spectrum: in
+    how many directions they differ (NaN above COLLAPSED: of noise); uniformity (arXiv:2005.10242),
+    log of the mean of exp(-2 d^2), falls from 0 as they spread.
+    """
+    squared = torch.pdist(z.double()) ** 2  # of two unit vectors: 2 - 2 cosine
+    cosine, uniform = 1 - squared.mean() / 2, (-2 * squared).exp().mean().log()
+    found, rank = {"mean_cosine": float(cosine), "uniformity": float(uniform)}, math.nan
+    if cosine <= COLLAPSED:
+        share = spectrum(z) / spectrum(z).sum()
+        rank = float(torch.special.entr(share).sum().exp())
+    return found | {"effective_rank": rank}
+
+
+def alignment(a: Tensor, b: Tensor) -> float:
+    """Mean squared distance of row i of a from row i of b, (n, D) unit vectors each."""
+    return float((a - b).square().sum(dim=1).mean())
 
 
 def baselines(cohort: pd.DataFrame) -> Metrics:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ from . import files
 from .config import MODALITIES, SCORES
 from .data import RECORD, FaTogether, MemoirDataset, Scaler, vary
 from .inference import encode, load_weights, predict, save_weights
-from .losses import PairwiseInfoNCE, gather, multitask_loss
-from .metrics import composite, recall_at, task_metrics
+from .losses import PairwiseInfoNCE, gather, info_nce, multitask_loss
+from .metrics import composite, recall_at, spread, task_metrics
 from .model import HEADS, Memoir, masking_gate
 from .precision import choose_precision
 from .volumes import Volumes
@@ -91,8 +92,9 @@ def train_stage1(
     subjects, volumes and code, a finished training is returned at once and an interrupted one
     goes on after its last whole epoch; any other begins anew, in an emptied folder.
 
-    Returns a row per epoch: train and validation loss, the scale 1/temperature, and how often a
-    T1 finds its subject's clinical embedding. ValueError: a setting is out of range.
+    Returns a row per epoch: train_loss, val_loss; of each pair ('t1_fa', ...) val_loss, recall@5
+    and the scale 1/temperature; of each modality the mean cosine and rank of `metrics.spread` on
+    the validation part; NaN where nobody has it. ValueError: a setting is out of range.
     RuntimeError: the loss is no number, or the GPU's memory does not suffice.
     """
     how = Settings(1, epochs, lr, lr, batch_size, drop, (), seed, device)
@@ -268,10 +270,18 @@ def _validate(
         found = task_metrics(predict(model, z, present, val.subjects, scaler))
         row = {f"{task}_{k}": v for task, values in found.items() for k, v in values.items()}
         return row | {"composite": composite(found, scaler)}
-    scale = criterion.log_scale.detach()
+    scales = criterion.log_scale.detach().exp().clamp(max=100)
     with torch.no_grad():
-        loss = float(criterion(z.to(scale.device), present.to(scale.device)))
-    both = present[:, 0] & present[:, 2]
-    row = {"val_loss": loss, "scale": float(scale.exp().clamp(max=100).mean())}
-    recalls = recall_at(z[both, 0], z[both, 2], (1, 5))
-    return row | {f"val_{name}": value for name, value in recalls.items()}
+        loss = criterion(z.to(scales.device), present.to(scales.device))
+    row = {"val_loss": float(loss)}
+    for (a, b), scale in zip(combinations(range(len(MODALITIES)), 2), scales, strict=True):
+        pair, both = f"{MODALITIES[a]}_{MODALITIES[b]}", present[:, a] & present[:, b]
+        one, other = z[both, a], z[both, b]
+        loss = info_nce(one, other, scale.cpu()) if len(one) > 1 else math.nan  # as in training
+        row[f"val_loss_{pair}"] = float(loss)
+        row[f"val_recall@5_{pair}"] = recall_at(one, other, (5,))["recall@5"]
+        row[f"scale_{pair}"] = float(scale)
+    for column, name in enumerate(MODALITIES):
+        found = spread(z[present[:, column], column])
+        row |= {f"cosine_{name}": found["mean_cosine"], f"rank_{name}": found["effective_rank"]}
+    return row

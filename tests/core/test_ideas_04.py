@@ -1,16 +1,19 @@
-"""Chapter 4 writes out the loop over pairs and one training step: equal to the core's."""
+"""Chapter 4 writes out the loop over pairs, one step, recall and spread: equal to the core's."""
 
+import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import small
 import torch
 import torch.nn.functional as F
 from ideas import idea
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 from torch.utils.data import DataLoader
 
-from memoir_core import training
+from memoir_core import metrics, training
 from memoir_core.data import RETEST, FaTogether, MemoirDataset, Scaler
 from memoir_core.losses import PairwiseInfoNCE
 from memoir_core.model import Memoir, masking_gate
@@ -42,3 +45,94 @@ def test_the_step_is_that_of_the_training(subjects, tmp_path, monkeypatch):
     found = idea("04", "optimizer.step()", book=book, **names)["network"].state_dict()
     for name, value in load_file(tmp_path / "x" / "model.safetensors").items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+# --- collapse, recall and the search, in words --------------------------------------------
+
+
+def unit(*shape, around=0.0, noise=1.0):
+    draw = torch.Generator().manual_seed(1)
+    return F.normalize(around + noise * torch.randn(*shape, generator=draw), dim=-1)
+
+
+def words():
+    return idea("04", "def says(", math=math, metrics=metrics)
+
+
+def test_the_chapter_says_that_an_encoder_has_collapsed():
+    """The sentence changes with the embeddings: constant, nearly, and people told apart."""
+    says = words()["says"]
+    constant = says("fa", metrics.spread(unit(30, 64, around=1, noise=1e-3)))
+    assert "This encoder has collapsed" in constant and "directions" not in constant
+    nearly = metrics.spread(unit(30, 64, around=1, noise=0.2))
+    assert 0.9 < nearly["mean_cosine"] < 0.99
+    assert "It has nearly collapsed" in says("fa", nearly) and "directions" in says("fa", nearly)
+    apart = says("fa", metrics.spread(torch.eye(6)))
+    assert "told apart in 5.0 directions" in apart and "collapsed" not in apart
+    nobody = says("fa", metrics.spread(torch.zeros(1, 8)))
+    assert "nothing to say" in nobody and "collapsed" not in nobody
+
+
+def test_the_chapter_says_whether_partners_are_found():
+    finds = words()["finds"]
+    row = {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30, "chance": 1 / 6}
+    assert "partners are found" in finds("t1_fa", row)
+    assert "not shown to be better" in finds("t1_fa", row | {"chance": 0.5})
+    assert "worse than guessing" in finds("t1_fa", row | {"chance": 0.9})
+    assert "can say nothing" in finds("t1_fa", row | {"n": 4, "chance": 1})
+
+
+def test_recall_by_hand_is_the_cores_and_has_an_interval(capsys):
+    names = {"math": math, "metrics": metrics, "torch": torch, "F": F, "binomtest": binomtest}
+    found = idea("04", "def found_within(", **names)
+    assert capsys.readouterr().out.count("core's: True") == 2
+    a, b = unit(40, 16), F.normalize(unit(40, 16) + 0.2 * unit(40, 16).flip(0), dim=-1)
+    for vectors in (b, a.flip(0), torch.ones(40, 16) / 4, torch.full((40, 16), torch.nan)):
+        row = found["found_within"](a, vectors)
+        assert row["value"] == metrics.recall_at(a, vectors, (5,))["recall@5"]
+        assert row["low"] <= row["value"] <= row["high"] and row["low"] < row["high"]
+        assert row["chance"] == 5 / 40 and row["n"] == 40
+    interval = found["interval"](8, 10)  # Wilson 1927: 0.49 to 0.94
+    assert (interval["low"], interval["high"]) == pytest.approx((0.490, 0.943), abs=1e-3)
+    nobody = found["found_within"](a[:0], b[:0])
+    assert nobody.pop("n") == 0 and all(math.isnan(value) for value in nobody.values())
+    assert found["found_within"](a[:3], b[:3])["chance"] == 1
+
+
+def test_the_spread_by_hand_is_the_cores_where_there_is_one(capsys):
+    idea("04", "def spread_by_hand(", torch=torch, F=F, math=math, metrics=metrics)
+    people, line, constant = capsys.readouterr().out.splitlines()
+    assert "[True, True, True]" in people and "[True, True, True]" in line
+    assert constant.endswith("[True, True, False]")  # no rank of a constant
+
+
+def searched(**recalls):
+    """A made table of the search: variant -> recall@5 of all three pairs, two seeds each."""
+    rows = []
+    for name, value in recalls.items():
+        for seed in (0, 1):
+            row = {"variant": name, "epochs": 8, "seed": seed}
+            for pair in ("t1_fa", "t1_clinical", "fa_clinical"):
+                row |= {f"recall_{pair}": value, f"chance_{pair}": 0.1, f"n_{pair}": 50}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_the_search_is_judged_by_its_intervals():
+    names = {"math": math, "metrics": metrics, "torch": torch, "F": F, "binomtest": binomtest}
+    interval = idea("04", "def found_within(", **names)["interval"]
+    pairs = dict.fromkeys(("t1_fa", "t1_clinical", "fa_clinical"))
+    found = idea("04", "def pooled(", pd=pd, pairs=pairs, interval=interval)
+    pooled, chosen = found["pooled"], found["chosen"]
+    table = pooled(searched(book=0.5, wide=0.1))
+    assert len(table) == 2 * 3 and (table["n"] == 100).all()
+    assert table.loc[("wide, 8 epochs", "t1_fa"), "value"] == pytest.approx(0.1)
+    assert "None of them is better" in chosen(table)
+    assert "beaten in t1_fa" in chosen(pooled(searched(wide=0.9, book=0.5)))
+    assert "In no pair do their intervals part" in chosen(pooled(searched(book=0.5, half=0.55)))
+    assert "does not hold the book's recipe" in chosen(pooled(searched(half=0.5, wide=0.1)))
+    assert "does not hold" in chosen(pooled(searched(book=0.5)))
+    holes = searched(book=0.5, half=0.6)
+    holes[["recall_t1_fa", "chance_t1_fa"]], holes["n_t1_fa"] = float("nan"), 0
+    assert pooled(holes)["n"].xs("t1_fa", level="pair").tolist() == [0, 0]
+    assert "In no pair" in chosen(pooled(holes))

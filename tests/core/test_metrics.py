@@ -177,6 +177,83 @@ def test_recall_counts_the_k_nearest_of_each_row():
     assert np.isnan(metrics.recall_at(a[:0], b[:0], (1,))["recall@1"])
 
 
+def test_recall_calls_a_tie_a_miss():
+    """Embeddings that are all alike find nobody, and neither does a NaN."""
+    same = torch.ones(8, 4) / 2
+    assert metrics.recall_at(same, same, (1, 5)) == {"recall@1": 0, "recall@5": 0}
+    turned = torch.nn.functional.normalize(same + 1e-8 * torch.randn(8, 4), dim=-1)
+    assert metrics.recall_at(turned, turned, (1, 5)) == {"recall@1": 0, "recall@5": 0}
+    nothing = torch.full((8, 4), float("nan"))
+    assert metrics.recall_at(nothing, nothing, (5, 99)) == {"recall@5": 0, "recall@99": 0}
+    two, k = torch.eye(4), 2
+    two[1] = two[0]  # a pair of twins: each is the other's equal
+    assert metrics.recall_hits(two, two, 1).tolist() == [False, False, True, True]
+    assert metrics.recall_hits(two, two, k).all()
+    one = torch.eye(4)
+    one[2] = float("nan")
+    assert metrics.recall_hits(one, torch.eye(4), k).tolist() == [True, True, False, True]
+    assert metrics.recall_hits(torch.eye(4), one, k).tolist() == [True, True, False, True]
+
+
+def test_recall_is_a_count_by_hand():
+    a, b = torch.nn.functional.normalize(torch.randn(2, 30, 6, generator=seeded()), dim=-1)
+    for k in (1, 5, 29, 30):
+        wanted = [
+            sum(float(a[i] @ b[j]) >= float(a[i] @ b[i]) for j in range(30) if j != i) < k
+            for i in range(30)
+        ]
+        assert metrics.recall_hits(a, b, k).tolist() == wanted
+        assert metrics.recall_at(a, b, (k,))[f"recall@{k}"] == pytest.approx(np.mean(wanted))
+
+
+def seeded():
+    return torch.Generator().manual_seed(3)
+
+
+def test_the_spread_of_known_cases():
+    unit = torch.nn.functional.normalize
+    same = metrics.spread(torch.ones(9, 4) / 2)
+    assert same["mean_cosine"] == pytest.approx(1) and same["uniformity"] == pytest.approx(0)
+    assert np.isnan(same["effective_rank"])
+    apart = metrics.spread(torch.eye(6, 8))
+    assert apart["mean_cosine"] == pytest.approx(0)
+    assert apart["effective_rank"] == pytest.approx(5)  # six corners of a simplex: five axes
+    assert apart["uniformity"] == pytest.approx(-4)  # each d^2 is 2
+    clusters = metrics.spread(torch.eye(2, 8).repeat(10, 1))
+    assert clusters["effective_rank"] == pytest.approx(1)
+    assert clusters["mean_cosine"] == pytest.approx(2 * 45 / 190)  # pairs within, of all pairs
+    noise = metrics.spread(unit(torch.ones(40, 64) + 0.02 * torch.randn(40, 64), dim=-1))
+    assert noise["mean_cosine"] > 0.99 and np.isnan(noise["effective_rank"])
+    for few in (torch.zeros(0, 4), torch.eye(1, 4)):
+        assert all(np.isnan(value) for value in metrics.spread(few).values())
+    assert np.isnan(metrics.spread(torch.full((5, 4), float("nan")))["mean_cosine"])
+
+
+def test_the_spread_is_that_of_the_covariance():
+    """Against numpy's eigenvalues and a loop over pairs."""
+    scale = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1])
+    z = torch.nn.functional.normalize(torch.randn(25, 5, generator=seeded()) * scale + 1, dim=-1)
+    x = z.double().numpy()
+    values = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    np.testing.assert_allclose(metrics.spectrum(z).numpy(), values, atol=1e-12)
+    share = values / values.sum()
+    cosines = [x[i] @ x[j] for i in range(25) for j in range(i)]
+    squares = [((x[i] - x[j]) ** 2).sum() for i in range(25) for j in range(i)]
+    found = metrics.spread(z)
+    assert found["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert found["effective_rank"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert found["uniformity"] == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(squares)))))
+    # all that differs between people: 1 minus the length of their mean, squared
+    assert values.sum() == pytest.approx(1 - (x.mean(axis=0) ** 2).sum(), abs=1e-6)
+
+
+def test_alignment_is_the_squared_distance_of_partners():
+    assert metrics.alignment(torch.eye(3), torch.eye(3)) == 0
+    assert metrics.alignment(torch.eye(3), -torch.eye(3)) == 4
+    assert metrics.alignment(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]]) == 1
+    assert np.isnan(metrics.alignment(torch.zeros(0, 3), torch.zeros(0, 3)))
+
+
 def test_calibration_error():
     truth = np.array([0, 1, 0, 1])
     assert calibration_error(truth, np.array([0.5] * 4)) == pytest.approx(0.0)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import small
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from small import same, weights
 
@@ -117,10 +118,10 @@ def test_a_training_equals_one_written_by_hand(stage, subjects, tmp_path):
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], atol=2e-4, rtol=1e-3, msg=name)
     if stage == 1:
-        assert history["scale"].iloc[-1] == pytest.approx(
-            temperature.log_scale.exp().mean().item(), 1e-4
-        )
-        assert history["scale"].iloc[-1] != pytest.approx(1 / 0.07, rel=1e-3)  # it is learned
+        scales = history.filter(like="scale_").iloc[-1].to_numpy()
+        wanted = temperature.log_scale.detach().exp().numpy()
+        np.testing.assert_allclose(scales, wanted, rtol=1e-4)
+        assert abs(scales / (1 / 0.07) - 1).max() > 1e-3  # it is learned
 
 
 def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
@@ -147,7 +148,11 @@ def test_gradients_are_clipped_to_length_one(subjects, tmp_path, monkeypatch):
 
 
 def test_the_history_is_what_the_validation_part_says(subjects, tmp_path):
-    table, volumes = subjects
+    table, _ = subjects
+    table["has_fa"] |= table["split"] == "val"
+    table.loc[table.index[table["split"] == "val"][0], "has_fa"] = False
+    volumes = small.volumes(table)
+    subjects = table, volumes
     history = train(2, subjects, tmp_path / "x")
     net, scaler = inference.load_trained(tmp_path / "x", "last")
     val = table[table["split"] == "val"]
@@ -161,9 +166,35 @@ def test_the_history_is_what_the_validation_part_says(subjects, tmp_path):
     net = Memoir()
     inference.load_weights(net, tmp_path / "y" / "model.safetensors")
     z, _ = inference.encode(net, data)
-    nearest = (z[:, 0] @ z[:, 2].T).argmax(dim=1)
-    expected = (nearest == torch.arange(len(z))).float().mean()
-    assert one["val_recall@1"].iloc[-1] == pytest.approx(float(expected))
+    row = one.iloc[-1]
+    for a, b, pair in ((0, 1, "t1_fa"), (0, 2, "t1_clinical"), (1, 2, "fa_clinical")):
+        both = (z[:, a].norm(dim=1) > 0.5) & (z[:, b].norm(dim=1) > 0.5)  # zero where absent
+        x, y = z[both, a], z[both, b]
+        place = (x @ y.T).argsort(dim=1, descending=True).tolist()
+        expected = np.mean([i in near[:5] for i, near in enumerate(place)])
+        assert row[f"val_recall@5_{pair}"] == pytest.approx(expected), pair
+        logits, right = row[f"scale_{pair}"] * x @ y.T, torch.arange(len(x))
+        both_ways = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)
+        assert row[f"val_loss_{pair}"] == pytest.approx(both_ways.item() / 2, rel=1e-4), pair
+    losses = row[["val_loss_t1_fa", "val_loss_t1_clinical", "val_loss_fa_clinical"]]
+    assert row["val_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    for column, name in enumerate(("t1", "fa", "clinical")):
+        own = z[z[:, column].norm(dim=1) > 0.5, column]
+        cosine = (own @ own.T)[~torch.eye(len(own), dtype=torch.bool)].mean()
+        assert row[f"cosine_{name}"] == pytest.approx(float(cosine), abs=1e-5), name
+        assert np.isnan(row[f"rank_{name}"]) == (row[f"cosine_{name}"] > 0.99), name
+
+
+def test_a_pair_that_nobody_of_the_validation_part_has_is_nan_in_the_history(subjects, tmp_path):
+    table, volumes = subjects
+    volumes.fa_row[(table["split"] == "val").to_numpy()] = -1
+    row = train(1, subjects, tmp_path / "x", epochs=1).iloc[-1]
+    missing = {name for name in row.index if np.isnan(row[name])}
+    unknown = {
+        f"val_{what}_{pair}" for what in ("loss", "recall@5") for pair in ("t1_fa", "fa_clinical")
+    }
+    assert unknown | {"cosine_fa", "rank_fa"} <= missing
+    assert not missing & {"val_loss", "val_loss_t1_clinical", "cosine_t1", "scale_t1_fa"}
 
 
 def test_the_test_part_is_never_touched(subjects, tmp_path):
