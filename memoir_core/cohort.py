@@ -14,10 +14,11 @@ import pandas as pd
 
 from .config import DX, SCORES
 from .files import atomic_path, checksum
-from .tables import PATHS, CohortError, Problem, read_adnimerge, read_images  # noqa: F401
+from .tables import KEYS, PATHS, CohortError, Problem, read_adnimerge, read_images  # noqa: F401
 
+ACQUIRED = ("SITE", "COLPROT", "MANUFACTURER")  # text; empty where a download does not say
 COLUMNS = ["case", "RID", "PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER", "PTEDUCAT"]
-COLUMNS += ["APOE4", *SCORES, "has_fa", "split", *PATHS]
+COLUMNS += ["APOE4", *SCORES, *ACQUIRED, "has_fa", "split", *PATHS]
 
 
 class DataLeakageError(CohortError):
@@ -36,8 +37,8 @@ def valid_diagnosis(visits: pd.DataFrame) -> pd.DataFrame:
 
 
 def attach_images(visits: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Add t1_path and fa_path, found by PTID and VISCODE or by IMAGEUID; NaN where none is."""
-    keys = [name for name in images if name not in PATHS]
+    """Add the images, found by PTID and VISCODE or by IMAGEUID; NaN where none is."""
+    keys = [name for name in KEYS if name in images]
     if not {*keys} <= {*visits}:
         mend = "name each image's visit by PTID and VISCODE"
         raise CohortError(Problem("images.csv", "ADNIMERGE.csv has no IMAGEUID to match", mend))

@@ -11,7 +11,8 @@ import pandas as pd
 from .config import SCORES
 
 REQUIRED = ("RID", "PTID", "VISCODE", "EXAMDATE", "AGE", "PTGENDER", "APOE4", "DX", *SCORES)
-OPTIONAL = ("PTEDUCAT", "IMAGEUID")
+OPTIONAL = ("PTEDUCAT", "IMAGEUID", "SITE", "COLPROT", "ORIGPROT")  # the last two are phases
+KEYS = ("PTID", "VISCODE", "IMAGEUID")  # what may name an image
 NEEDED = ("RID", "PTID", "VISCODE", "EXAMDATE", "PTGENDER")  # on every row
 PATHS = ("t1_path", "fa_path")
 MISSING = ("", "-4", "-4.0", "-1", "NA", "NaN", "nan", "N/A")
@@ -61,8 +62,11 @@ def read_adnimerge(path: Path) -> pd.DataFrame:
 
 
 def read_images(path: Path) -> pd.DataFrame:
-    """Read images.csv: PTID and VISCODE (or IMAGEUID) and `PATHS`; CohortError as above."""
-    return _read_table(Path(path), PATHS).reset_index(drop=True)
+    """Read images.csv: PTID and VISCODE (or IMAGEUID), `PATHS` and, where given, MANUFACTURER.
+
+    Raises CohortError as above.
+    """
+    return _read_table(Path(path), PATHS, ("MANUFACTURER",)).reset_index(drop=True)
 
 
 def _read_table(path: Path, required: tuple, optional: tuple = ()) -> pd.DataFrame:
@@ -118,8 +122,10 @@ def parse(text: pd.Series) -> pd.Series:
         return text.where(text.isin(["Male", "Female"]))
     if name == "PTID":  # sub-ADNI999S9999 and 999S9999 are 999_S_9999
         return text.str.replace(r"^.*?(\d{3})_?S_?(\d{4,5})$", r"\1_S_\2", regex=True)
-    if name == "IMAGEUID":  # I12345 and, after a trip through a spreadsheet, 12345.0
+    if name in ("IMAGEUID", "SITE"):  # I12345 and, after a trip through a spreadsheet, 12345.0
         return text.str.upper().str.removeprefix("I").str.removesuffix(".0")
+    if name == "MANUFACTURER":  # GE MEDICAL SYSTEMS
+        return text.str.upper().str.split().str[0]
     if name == "EXAMDATE":
         formats = ("%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y")
         iso, us, short = (pd.to_datetime(text, format=form, errors="coerce") for form in formats)

@@ -23,7 +23,7 @@ REGIONS = {
     "ventricles": {"age": 0.22, "severity": 0.30, "noise": 0.24},
     "hippocampus": {"age": -0.05, "severity": -0.17, "noise": 0.08},
     "temporoparietal": {"age": -0.03, "severity": -0.13, "noise": 0.06},
-    "frontal": {"age": -0.07, "severity": -0.03, "noise": 0.05},
+    "frontal": {"age": -0.11, "severity": -0.03, "noise": 0.05},
 }
 
 # Centre lines of large tracts in MNI mm (right side or midline; mirrored where lateral),

@@ -11,21 +11,26 @@ import torch.nn.functional as F
 from .anatomy import REGIONS, TRACTS, templates
 from .tables import ANATOMY, FA_STREAM, SHAPE, T1_STREAM, generator
 
-T1_NOISE = 0.55  # of the severity that the anatomy shows, in severity units
-FA_NOISE = 2.0
+T1_NOISE = 0.55  # of the atrophy that the anatomy shows, in severity units
+FA_NOISE = 0.8
+FA_ATROPHY = 0.4  # how much of the atrophy FA maps show: their registration removes the rest
+APOE_EFFECT = {"hippocampus": -0.05, "temporoparietal": -0.04}  # per copy, at equal severity
+# What a scanner adds: log gain and log gamma of T1, relative offset of FA.
+VENDOR = {"SIEMENS": (0.0, 0.0, 0.0), "GE": (0.06, 0.10, 0.03), "PHILIPS": (-0.05, -0.10, -0.03)}
 SEX_EFFECT, SEX_NOISE = 0.02, 0.06  # head shape barely tells sex after 9DOF scaling
 
 
 def _anatomy(latent: dict) -> dict[str, np.ndarray]:
     """Draw what makes one subject's anatomy: region amplitudes, smooth noise, head position."""
     rng = generator(latent["PTID"], ANATOMY)
-    shown = latent["severity"] + T1_NOISE * rng.standard_normal()
-    brain_age = latent["AGE"] + 6 * rng.standard_normal()
+    shown = latent["atrophy"] + T1_NOISE * rng.standard_normal()
+    brain_age = latent["AGE"] + 5 * rng.standard_normal()
     amplitudes = [
         effect["age"] * (brain_age - 73) / 10
         + effect["severity"] * (shown - 0.7)
+        + APOE_EFFECT.get(name, 0) * latent["apoe4"]
         + effect["noise"] * rng.standard_normal()
-        for effect in REGIONS.values()
+        for name, effect in REGIONS.items()
     ]
     coarse = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
     coarser = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
@@ -44,7 +49,7 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
 def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torch.Tensor:
     """Deform template channels with each subject's anatomy.
 
-    latents : n dicts with PTID, severity, AGE and female.
+    latents : n dicts with PTID, atrophy, AGE, female and apoe4, as `tables.make_tables` gives.
     kind : 't1' or 'fa', whose channels are deformed.
     scale : 1 for T1; less for FA, whose registration removes part of the deformation.
 
@@ -53,7 +58,8 @@ def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torc
     shared = templates(device)
     drawn = [_anatomy(latent) for latent in latents]
     subject = {name: _tensor([d[name] for d in drawn], device) for name in drawn[0]}
-    velocity = torch.einsum("nr,rcxyz->ncxyz", subject["amplitudes"], shared["modes"])
+    shown = subject["amplitudes"] * (FA_ATROPHY if kind == "fa" else 1.0)
+    velocity = torch.einsum("nr,rcxyz->ncxyz", shown, shared["modes"])
     for name, size in (("coarse", 0.3), ("coarser", 0.35)):
         up = F.interpolate(subject[name], (46, 55, 46), mode="trilinear", align_corners=True)
         velocity = velocity + 1.15 * size * up / 0.65  # interpolation shrinks the spread
@@ -119,16 +125,17 @@ def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
         field = rng.standard_normal((1, 5, 6, 5), dtype=np.float32)
         gain = rng.standard_normal()
         noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
-        draws.append((dark, gamma, field, gain, noise))
+        louder, flatter, _ = VENDOR[latent["vendor"]]
+        draws.append((dark, 0.10 * gamma + flatter, field, 0.08 * gain + louder, noise))
     darks, gammas, fields, gains, noises = zip(*draws, strict=True)
     older = _column([(latent["AGE"] - 73) / 10 for latent in latents], device)
-    severe = _column([latent["severity"] - 0.7 for latent in latents], device)
+    severe = _column([latent["atrophy"] - 0.7 for latent in latents], device)
     t1 = t1 * (1 - pial * (0.25 + 0.08 * older + 0.06 * severe).clamp(0, 0.8))
     t1 = t1 - 0.05 * severe * 0.5 * hippocampus * t1
     t1 = t1 - near * (0.10 + 0.12 * older + 0.05 * _column(darks, device)).clamp(0, 0.5)
-    t1 = t1.clamp(0, 1.6) ** (0.10 * _column(gammas, device)).exp()
+    t1 = t1.clamp(0, 1.6) ** _column(gammas, device).exp()
     bias = F.interpolate(_tensor(fields, device), SHAPE, mode="trilinear", align_corners=True)
-    t1 = t1 * (0.10 * bias[:, 0] + 0.08 * _column(gains, device)).exp()
+    t1 = t1 * (0.10 * bias[:, 0] + _column(gains, device)).exp()
     real, imaginary = 0.03 * _tensor(noises, device).transpose(0, 1)
     t1 = ((t1 + real) ** 2 + imaginary**2).sqrt()  # Rician, as in magnitude images
     return (1000 * t1 * (brain * 2 - 0.5).clamp(0, 1)).cpu().numpy()
@@ -146,16 +153,16 @@ def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
         shown, ageing = rng.standard_normal(2)
         own = rng.standard_normal(len(TRACTS))
         noise = rng.standard_normal(SHAPE, dtype=np.float32)
-        severity = latent["severity"] + FA_NOISE * shown
+        damage = latent["tracts"] + FA_NOISE * shown
         age = (latent["AGE"] + 8 * ageing - 73) / 10
-        draws.append((severity, age, 0.04 * own, noise))
-    severities, ages, own_parts, noises = zip(*draws, strict=True)
-    severe, older = _column(severities, device), _column(ages, device)
+        draws.append((damage, age, 0.04 * own, 1 + VENDOR[latent["vendor"]][2], noise))
+    damages, ages, own_parts, offsets, noises = zip(*draws, strict=True)
+    severe, older = _column(damages, device), _column(ages, device)
     fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
     for tract, (name, (_, _, height, loss)) in enumerate(TRACTS.items()):
         older_loss = (0.06 if name == "genu" else 0.01) * older
         individual = _column([values[tract] for values in own_parts], device)
         strength = 1 - loss * severe - older_loss + individual
         fa = torch.maximum(fa, (0.2 + height) * tubes[tract] * strength * brain)
-    fa = fa + 0.025 * _tensor(noises, device)
+    fa = fa * _column(offsets, device) + 0.025 * _tensor(noises, device)
     return (fa.clamp(0, 1) * (brain > 0.5)).cpu().numpy()

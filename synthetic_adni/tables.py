@@ -1,16 +1,18 @@
 """Tables of people who do not exist: ADNIMERGE, the list of images, and what lies behind.
 
-The mechanism, in one paragraph. A subject of a diagnostic class has a severity at the
-time of the diagnosis and, because scores and scan come from another day and another
-rater, a shifted severity at the visit that the model sees (`SCORE_DRIFT`). Scores, T1 and
-FA are three separate read-outs of that shifted severity, each with noise of its own.
-Anatomy changes are smooth invertible deformations of population templates; no label is
-painted anywhere. The cohort is for teaching: no clinical claim follows from it.
+The mechanism, in one paragraph. A subject of a diagnostic class has a severity at the time of
+the diagnosis. The scores show a shifted one, since they come from another day and another rater
+(`SCORE_DRIFT`); T1 shows atrophy and FA tract damage, which follow the severity as far as the
+brain gives way (`BRAIN_DRIFT`; half of it is shared by the two). So each modality knows something
+that the others do not. What is measured depends on phase and scanner, as in ADNI. Anatomy changes
+are smooth invertible deformations of population templates; no label is painted anywhere. The
+cohort is for teaching: no clinical claim follows from it.
 """
 
 from __future__ import annotations
 
 import zlib
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,14 @@ AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 
 CLASS_COUNTS = {"CN": 837, "MCI": 813, "Dementia": 713}
 DX = tuple(CLASS_COUNTS)
 
-# Severity at the diagnosis: class means, spread within a class; then the shift to the
-# day of scores and scan. With these, a perfect reader of the shifted severity reaches a
-# DX3 balanced accuracy near 0.70, as clinical scores alone do in the published table.
+# Severity at the diagnosis: class means, spread within a class; then the shift to the day of
+# the scores. With these, a logistic regression on the scores reaches a DX3 balanced accuracy
+# near 0.70, as clinical scores alone do in the published table (benchmarks/calibration.py).
 CLASS_SEVERITY = {"CN": 0.0, "MCI": 1.45, "Dementia": 3.1}
 CLASS_SPREAD = 0.5
 SCORE_DRIFT = 0.87
+BRAIN_DRIFT = 0.8  # of atrophy and of tract damage: a correlation of 0.6 within a class
+REVERSION = 0.035  # chance that an earlier visit is called CN or MCI the other way round
 
 # Mean scores at five severities, so that the class means come near those of ADNI:
 # CDR-SB, MMSE, ADAS and MoCA by group as in Petersen et al., Neurology 2010
@@ -42,7 +46,25 @@ SCORES: dict[str, dict[str, Any]] = {
     "MMSE": {"at": (29.8, 29.1, 27.4, 23.2, 13.0), "noise": 1.1, "range": (0, 30), "step": 1},
     "MOCA": {"at": (28.0, 26.0, 22.8, 17.3, 7.0), "noise": 1.9, "range": (0, 30), "step": 1},
 }
-SCORE_MISSING = {"CDRSB": 0.01, "ADAS11": 0.01, "ADAS13": 0.02, "MMSE": 0.01, "MOCA": 0.30}
+SCORE_MISSING = {"CDRSB": 0.01, "ADAS11": 0.01, "ADAS13": 0.02, "MMSE": 0.01, "MOCA": 0.03}
+
+# Phases of ADNI: first day, first and last day of enrolment. ADNI 1 asked no MoCA and measured
+# no DTI, GO and 2 measured DTI on GE scanners, ADNI 3 on all (adni.loni.usc.edu, MRI acquisition).
+PHASES = {
+    "ADNI1": ("2005-01-01", "2005-09-01", "2007-12-31"),
+    "ADNIGO": ("2009-09-01", "2010-05-01", "2011-03-31"),
+    "ADNI2": ("2011-04-01", "2011-04-01", "2014-12-31"),
+    "ADNI3": ("2016-08-01", "2016-09-01", "2020-12-31"),
+}
+# Share of each class by phase of enrolment, after ADNI's numbers of participants: later phases
+# enrolled more healthy people, and GO only MCI.
+ENROLLED = {
+    "CN": (0.22, 0.0, 0.32, 0.46),
+    "MCI": (0.33, 0.12, 0.31, 0.24),
+    "Dementia": (0.43, 0.0, 0.36, 0.21),
+}
+VENDORS = ("SIEMENS", "GE", "SIEMENS", "PHILIPS", "SIEMENS", "GE", "SIEMENS", "PHILIPS", "GE")
+NO_DTI_SITES = 8  # every eighth site measures none in ADNI 3 either
 
 # Age, sex and APOE by class: Petersen et al. 2010; Jack et al., Lancet Neurol 2013.
 AGE = {"CN": (73.5, 6.3), "MCI": (73.2, 7.4), "Dementia": (75.0, 7.8)}
@@ -50,10 +72,10 @@ FEMALE = {"CN": 0.53, "MCI": 0.43, "Dementia": 0.45}
 APOE4 = {"CN": (0.71, 0.27, 0.02), "MCI": (0.52, 0.37, 0.11), "Dementia": (0.34, 0.47, 0.19)}
 
 COLUMNS = [
-    *("RID", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE", "PTGENDER", "PTEDUCAT"),
-    *("APOE4", *SCORES, "DX", "IMAGEUID"),
+    *("RID", "COLPROT", "ORIGPROT", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE"),
+    *("PTGENDER", "PTEDUCAT", "APOE4", *SCORES, "DX", "IMAGEUID"),
 ]
-RECORD, T1_STREAM, FA_STREAM, ANATOMY = range(4)
+RECORD, T1_STREAM, FA_STREAM, ANATOMY, ENROLMENT = range(5)
 
 
 def generator(ptid: str, stream: int) -> np.random.Generator:
@@ -82,26 +104,32 @@ def make_tables(
     subjects : how many shall remain after the published filters; about a quarter more
         are written that the filters remove.
     fa_fraction : share of the remaining subjects with an FA volume.
-    drift : standard deviation between the severity that was diagnosed and the one that
-        scores and images show; 0 makes the scores nearly define the diagnosis.
+    drift : standard deviation between the severity that was diagnosed and the one that the
+        scores show; 0 makes the scores nearly define the diagnosis.
 
     Returns adnimerge, images and latents: one row per visit, per image, and per rendered subject.
     """
     counts = class_counts(subjects)
     shuffle = np.random.Generator(np.random.Philox(key=SEED))
     classes = shuffle.permutation([dx for dx in DX for _ in range(counts[dx])])
-    has_fa = np.zeros(subjects, bool)
-    has_fa[shuffle.permutation(subjects)[: round(fa_fraction * subjects)]] = True
     # Subjects that the filters remove: without a valid diagnosis, without a T1.
     removed = round(0.06 * subjects), round(0.18 * subjects)
     kinds = ["kept"] * subjects + ["no_dx"] * removed[0] + ["no_t1"] * removed[1]
-    extra = shuffle.choice(list(DX), sum(removed))
+    classes = [*classes, *shuffle.choice(list(DX), sum(removed))]
+    people = [
+        _enrol(90001 + place, str(classes[index])) | {"kind": kinds[index]}
+        for place, index in enumerate(shuffle.permutation(len(kinds)))
+    ]
+    kept = [person for person in people if person["kind"] == "kept"]
+    shuffle.shuffle(kept)
+    kept.sort(key=lambda person: not person["dti"])
+    for person in kept[: round(fa_fraction * subjects)]:
+        if not person["dti"]:  # more FA than phases and vendors allow: enrolled later
+            person |= _enrol(person["rid"], person["dx"], later=True)
+        person["fa"] = True
     found: tuple[list[dict], list[dict], list[dict]] = [], [], []
-    for place, index in enumerate(shuffle.permutation(len(kinds))):
-        dx = str(classes[index] if index < subjects else extra[index - subjects])
-        fa = bool(index < subjects and has_fa[index])
-        made = _subject(90001 + place, dx, kinds[index], fa, drift)
-        for table, new in zip(found, made, strict=True):
+    for person in people:
+        for table, new in zip(found, _subject(person, drift), strict=True):
             table += new
     adnimerge = pd.DataFrame(found[0], columns=COLUMNS)
     repeated = adnimerge.iloc[:: max(1, len(adnimerge) // 20)]  # some rows come twice
@@ -109,62 +137,81 @@ def make_tables(
     return adnimerge, pd.DataFrame(found[1]), pd.DataFrame(found[2])
 
 
-def _subject(
-    rid: int, dx: str, kind: str, fa: bool, drift: float
-) -> tuple[list[dict], list[dict], list[dict]]:
+def phase_of(day: date) -> str:
+    """Name the phase of ADNI that runs on a day."""
+    return [name for name, (first, *_) in PHASES.items() if day.isoformat() >= first][-1]
+
+
+def _enrol(rid: int, dx: str, later: bool = False) -> dict[str, Any]:
+    """Draw a subject's site and dates, and say whether DTI is measured at the scan."""
+    rng = generator(str(rid), ENROLMENT)
+    phase = str(rng.choice(list(PHASES), p=ENROLLED[dx]))
+    first, last = map(date.fromisoformat, PHASES["ADNI3" if later else phase][1:])
+    start = first + timedelta(int(rng.integers((last - first).days)))
+    months = [0, 6, 12, 24, 36, 48][: int(rng.integers(2, 7))]
+    days = [round(month * 30.44 + (month > 0) * rng.normal(0, 10)) for month in months]
+    dates = [start + timedelta(day) for day in days]
+    scanned = int(rng.integers(1, len(months)))  # the visit with the latest T1
+    site = 901 + rid % 57  # no ADNI site has such a number
+    site += later and site % NO_DTI_SITES == 0
+    vendor, phase = VENDORS[site % len(VENDORS)], phase_of(dates[scanned])
+    dti = {"ADNI1": False, "ADNI3": site % NO_DTI_SITES > 0}.get(phase, vendor == "GE")
+    known = {"rid": rid, "dx": dx, "site": site, "vendor": vendor, "dti": dti, "fa": False}
+    return known | {"months": months, "dates": dates, "scanned": scanned}
+
+
+def _subject(person: dict[str, Any], drift: float) -> tuple[list[dict], list[dict], list[dict]]:
     """Make one subject's visits, images and latent variables."""
     rows: list[dict] = []
     images: list[dict] = []
     latents: list[dict] = []
-    site = 901 + rid % 57  # no ADNI site has such a number
-    ptid = f"{site}_S_{rid}"
+    rid, dx, kind, scanned = (person[name] for name in ("rid", "dx", "kind", "scanned"))
+    months, dates = person["months"], person["dates"]
+    ptid = f"{person['site']}_S_{rid}"
     rng = generator(ptid, RECORD)
     diagnosed = CLASS_SEVERITY[dx] + CLASS_SPREAD * rng.standard_normal()
-    severity = diagnosed + drift * rng.standard_normal()
+    rated, reserve, *own = rng.standard_normal(4)
+    severity = diagnosed + drift * rated
+    atrophy, tracts = (diagnosed + BRAIN_DRIFT * np.sqrt(0.5) * (reserve + z) for z in own)
     age_bl = float(np.clip(rng.normal(*AGE[dx]), 55, 91))
     female = rng.random() < FEMALE[dx]
     apoe4 = int(rng.choice(3, p=APOE4[dx]))
     education = int(np.clip(round(rng.normal(16, 2.7)), 6, 20))
-    months = [0, 6, 12, 24, 36, 48][: int(rng.integers(2, 7))]
-    start = pd.Timestamp("2006-01-01") + pd.Timedelta(days=int(rng.integers(0, 5000)))
-    scanned = int(rng.integers(1, len(months)))  # the visit with the latest T1
     pace = abs(rng.normal(0.12, 0.10)) * (1 + CLASS_SEVERITY[dx] / 2)  # severity per year
-    for number, month in enumerate(months):
+    for number, (month, day) in enumerate(zip(months, dates, strict=True)):
         if kind == "kept" and number > scanned and rng.random() < 0.5:
             continue  # a visit that was missed
-        years = (month - months[scanned]) / 12
-        date = start + pd.Timedelta(days=round(month * 30.44 + (number > 0) * rng.normal(0, 10)))
-        at_visit = severity + pace * years
+        more = pace * (month - months[scanned]) / 12
         row = {
             "RID": rid,
+            "COLPROT": phase_of(day),
+            "ORIGPROT": phase_of(dates[0]),
             "PTID": ptid,
-            "SITE": site,
+            "SITE": person["site"],
             "VISCODE": "bl" if month == 0 else f"m{month:02d}",
-            "EXAMDATE": date.strftime("%Y-%m-%d"),
+            "EXAMDATE": day.isoformat(),
             "AGE": round(age_bl, 1),
             "PTGENDER": "Female" if female else "Male",
             "PTEDUCAT": education,
             "APOE4": apoe4,
-            "DX": ""
-            if kind == "no_dx"
-            else _diagnosis(dx, diagnosed + pace * years, number, scanned),
+            "DX": "" if kind == "no_dx" else _diagnosis(dx, diagnosed + more, number, scanned, rng),
         }
-        row |= {name: _score(name, at_visit, rng) for name in SCORES}
+        row |= {name: _score(name, severity + more, rng) for name in SCORES}
+        if row["COLPROT"] == "ADNI1":
+            row["MOCA"] = np.nan
         earlier = kind == "kept" and number < scanned and rng.random() < 0.08
+        image = {"PTID": ptid, "VISCODE": row["VISCODE"], "t1_path": "", "fa_path": ""}
         if kind == "kept" and (number == scanned or earlier):
             row["IMAGEUID"] = 9_000_000 + rid * 10 + number
             stem = f"images/{ptid}/{ptid}_{row['VISCODE']}"
-            image = {
-                "PTID": ptid,
-                "VISCODE": row["VISCODE"],
-                "t1_path": f"{stem}_T1w_9DOF.nii.gz",
-                "fa_path": f"{stem}_FA.nii.gz" if fa and not earlier else "",
-            }
-            images.append(image)
-            age = age_bl + (date - start).days / 365.25
-            latents.append({**image, "severity": at_visit, "AGE": age, "female": female})
-        elif rng.random() < 0.1:  # listed in the manifest, but never downloaded
-            images.append({"PTID": ptid, "VISCODE": row["VISCODE"], "t1_path": "", "fa_path": ""})
+            image["t1_path"] = f"{stem}_T1w_9DOF.nii.gz"
+            image["fa_path"] = f"{stem}_FA.nii.gz" if person["fa"] and not earlier else ""
+            shown = {"atrophy": atrophy + more, "tracts": tracts + more, "apoe4": apoe4}
+            age = age_bl + (day - dates[0]).days / 365.25
+            shown |= {"AGE": age, "female": female, "vendor": person["vendor"]}
+            latents.append({**image, "severity": severity + more, **shown})
+        if image["t1_path"] or rng.random() < 0.1:  # some are listed, but never downloaded
+            images.append({**image, "MANUFACTURER": person["vendor"]})
         rows.append(row)
     first = {"CN": "CN", "MCI": "LMCI", "Dementia": "AD", "": ""}
     for row in rows:
@@ -172,13 +219,22 @@ def _subject(
     return rows, images, latents
 
 
-def _diagnosis(dx: str, diagnosed: float, number: int, scanned: int) -> str:
-    """The class at the scan; before it, milder where the severity was clearly lower."""
+def _diagnosis(
+    dx: str, diagnosed: float, number: int, scanned: int, rng: np.random.Generator
+) -> str:
+    """The class at the scan; before it, milder where the severity was clearly lower.
+
+    Now and then an earlier visit is called CN instead of MCI or MCI instead of CN, so that
+    some people revert.
+    """
     if number > scanned:
         return ""  # later visits without a consensus diagnosis yet
     limits = {"CN": -np.inf, "MCI": 0.3, "Dementia": 1.9}
     reached = [name for name in DX[: DX.index(dx) + 1] if diagnosed >= limits[name]]
-    return dx if number == scanned else reached[-1]
+    if number == scanned:
+        return dx
+    other = {"CN": "MCI", "MCI": "CN"} if rng.random() < REVERSION else {}
+    return other.get(reached[-1], reached[-1])
 
 
 def _score(name: str, severity: float, rng: np.random.Generator) -> float:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from . import tables
 
-VERSION = 2  # raise it when the data change, so that stale downloads are written anew
+VERSION = 3  # raise it when the data change, so that stale downloads are written anew
 MARKER = "SYNTHETIC.json"  # last file of a download: what was asked for, sums of the tables
 BEGUN = "begun.json"  # while volumes are missing: for which download those are that lie here
 TABLES = ("ADNIMERGE.csv", "images.csv")

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
-from memoir_core import cohort
+from memoir_core import cohort, metrics
 from memoir_core.cohort import CohortError, DataLeakageError
 from memoir_core.config import DX, SCORES
 
@@ -79,6 +80,19 @@ def test_images_may_be_named_by_image_id(visits, images):
     assert left[["RID", "VISCODE"]].to_numpy().tolist() == [[2, "m12"], [1, "bl"]]
     with pytest.raises(CohortError, match="no IMAGEUID"):
         cohort.attach_images(visits.drop(columns="IMAGEUID"), by_id)
+
+
+def test_what_measured_a_visit_is_kept_and_may_be_unknown(visits, images):
+    table, _ = cohort.build_cohort(visits, images, None, 0)
+    assert table[["SITE", "COLPROT", "MANUFACTURER"]].isna().all(axis=None)
+    phases = visits["EXAMDATE"].dt.year.map("phase {}".format)
+    sites = visits["PTID"].str[:3]
+    scanners = images.assign(MANUFACTURER=[*"ABCDEFGH"])
+    table, _ = cohort.build_cohort(visits.assign(COLPROT=phases, SITE=sites), scanners, None, 0)
+    assert table["RID"].tolist() == [1, 2, 5]
+    assert table["COLPROT"].tolist() == ["phase 2012", "phase 2010", "phase 2012"]
+    assert table["SITE"].tolist() == ["008", "007", "004"]
+    assert table["MANUFACTURER"].tolist() == ["H", "E", "B"]  # of the scan that is kept
 
 
 @pytest.mark.parametrize(
@@ -249,3 +263,33 @@ def test_the_synthetic_cohort_has_the_published_counts(records):
     assert table["fa_path"].notna().sum() == 930
     assert [step["rows"] for step in flow] == sorted((s["rows"] for s in flow), reverse=True)
     assert table["RID"].is_monotonic_increasing
+    assert set(table["COLPROT"]) == {"ADNI1", "ADNIGO", "ADNI2", "ADNI3"}
+    assert set(table["MANUFACTURER"]) == {"SIEMENS", "GE", "PHILIPS"}
+    assert (table["SITE"] == table["PTID"].str[:3]).all()
+
+
+def presence(table):
+    """Balanced accuracy of each test subject's class, told only what was measured."""
+    known = np.stack([table["has_fa"], table["MOCA"].notna()], axis=1).astype(float)
+    test = (table["split"] == "test").to_numpy()
+    model = LogisticRegression(class_weight="balanced").fit(known[~test], table["DX"][~test])
+    return (model.predict(known[test]) == table["DX"][test]).groupby(table["DX"][test])
+
+
+def test_what_was_measured_says_something_about_the_diagnosis(records):
+    """DTI and MoCA are not missing at random, as in ADNI."""
+    table, _ = records
+    hits = presence(table)
+    value, error = hits.mean().mean(), np.sqrt((hits.var() / hits.size()).sum()) / 3
+    assert value - 1.96 * error > 1 / 3
+    shuffled = table.assign(DX=table["DX"].sample(frac=1, random_state=0).to_numpy())
+    hits = presence(shuffled)  # of nobody's own diagnosis: chance
+    error = np.sqrt((hits.var() / hits.size()).sum()) / 3
+    assert abs(hits.mean().mean() - 1 / 3) < 2.6 * error
+
+
+def test_the_scores_reach_the_published_accuracy(records):
+    table, _ = records
+    found = metrics.baselines(table)
+    assert 0.67 < found["dx3 logistic"]["balanced_accuracy"] < 0.73
+    assert 0.90 < found["dx2 logistic"]["balanced_accuracy"] < 0.97

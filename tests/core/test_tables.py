@@ -85,6 +85,9 @@ def test_every_spelling_of_missing_is_missing(tmp_path, missing):
         ("PTID", "sub-ADNI011S0002", "011_S_0002"),
         ("PTEDUCAT", "16", 16),
         ("IMAGEUID", "i12345.0", "12345"),
+        ("SITE", "11.0", "11"),
+        ("COLPROT", "ADNI1", "ADNI1"),
+        ("ORIGPROT", " ADNIGO", "ADNIGO"),
     ],
 )
 def test_every_spelling_is_understood(tmp_path, column, written, read):
@@ -167,6 +170,13 @@ def test_images_are_listed_by_visit_or_by_image(tmp_path):
     )
     assert by_visit.iloc[0].tolist()[:3] == ["011_S_0002", "m12", "a.nii"]
     assert pd.isna(by_visit["fa_path"][0]) and len(by_visit.columns) == 4
+    scanner = (
+        "PTID,VISCODE,t1_path,fa_path,MANUFACTURER\n011_S_0002,m12,a.nii,,GE MEDICAL SYSTEMS\n"
+    )
+    found = read_images(
+        tmp_path, scanner + "011_S_0002,m24,b.nii,,Siemens\n011_S_0002,bl,c.nii,,\n"
+    )
+    assert found["MANUFACTURER"].fillna("").tolist() == ["GE", "SIEMENS", ""]
     by_image = read_images(tmp_path, "IMAGEUID,t1_path,fa_path\nI123,a.nii,b.nii\n,c.nii,\n")
     assert by_image.to_numpy().tolist() == [["123", "a.nii", "b.nii"]]
     with pytest.raises(CohortError, match="lacks the column VISCODE"):

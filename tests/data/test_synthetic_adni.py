@@ -12,7 +12,8 @@ import pytest
 
 from synthetic_adni import anatomy, render, tables, write
 
-LATENT = {"PTID": "000_S_0001", "AGE": 73.0, "female": True}
+LATENT = {"PTID": "000_S_0001", "AGE": 73.0, "female": True, "apoe4": 0, "vendor": "SIEMENS"}
+LATENT |= {"atrophy": 0.0, "tracts": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def images(directory):
 @pytest.mark.parametrize(
     ("subjects", "sums"),
     [
-        (72, ("d74374d4db81", "8cce1d7a0dcc")),
-        (520, ("57e8c50b1711", "3e1d527231ce")),
+        (72, ("5f2bb401de68", "44b3318c5a25")),
+        (520, ("64d09148829d", "e42900223c45")),
     ],
 )
 def test_the_tables_stay_what_they_were(tmp_path, subjects, sums):
@@ -63,6 +64,65 @@ def test_the_filters_leave_the_subjects_that_were_asked_for():
     assert adnimerge["PTID"].nunique() == 248  # 6 % without diagnosis, 18 % without T1
     assert adnimerge.duplicated().any() and len(latents) == len(with_t1)
     assert adnimerge["RID"].min() > 90000 and adnimerge["SITE"].between(901, 957).all()
+
+
+def test_phase_follows_the_date_and_vendor_the_site():
+    adnimerge, listed, latents = tables.make_tables(300, 0.394)
+    days = pd.to_datetime(adnimerge["EXAMDATE"])
+    starts = pd.to_datetime(["2005-01-01", "2009-09-01", "2011-04-01", "2016-08-01", "2100-01-01"])
+    phases = ["ADNI1", "ADNIGO", "ADNI2", "ADNI3"]
+    by_date = pd.cut(days, starts, right=False, labels=phases).astype(str)
+    assert (by_date == adnimerge["COLPROT"]).all() and set(by_date) == {*phases}
+    first = adnimerge[adnimerge["VISCODE"] == "bl"].drop_duplicates("PTID").set_index("PTID")
+    assert (first["COLPROT"] == first["ORIGPROT"]).all()
+    assert (adnimerge["PTID"].map(first["ORIGPROT"]) == adnimerge["ORIGPROT"]).all()
+    assert (adnimerge["COLPROT"] != adnimerge["ORIGPROT"]).any()  # a follow-up in a later phase
+    site = listed["PTID"].str[:3]
+    assert listed["MANUFACTURER"].groupby(site).nunique().max() == 1
+    share = listed["MANUFACTURER"].groupby(site).first().value_counts(normalize=True)
+    assert share["SIEMENS"] > share["GE"] > share["PHILIPS"] > 0.15
+    assert (
+        latents["PTID"].str[:3].map(listed["MANUFACTURER"].groupby(site).first())
+        == latents["vendor"]
+    ).all()
+
+
+@pytest.mark.parametrize(("subjects", "fraction"), [(72, 0.394), (520, 0.394), (24, 1.0)])
+def test_dti_and_moca_are_measured_where_phase_and_vendor_allow(subjects, fraction):
+    adnimerge, listed, _ = tables.make_tables(subjects, fraction)
+    visits = adnimerge.drop_duplicates().merge(listed, on=["PTID", "VISCODE"])
+    fa = visits[visits["fa_path"] != ""]
+    assert len(fa) == round(fraction * subjects)
+    assert set(fa["COLPROT"]) <= {"ADNIGO", "ADNI2", "ADNI3"}
+    assert set(fa.loc[fa["COLPROT"] != "ADNI3", "MANUFACTURER"]) <= {"GE"}
+    late = fa[fa["COLPROT"] == "ADNI3"]
+    assert set(late["MANUFACTURER"]) == {"SIEMENS", "GE", "PHILIPS"}
+    assert (late["SITE"] % tables.NO_DTI_SITES > 0).all()
+    in_1 = adnimerge["COLPROT"] == "ADNI1"
+    assert adnimerge.loc[in_1, "MOCA"].isna().all()
+    assert adnimerge.loc[~in_1, "MOCA"].isna().mean() < 0.06
+    assert adnimerge["MMSE"].notna().groupby(in_1).mean().min() > 0.95
+
+
+def test_some_people_revert():
+    """From MCI to CN at the next visit with a diagnosis, in 3 to 6 of 100 such visits."""
+    visits = tables.make_tables(1200, 0.4)[0].query("DX != ''").drop_duplicates()
+    visits = visits.sort_values(["PTID", "EXAMDATE"])
+    later = visits.groupby("PTID")["DX"].shift(-1)
+    followed = later[(visits["DX"] == "MCI") & later.notna()]
+    assert len(followed) > 500 and 0.03 < (followed == "CN").mean() < 0.06
+    assert not ((visits["DX"] == "Dementia") & (later == "CN")).any()
+
+
+def test_atrophy_and_tract_damage_are_two_things():
+    adnimerge, _, latents = tables.make_tables(1200, 0.4)
+    known = latents.merge(adnimerge.drop_duplicates(), on=["PTID", "VISCODE"])
+    own = known[["severity", "atrophy", "tracts"]]
+    within = (own - own.groupby(known["DX"]).transform("mean")).corr()
+    assert 0.5 < within.loc["atrophy", "tracts"] < 0.75
+    assert 0.2 < within.loc["severity", "atrophy"] < 0.55 > within.loc["severity", "tracts"] > 0.2
+    means = own.groupby(known["DX"]).mean().loc[["CN", "MCI", "Dementia"]]
+    assert (means.diff().iloc[1:] > 1).all().all()
 
 
 def test_scores_follow_severity_and_drift_blurs_the_classes():
@@ -91,7 +151,7 @@ def test_a_volume_depends_on_the_subject_only(download):
 
 
 def test_the_t1_looks_like_one():
-    volume = render.render_t1([LATENT | {"severity": 0.0}])[0]
+    volume = render.render_t1([LATENT])[0]
     white = anatomy.templates("cpu")["fa_channels"][0].numpy() > 0.95
     assert 800 < np.median(volume[white]) < 1200 and volume.min() >= 0
     assert volume[0].max() == 0  # no skull, no neck
@@ -101,17 +161,40 @@ def test_the_t1_looks_like_one():
 
 
 def test_fa_lies_between_0_and_1_and_falls_with_severity_in_limbic_tracts():
-    mild, severe = render.render_fa([LATENT | {"severity": s} for s in (0.0, 4.0)])
+    mild, severe = render.render_fa([LATENT | {"tracts": s} for s in (0.0, 4.0)])
     assert mild.min() >= 0 and mild.max() <= 1
     x, y, z = ((24 - 90) // -2, (-30 + 126) // 2, (-4 + 72) // 2)
     fornix = np.s_[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2]
     assert severe[fornix].mean() < mild[fornix].mean()
 
 
-def test_severity_shows_in_the_anatomy():
-    mild, severe = render.render_t1([LATENT | {"severity": s} for s in (0.0, 4.0)])
+def test_atrophy_shows_in_the_anatomy_and_damage_of_tracts_does_not():
+    changes = ({}, {"atrophy": 4.0}, {"tracts": 4.0}, {"severity": 4.0})
+    mild, severe, *same = render.render_t1([LATENT | change for change in changes])
     centre = (slice(38, 53), slice(45, 70), slice(35, 50))  # the ventricles are dark in T1
     assert severe[centre].mean() < 0.97 * mild[centre].mean()
+    assert all((mild == volume).all() for volume in same)
+
+
+def test_apoe4_shrinks_the_hippocampus_at_equal_severity():
+    none, two = (render._anatomy(LATENT | {"apoe4": n})["amplitudes"] for n in (0, 2))
+    assert dict(zip(render.REGIONS, np.round(two - none, 5), strict=True)) == pytest.approx(
+        dict.fromkeys(render.REGIONS, 0.0) | {"hippocampus": -0.10, "temporoparietal": -0.08}
+    )
+
+
+def test_a_vendor_shows_in_gain_contrast_and_fa():
+    vendors = [LATENT | {"vendor": name} for name in ("SIEMENS", "GE", "PHILIPS")]
+    siemens, ge, philips = render.render_t1(vendors)
+    white = anatomy.templates("cpu")["fa_channels"][0].numpy() > 0.95
+    bright = [np.median(volume[white]) for volume in (siemens, ge, philips)]
+    assert 1.02 < bright[1] / bright[0] < 1.10 and 0.91 < bright[2] / bright[0] < 0.98
+    assert np.corrcoef(siemens[white], ge[white])[0, 1] > 0.98  # the same person
+    grey = (siemens > 300) & (siemens < 700)
+    ratio = ge[grey].mean() / siemens[grey].mean(), bright[1] / bright[0]
+    assert ratio[0] < ratio[1] - 0.01  # grey against white: the contrast, which scaling leaves
+    low, high, lower = (volume[white].mean() for volume in render.render_fa(vendors))
+    assert (high / low, lower / low) == pytest.approx((1.03, 0.97), abs=0.003)
 
 
 def test_a_mode_spreads_where_it_is_asked_to_and_does_not_turn():
