@@ -4,12 +4,14 @@
     python -m memoir_book.seeds compare quick-base-seed0 quick-base-seed1 quick-half-seed0
 
 `bands` stores in book/reference/bands.json where further seeds may be expected; the last cell of
-each chapter calls `check`. `compare` averages over runs whose names differ only in a last -seedN.
+each chapter calls `check`. `compare` averages over runs whose names differ only in a last -seedN,
+and tests the others' differences to the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -28,7 +30,8 @@ from .store import Run
 
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
 WIDTH = 2.5  # of a band, in standard errors to either side
-COLUMNS = ["run", "seed", "chapter", "headline", "kind", "n", "low", "high", "value"]
+COLUMNS = ["run", "seed", "place", "chapter", "headline", "kind", "n", "low", "high", "value"]
+TEST_TO_TRAIN = 0.2 / (0.8 * 0.85)  # subjects of the test part for one that is trained on
 
 
 def headlines() -> dict[str, dict[str, list[str]]]:
@@ -129,6 +132,7 @@ def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
             sources[name], results = stored["provenance"], stored["results"]
             n = results.get("n_test") or 0.2 * get_profile(sources[name]["profile"]).subjects
             place = {"run": name, "seed": sources[name]["seed"], "chapter": chapter.number}
+            place["place"] = " ".join(str(sources[name][key]) for key in ("cohort", "profile"))
             for headline, (kind, where, _) in headlines()[chapter.number].items():
                 if found := pick(results, where):
                     rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
@@ -165,29 +169,61 @@ def make_bands(names: list[str]) -> None:
     print(f"{profile}, {device}: bands of chapters {', '.join(found)}")
 
 
-def compare(names: list[str], out: str = "") -> Path:
-    """Write figures.csv (runs) and table.md (means and 95 % intervals) in runs/compare/OUT.
+def corrected_t(values: Any, ratio: float = TEST_TO_TRAIN) -> dict[str, float]:
+    """Mean of the values of k seeds, its 95 % interval, and a two-sided p that it is 0.
 
-    Of several seeds the interval is Student's t over them, of a single one the bootstrap's over
-    its subjects: they answer different questions and cannot be compared.
+    The corrected resampled t of Nadeau and Bengio 2003 (doi:10.1023/A:1024068626366): each seed
+    draws its split from the same subjects, so that the mean varies by s^2 (1/k + n_test/n_train)
+    and not by s^2 / k. ValueError says why not: fewer than three values, or all are alike.
+    """
+    x = np.asarray(values, float)
+    if len(x) < 3 or np.ptp(x) < 1e-9:
+        why = "all are alike" if len(x) > 2 else "three of one cohort and profile are needed"
+        raise ValueError(f"no test of {len(x)} common seeds: {why}")
+    error, mean = x.std(ddof=1) * np.sqrt(1 / len(x) + ratio), x.mean()
+    half, p = student.ppf(0.975, len(x) - 1) * error, 2 * student.sf(abs(mean) / error, len(x) - 1)
+    return {"value": mean, "low": mean - half, "high": mean + half, "p": p}
+
+
+def _shown(found: dict[Any, Any], k: int) -> str:
+    text, low, high = (published.number(found.get(end), "") for end in ("value", "low", "high"))
+    text += f" ({low} to {high})" if low else ""
+    text += f", p = {found['p']:.3f}" if found.get("p", np.nan) <= 1 else ""
+    return f"{text}, {k} seeds" if k > 1 else text
+
+
+def compare(names: list[str], out: str = "") -> Path:
+    """Write figures.csv (runs) and table.md (means, and differences) in runs/compare/OUT.
+
+    Intervals (95 %) and p of three seeds or more are those of `corrected_t`; the interval of a
+    single run is the bootstrap's over its subjects: another question, not to be compared.
+    Differences are to the runs named first, within the same seed and so the same test part.
     """
     table, sources = read_runs(names)
     table["group"] = table["run"].str.replace(r"-seed\d+$", "", regex=True)
     figure = table["chapter"] + " " + table["headline"]
-    cells: dict[str, dict[str, str]] = {}
+    cells: dict[str, dict[str, str]] = {group: {} for group in table["group"].unique()}
+    base = next(iter(cells))
     for key, part in table.groupby([figure, "group"], sort=False):
         name, group = map(str, key)
-        mean, k = part["value"].mean(), len(part)
-        half = student.ppf(0.975, k - 1) * part["value"].sem() if k > 1 else 0.0
-        low, high = (mean - half, mean + half) if k > 1 else part[["low", "high"]].iloc[0]
-        shown = published.number(mean)
-        if low == low:
-            shown += f" ({published.number(low)} to {published.number(high)})"
-        cells.setdefault(group, {})[name] = f"{shown}, {k} seeds" if k > 1 else shown
+        found: dict = part.iloc[0].to_dict() if len(part) == 1 else {"value": part["value"].mean()}
+        with contextlib.suppress(ValueError):  # then the mean stands alone
+            found = corrected_t(part["value"]) | {"p": np.nan}
+        cells[group][name] = _shown(found, len(part))
+        first = table[(figure == name) & (table["group"] == base)]
+        if group != base and len(first):
+            try:
+                both = part.merge(first, on=["seed", "place"])
+                if both["seed"].duplicated().any():
+                    raise ValueError("no test: a seed comes twice")
+                said = _shown(corrected_t(both["value_x"] - both["value_y"]), len(both))
+            except ValueError as reason:
+                said = str(reason)
+            cells.setdefault(f"{group} minus {base}", {})[name] = said
     side_by_side = pd.DataFrame(cells, index=figure.unique()).fillna("").reset_index(names="")
     labels = "; ".join(dict.fromkeys(source["label"] for source in sources))
     text = f"{labels}\n\n{published.markdown(side_by_side)}"
-    folder = chapters.runs_dir() / "compare" / (out or "-".join(cells)[:80])
+    folder = chapters.runs_dir() / "compare" / (out or "-".join(table["group"].unique())[:80])
     with atomic_path(folder / "figures.csv") as csv, atomic_path(folder / "table.md") as page:
         table.to_csv(csv, index=False)
         page.write_text(text, encoding="utf-8")

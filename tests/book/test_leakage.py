@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn import linear_model
+from sklearn import linear_model, model_selection
 from sklearn.decomposition import PCA
-from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memoir_book import leakage
+from memoir_book import harmonise, leakage
 from memoir_core import data, inference, metrics
 from memoir_core.config import DX, SCORES
 
@@ -25,11 +24,16 @@ DRAWS = {"samples": 50, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def regression_hits():
-    """The chapter's own regression."""
-    steps = (PCA, SimpleImputer, make_pipeline, StandardScaler)
-    names = {step.__name__: step for step in steps} | {"linear_model": linear_model}
-    return idea("11", "def regression_hits", **names)["regression_hits"]
+def chapter():
+    """The chapter's own regression, and what prepares its features."""
+    steps = (PCA, make_pipeline, StandardScaler)
+    names = {step.__name__: step for step in steps} | {"linear_model": linear_model, "np": np}
+    return SimpleNamespace(**idea("11", "def regression_hits", **names))
+
+
+@pytest.fixture(scope="module")
+def regression_hits(chapter):
+    return chapter.regression_hits
 
 
 def predictions(right, truth=None):
@@ -93,11 +97,12 @@ def test_tables_of_predictions_are_compared_by_what_is_asked():
 # --- records ----------------------------------------------------------------------------
 
 
-def test_a_target_among_the_inputs_is_seen(regression_hits):
+def test_a_target_among_the_inputs_is_seen(chapter, regression_hits):
     rng = np.random.default_rng(0)
     dx = pd.Series(rng.choice(DX, 300))
     noise = pd.DataFrame(rng.normal(size=(300, 5))).mask(rng.random((300, 5)) < 0.1)
     test = np.arange(300) % 5 == 0
+    noise = chapter.usable(noise, ~test)
     told = noise.join(pd.get_dummies(dx))
     told.columns = told.columns.astype(str)
     assert regression_hits(noise, dx, test).mean() < 0.5
@@ -111,6 +116,131 @@ def test_a_regression_learns_from_the_train_rows_only(regression_hits):
     y[test] = "a"  # all beyond what the train rows call b
     hits = regression_hits(pd.DataFrame({"x": x}), pd.Series(y), test)
     assert hits.shape == (10,) and not hits.any()
+
+
+def test_columns_are_prepared_from_the_rows_to_be_learned_from(chapter):
+    fit = np.array([True, True, True, False])
+    table = pd.DataFrame(
+        {
+            "a": [1.0, np.nan, 3.0, np.nan],
+            "same": [2.0, 2.0, np.nan, 9.0],  # varies in the test row alone
+            "unknown": [np.nan] * 3 + [1.0],
+            "flag": [True, False, True, True],
+        }
+    )
+    found = chapter.usable(table, fit)
+    assert list(found) == ["a", "flag"]
+    assert found["a"].tolist() == [1.0, 2.0, 3.0, 2.0] and found["flag"].sum() == 3
+
+
+def test_a_regression_on_nothing_is_refused(chapter, regression_hits):
+    """Voxels that are 0 in everybody were 0/0 after a correction, and 0.333 without a width."""
+    rng = np.random.default_rng(0)
+    dx, test = pd.Series(rng.choice(DX, 60)), np.arange(60) % 5 == 0
+    voxels = pd.DataFrame(rng.normal(size=(60, 30)))
+    voxels[[3, 4]] = 0.0
+    with pytest.raises(ValueError, match="2 features do not vary"):
+        regression_hits(voxels, dx, test)
+    with np.errstate(invalid="ignore"):
+        standardised = (voxels - voxels.mean()) / voxels.std()
+    for broken in (standardised, standardised[[3, 4]], voxels.replace(voxels.iloc[0, 0], np.inf)):
+        with pytest.raises(ValueError, match="none missing"):
+            regression_hits(broken, dx, test)
+    with pytest.raises(ValueError, match="needs features"):
+        regression_hits(chapter.usable(voxels[[3, 4]], ~test), dx, test)
+    assert regression_hits(chapter.usable(voxels, ~test), dx, test).shape == (12,)
+
+
+# --- sites and scanners -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scanners(chapter):
+    names = {"np": np, "pd": pd, "torch": torch, "nn": torch.nn, "harmonise": harmonise}
+    names |= {"model_selection": model_selection, "usable": chapter.usable}
+    names |= {"regression_hits": chapter.regression_hits}
+    names = idea("11", "def by_site", **names)
+    return SimpleNamespace(**idea("11", "def four_ways", **names))
+
+
+def test_a_site_that_tells_the_class_flatters_the_split_by_subject(scanners):
+    rng = np.random.default_rng(0)
+    site = pd.Series(np.repeat(np.arange(30), 10))
+    dx = pd.Series(np.array(["CN", "MCI"])[rng.integers(0, 2, 30)][site])  # one class a site
+    features = pd.DataFrame(rng.normal(size=(30, 40))[site] + 0.1 * rng.normal(size=(300, 40)))
+    new, met = scanners.by_site(features, dx, site, 0)
+    assert new.shape == met.shape == (300,)
+    assert met.mean() > 0.8 and new.mean() < 0.65
+    signal = pd.DataFrame({"x": (dx == "MCI") + 0.1 * rng.normal(size=300)})
+    new, met = scanners.by_site(signal, dx, site, 0)  # of the class itself: nothing is lost
+    assert new.all() and met.all()
+
+
+@pytest.fixture
+def scans():
+    """300 people, 50 features: class in the first ten, maker in all, more MCI at GE."""
+    rng = np.random.default_rng(0)
+    n = 300
+    maker = pd.Series(rng.choice(["GE", "PHILIPS", "SIEMENS"], n))
+    dx = pd.Series(np.where(rng.random(n) < np.where(maker == "GE", 0.7, 0.4), "MCI", "CN"))
+    x = pd.DataFrame(rng.normal(size=(n, 50)))
+    x.iloc[:, :10] += 0.7 * (dx == "MCI").to_numpy()[:, None]
+    x += maker.map({"GE": 1.5, "PHILIPS": 0.0, "SIEMENS": -1.5}).to_numpy()[:, None]
+    covariates = pd.DataFrame({"age": rng.normal(73, 6, n)})
+    return x, maker, covariates, dx, np.arange(n) % 3 == 0
+
+
+def test_combat_hides_the_maker_and_leaves_the_class(scanners, scans):
+    found = scanners.scanner_and_diagnosis(*scans)
+    assert list(found) == ["no ComBat", "fitted on train", "on everybody", "told the diagnosis"]
+    maker, dx = (dict(zip(found, part, strict=True)) for part in zip(*found.values(), strict=True))
+    assert maker["no ComBat"].mean() > 0.9 and maker["fitted on train"].mean() < 0.5
+    assert dx["fitted on train"].mean() > 0.65
+
+
+def test_what_train_says_does_not_depend_on_the_test_rows(scanners, scans):
+    x, maker, covariates, dx, test = scans
+    one = scanners.four_ways(*scans)
+    x = x.copy()
+    x[test] += 5
+    other = scanners.four_ways(x, maker, covariates, dx, test)
+    way = "fitted on train"
+    pd.testing.assert_frame_equal(one[way][~test], other[way][~test])
+    assert not np.allclose(one["on everybody"][~test], other["on everybody"][~test])
+    told = scanners.four_ways(x, maker, covariates, dx.sample(frac=1).set_axis(dx.index), test)
+    pd.testing.assert_frame_equal(other[way], told[way])  # and not on any diagnosis
+    assert not np.allclose(other["told the diagnosis"], told["told the diagnosis"])
+
+
+def test_a_correction_that_is_told_the_answer_holds_it(scanners):
+    """Pure noise, and makers that go with the class: only the leak finds something."""
+    rng = np.random.default_rng(0)
+    n = 240
+    dx = pd.Series(rng.choice(["CN", "MCI"], n))
+    maker = pd.Series(np.where((dx == "MCI") == (rng.random(n) < 0.9), "GE", "SIEMENS"))
+    x = pd.DataFrame(rng.normal(size=(n, 600)))
+    x += 2.0 * (maker == "GE").to_numpy()[:, None]
+    test = np.arange(n) % 2 == 0
+    covariates = pd.DataFrame({"age": rng.normal(73, 6, n)})
+    found = scanners.scanner_and_diagnosis(x, maker, covariates, dx, test)
+    honest, told = (found[way][1].mean() for way in ("fitted on train", "told the diagnosis"))
+    assert honest < 0.6 and told > honest + 0.1
+
+
+def test_a_maker_that_train_lacks_stays_and_is_not_asked_for(scanners, scans):
+    x, maker, covariates, dx, test = scans
+    maker = maker.where(~(test & (np.arange(300) < 30)), "HITACHI")
+    ways = scanners.four_ways(x, maker, covariates, dx, test)
+    new = (maker == "HITACHI").to_numpy()
+    pd.testing.assert_frame_equal(ways["fitted on train"][new], x[new])
+    found = scanners.scanner_and_diagnosis(x, maker, covariates, dx, test)
+    asked, diagnosed = found["fitted on train"]
+    assert len(asked) == (test & ~new).sum() and len(diagnosed) == test.sum()
+    with pytest.raises(ValueError, match="two batches"):
+        scanners.scanner_and_diagnosis(x, maker.where(maker == "GE", "GE"), covariates, dx, test)
+
+
+# --- visits -----------------------------------------------------------------------------
 
 
 def test_scores_come_from_the_visit_before_or_after():
@@ -300,7 +430,7 @@ def test_a_head_remembers_the_captions_that_it_has_read():
 
 
 def measures():
-    return idea("11", "def coarse_voxels", np=np, pd=pd, torch=torch, nn=torch.nn)
+    return idea("11", "def head_size_and_shape", np=np, pd=pd)
 
 
 def test_size_and_shape_of_a_box():
@@ -312,17 +442,18 @@ def test_size_and_shape_of_a_box():
         assert shape[name] == pytest.approx(2 * np.sqrt((size**2 - 1) / 12))
 
 
-def test_a_larger_head_tells_the_sex_until_it_is_scaled(regression_hits):
+def test_a_larger_head_tells_the_sex_until_it_is_scaled(chapter, scanners):
     sex = pd.Series(["Male", "Female"] * 20)
     test = np.arange(40) >= 30
     volumes = np.zeros((40, 12, 12, 12), np.float16)
     for i, name in enumerate(sex):
         size = 10 if name == "Male" else 8
         volumes[i, :size, :size, :size] = 1
-    coarse_voxels = measures()["coarse_voxels"]
-    shape = measures()["head_size_and_shape"](volumes, 2.0)
-    assert regression_hits(shape, sex, test, 0.1).all()
-    same = coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
-    assert same.shape == (40, 27) and regression_hits(same, sex, test, 0.1).mean() == 0.5
-    assert coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
-    assert coarse_voxels(volumes[:1], 8).shape == (1, 1)
+    shape = chapter.usable(measures()["head_size_and_shape"](volumes, 2.0), ~test)
+    assert chapter.regression_hits(shape, sex, test, 0.1).all()
+    same = scanners.coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
+    assert same.shape == (40, 27)
+    with pytest.raises(ValueError, match="needs features"):  # nothing is left, and that is said
+        chapter.regression_hits(chapter.usable(same, ~test), sex, test, 0.1)
+    assert scanners.coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
+    assert scanners.coarse_voxels(volumes[:1], 8).shape == (1, 1)

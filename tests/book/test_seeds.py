@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from memoir_book import chapters, published, seeds
 from memoir_core.files import write_json
@@ -183,14 +184,65 @@ def test_the_stored_bands_know_every_chapter(profile):
 def test_seeds_are_averaged_with_an_interval_over_runs(runs, capsys):
     names = [finish(f"base-seed{k}", k, v) for k, v in enumerate((0.5, 0.6, 0.7))]
     folder = seeds.compare([*names, finish("other-seed0", 0, 0.4)], "c")
-    half = 4.302652729911275 * 0.1 / np.sqrt(3)  # Student's t with two degrees of freedom
-    row = next(x for x in (folder / "table.md").read_text().splitlines() if DX3 in x)
-    cells = [cell.strip() for cell in row.split("|")[2:4]]
-    assert cells[0] == f"0.600 ({0.6 - half:.3f} to {0.6 + half:.3f}), 3 seeds"
+    # Student's t with two degrees of freedom; the test parts overlap
+    half = 4.302652729911275 * 0.1 * np.sqrt(1 / 3 + 0.2 / 0.68)
+    cells = cells_of(folder)
+    assert cells[0] == f"0.600 ({0.6 - half:.3f} to {published.number(0.6 + half)}), 3 seeds"
     assert cells[1] == "0.400 (0.300 to 0.500)"  # a single run: its own interval
+    assert cells[2] == "no test of 1 common seeds: three of one cohort and profile are needed"
     table = pd.read_csv(folder / "figures.csv")
     assert table["group"].tolist() == ["base"] * 3 + ["other"] and len(table) == 4
     assert "synthetic cohort" in capsys.readouterr().out
+
+
+def cells_of(folder):
+    row = next(x for x in (folder / "table.md").read_text().splitlines() if DX3 in x)
+    return [cell.strip() for cell in row.split("|")[2:-1]]
+
+
+def test_the_corrected_t_is_the_naive_one_with_a_larger_variance():
+    values, ratio = [0.02, 0.05, 0.01, 0.04, 0.06], 0.25
+    naive = stats.ttest_1samp(values, 0)
+    found = seeds.corrected_t(values, ratio)
+    t = naive.statistic / np.sqrt((1 / 5 + ratio) / (1 / 5))
+    assert found["p"] == pytest.approx(2 * stats.t.sf(t, 4)) and found["value"] == 0.036
+    assert found["low"] < 0 < found["high"] and naive.pvalue < 0.05 < found["p"]
+    assert found["high"] - found["low"] == pytest.approx(
+        1.5 * np.diff(naive.confidence_interval(0.95))[0]
+    )
+    # Ten repetitions of 90 and 10 %: mean 1, SD 1, so t = 1 / sqrt(1/10 + 1/9)
+    ten = stats.zscore(np.arange(10.0), ddof=1) + 1
+    assert seeds.corrected_t(ten, 1 / 9)["p"] == pytest.approx(2 * stats.t.sf(2.176429, 9))
+    for some, why in ((values[:2], "needed"), ([0.1] * 5, "alike")):
+        with pytest.raises(ValueError, match=why):
+            seeds.corrected_t(some)
+
+
+def test_seeds_of_one_pool_find_no_difference_where_none_is():
+    """Ten splits of 500 people of whom nobody gains: the naive t says so far too seldom."""
+    rng, wrong = np.random.default_rng(0), {"naive": 0, "corrected": 0}
+    for _ in range(400):
+        gains = rng.normal(size=500)
+        means = [rng.permutation(gains)[:100].mean() for _ in range(10)]
+        wrong["naive"] += stats.ttest_1samp(means, 0).pvalue < 0.05
+        wrong["corrected"] += seeds.corrected_t(means)["p"] < 0.05
+    assert wrong["naive"] > 0.15 * 400 and wrong["corrected"] < 0.08 * 400
+
+
+def test_a_difference_is_taken_within_a_seed(runs):
+    gains = (0.03, 0.05, 0.04, 0.05)
+    base = [finish(f"base-seed{k}", k, 0.4 + 0.1 * k) for k in range(4)]
+    half = [finish(f"half-seed{k}", k, 0.4 + 0.1 * k + gain) for k, gain in enumerate(gains)]
+    found = seeds.corrected_t(gains)
+    low, high = (published.number(found[end]) for end in ("low", "high"))
+    said = cells_of(seeds.compare([*base, *half[::-1]], "d"))[2]  # in any order
+    assert said == f"0.043 ({low} to {high}), p = {found['p']:.3f}, 4 seeds" and found["low"] > 0
+    cells = cells_of(seeds.compare([*base[:3], *half[1:]], "d"))
+    assert cells[2].startswith("no test of 2 common seeds")
+    other = [finish(f"q-seed{k}", k, 0.5 + 0.1 * k, profile="quick") for k in range(4)]
+    assert cells_of(seeds.compare([*base, *other], "d"))[2].startswith("no test of 0 common")
+    again = [*base, finish("base", 0, 0.5)]  # two runs of one seed are no pair
+    assert cells_of(seeds.compare([*half, *again], "d"))[2] == "no test: a seed comes twice"
 
 
 def test_snakemake_plans_a_sweep(runs):
