@@ -173,7 +173,7 @@ def changes_of(name: str) -> tuple[str, dict[str, Any]]:
 
 def counts_of(cohort: pd.DataFrame, volumes: Volumes) -> dict[str, int]:
     """Validation subjects of each pair of modalities."""
-    there = MemoirDataset(cohort, volumes, Scaler.fit(cohort), "val").present
+    there = MemoirDataset(cohort, volumes, Scaler.fit(cohort, volumes), "val").present
     pairs = combinations(range(len(MODALITIES)), 2)
     return {
         f"{MODALITIES[a]}_{MODALITIES[b]}": int((there[:, a] & there[:, b]).sum()) for a, b in pairs
