@@ -72,7 +72,7 @@ class WithoutNorm(ImageEncoder):
 
     def __init__(self) -> None:
         super().__init__()
-        del self.before  # AttributeError where the book has none
+        self.get_submodule("before")  # AttributeError where the book has none
         self.before = nn.Identity()
 
 
