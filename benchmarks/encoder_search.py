@@ -72,7 +72,7 @@ class WithoutNorm(ImageEncoder):
 
     def __init__(self) -> None:
         super().__init__()
-        del self.before  # AttributeError where the book has none
+        self.get_submodule("before")  # AttributeError where the book has none
         self.before = nn.Identity()
 
 
@@ -282,7 +282,9 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             continue
         add_row(options.out, row | place)
-        gains = {key: round(row[key], 2) for key in row if key.startswith(("recall_", "rank_"))}
+        gains = {
+            key: round(float(row[key]), 2) for key in row if key.startswith(("recall_", "rank_"))
+        }
         print(f"{name}: {gains} in {row['seconds']} s", flush=True)
     if failed:
         print(f"not tried: {', '.join(failed)}")

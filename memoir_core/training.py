@@ -282,6 +282,6 @@ def _validate(
         row[f"val_recall@5_{pair}"] = recall_at(one, other, (5,))["recall@5"]
         row[f"scale_{pair}"] = float(scale)
     for column, name in enumerate(MODALITIES):
-        found = spread(z[present[:, column], column])
-        row |= {f"cosine_{name}": found["mean_cosine"], f"rank_{name}": found["effective_rank"]}
+        apart = spread(z[present[:, column], column])
+        row |= {f"cosine_{name}": apart["mean_cosine"], f"rank_{name}": apart["effective_rank"]}
     return row

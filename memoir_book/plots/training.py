@@ -40,7 +40,8 @@ def history_curves(
     marker = "o" if len(history) <= 50 else ""
     for ax, (name, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
-            ax.plot(history[x], history[column], marker=marker, ms=3, label=column)
+            colour = style.COLOURS.get(column.rpartition("_")[2])  # of a modality
+            ax.plot(history[x], history[column], marker=marker, ms=3, label=column, color=colour)
         if "low" in history:
             ax.fill_between(history[x], history["low"], history["high"], alpha=0.2)
         if best is not None:
@@ -49,7 +50,7 @@ def history_curves(
         if history[x].dtype.kind == "i":
             ax.locator_params("x", integer=True)
         ax.legend()
-    drawn = [column for columns in panels.values() for column in columns]
+    drawn = [c for columns in panels.values() for c in columns if history[c].notna().any()]
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
     chosen = f"; epoch {best} was chosen." if best is not None else "."
     return style.finish(figure, title, f"Curves against the {x}: {', '.join(ends)}{chosen}")
