@@ -39,7 +39,7 @@ from memoir_core import model as network
 from memoir_core import training
 from memoir_core.cohort import load_cohort
 from memoir_core.config import MODALITIES, get_profile
-from memoir_core.data import MemoirDataset, Scaler
+from memoir_core.data import FaTogether, MemoirDataset, Scaler
 from memoir_core.losses import PairwiseInfoNCE
 from memoir_core.model import DROP, ImageEncoder
 from memoir_core.volumes import Volumes, augment, load_volumes
@@ -67,13 +67,13 @@ class TogetherMoved:
         return augment(batch, noise, *rest)
 
 
-class WithoutNorm(ImageEncoder):
+class NotCentred(ImageEncoder):
     """No batch norm between the backbone and the projection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.get_submodule("before")  # AttributeError where the book has none
-        self.before = nn.Identity()
+        self.get_submodule("centre")  # AttributeError where the book has none
+        self.centre = nn.Identity()
 
 
 class Mean(nn.Module):
@@ -92,6 +92,11 @@ def decay_everything(groups: Any, **how: Any) -> torch.optim.Optimizer:
     """AdamW that shrinks norms, biases and the temperature as well."""
     groups = [{**group, "weight_decay": training.WEIGHT_DECAY} for group in groups]
     return AdamW(groups, **how)
+
+
+def scattered(has_fa: torch.Tensor, size: int, generator: torch.Generator) -> FaTogether:
+    """Subjects in any order, whether they have FA or not."""
+    return FaTogether(torch.zeros_like(has_fa), size, generator)
 
 
 def backbone(**changes: Any) -> Any:
@@ -123,24 +128,22 @@ def moved(*sizes: float) -> dict[str, Any]:
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "book": ("nothing: the recipe of the book", {}),
     "still": ("volumes are not moved at all", moved(0, 0, 0)),
-    "half": ("1 degree, 1 %, 1 % of the grid", moved(1, 0.01, 0.01)),
+    "double": ("2 degrees, 2 %, 1 % of the grid", moved(2, 0.02, 0.01)),
     "wide": ("4 degrees, 4 %, 4 % of the grid, T1 and FA apart", moved(4, 0.04, 0.04)),
     "together": (
         "4 degrees, 4 %, 4 % of the grid, T1 and FA by one movement",
-        moved(4, 0.04, 0.04) | {f"{CORE}.training.augment": TogetherMoved()},
+        moved(4, 0.04, 0.04) | {f"{CORE}.data.augment": TogetherMoved()},
     ),
-    "no-norm": (
-        "no batch norm before the projection",
-        {f"{CORE}.model.ImageEncoder": WithoutNorm},
+    "not-centred": (
+        "no batch norm before the projection of T1 and FA",
+        {f"{CORE}.model.ImageEncoder": NotCentred},
     ),
     "one-scale": ("one temperature for all pairs", {f"{CORE}.training.PairwiseInfoNCE": one_scale}),
     "decay-all": ("weight decay on every parameter", {"torch.optim.AdamW": decay_everything}),
     "no-decay": ("no weight decay", {f"{CORE}.training.WEIGHT_DECAY": 0.0}),
     "lr1e-3": ("learning rate 1e-3", {"lr": 1e-3}),
-    "lr3e-4": ("learning rate 3e-4", {"lr": 3e-4}),
     "lr1e-4": ("learning rate 1e-4", {"lr": 1e-4}),
     "batch8": ("batches of 8", {"batch_size": 8}),
-    "batch16": ("batches of 16", {"batch_size": 16}),
     "batch24": ("batches of 24", {"batch_size": 24}),
     "batch32": ("batches of 32", {"batch_size": 32}),
     "stride1": (
@@ -152,8 +155,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {f"{CORE}.model.resnet18": backbone(norm=("group", {"num_groups": 8}))},
     ),
     "fa-per-volume": ("each FA map scaled by itself", {"volumes": fa_per_volume}),
-    "no-retest": ("no noise on the scores in training", {f"{CORE}.training.RETEST": 0.0}),
-    "no-fa-rich": ("batches drawn without regard to FA", {f"{CORE}.training.FA_RICH": False}),
+    "no-retest": ("no noise on the scores in training", {f"{CORE}.data.RETEST": 0.0}),
+    "fa-scattered": (
+        "batches drawn without regard to FA",
+        {f"{CORE}.training.FaTogether": scattered},
+    ),
 }
 
 
