@@ -29,8 +29,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memoir_book import chapters, published
+from memoir_book.baselines import baselines
 from memoir_book.store import start_chapter
-from memoir_core import config, metrics
+from memoir_core import config
 from memoir_core.cohort import build_cohort, load_cohort, read_adnimerge, read_images
 from memoir_core.volumes import load_volumes
 from synthetic_adni.write import write_tables
@@ -45,7 +46,7 @@ def clinical(seeds: int) -> pd.DataFrame:
         for seed in range(seeds):
             visits = read_adnimerge(Path(folder) / "ADNIMERGE.csv")
             cohort, _ = build_cohort(visits, read_images(Path(folder) / "images.csv"), None, seed)
-            found = metrics.baselines(cohort)
+            found = baselines(cohort)
             row = {t: found[f"{t} logistic"]["balanced_accuracy"] for t in ("dx3", "dx2")}
             rows.append(row | {"presence": presence(cohort)})
     return pd.DataFrame(rows)

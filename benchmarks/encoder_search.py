@@ -6,7 +6,7 @@ row that is already there is not made again, so that a search may be cut at any 
 joined by '+' are tried together, and the test part is never touched.
 
     python benchmarks/encoder_search.py --list
-    python benchmarks/encoder_search.py --run quick-seed0 --variants book,wide,batch32+lr3e-4
+    python benchmarks/encoder_search.py --run quick-seed0 --variants book,wide,batch32+lr1e-3
 
 A name that no longer exists in the core stops its variant, with a message, and the exit code
 is 1: a recipe is never passed over in silence.
@@ -73,7 +73,7 @@ class NotCentred(ImageEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.get_submodule("centre")  # AttributeError where the book has none
-        self.centre = nn.Identity()
+        self.centre = nn.Identity()  # type: ignore[assignment]
 
 
 class Mean(nn.Module):

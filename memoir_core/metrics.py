@@ -1,4 +1,4 @@
-"""Metrics with 95 % stratified bootstrap intervals, baselines, and the seven-subset ablation.
+"""Metrics with 95 % stratified bootstrap intervals, and the seven-subset ablation.
 
 The metrics are scikit-learn's, written for thousands of redraws; a test compares the two.
 """
@@ -14,14 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from .config import DX, SCORES
+from .config import DX
 from .data import Scaler
 
 Metrics = dict[str, dict[str, float]]
@@ -177,35 +173,6 @@ def spread(z: Tensor) -> dict[str, float]:
         share = spectrum(z) / spectrum(z).sum()
         rank = float(torch.special.entr(share).sum().exp())
     return found | {"effective_rank": rank}
-
-
-def alignment(a: Tensor, b: Tensor) -> float:
-    """Mean squared distance of row i of a from row i of b, (n, D) unit vectors each."""
-    return float((a - b).square().sum(dim=1).mean())
-
-
-def baselines(cohort: pd.DataFrame) -> Metrics:
-    """Score what needs no network on the same split.
-
-    'constant' says the most frequent class, or the train mean. 'logistic' is a logistic
-    regression on the five scores and APOE4 (missing values imputed with train medians).
-    """
-    train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
-    found: Metrics = {}
-    features = [*SCORES, "APOE4"]
-    logistic = make_pipeline(
-        SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=2000)
-    )
-    for task, names in (("dx3", DX), ("dx2", ("CN", "Dementia"))):
-        fit, check = (part[part["DX"].isin(names)] for part in (train, test))
-        predicted = logistic.fit(fit[features], fit["DX"]).predict(check[features])
-        value = float(balanced_accuracy_score(check["DX"], predicted))
-        found[f"{task} constant"] = {"balanced_accuracy": 1 / len(names)}
-        found[f"{task} logistic"] = {"balanced_accuracy": value}
-    for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
-        error = (test[column] - train[column].mean()).abs().mean()
-        found[f"{task} constant"] = {"mae": float(error)}
-    return found
 
 
 def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.DataFrame:

@@ -201,11 +201,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("z.double().mean(dim=0)", "z.double().mean()"),
         ("if cosine <= COLLAPSED", "if cosine <= 1"),
         ("(better < k)", "(better <= k)"),
-        (
-            'cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]\n    found',
-            'cohort[cohort["split"] == "test"], cohort[cohort["split"] != "test"]\n    found',
-        ),
-        ("- train[column].mean()", "- test[column].mean()"),
         ("majority = statistics.mode", "majority = max"),
         ("rankdata(p, axis=-2)", "rankdata(p, axis=-1)"),
         ("(2.5, 97.5)", "(5, 95)"),
@@ -276,19 +271,28 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ('    check_training_cases(cohort, cases, "the retrieval index")\n', ""),
         ("< 1e-3)", "< 10)"),
         ("return cases, scores", "return scores, cases"),
-        ("0.6 * (a", "0.06 * (a"),
-        (".abs() / 2).fillna(0)", ".abs() / 2).fillna(1)"),
         (
             '"caption_blind" if protocol == "blind" else "caption"',
             '"caption" if protocol == "blind" else "caption_blind"',
         ),
         ("best = [int(cases[", "best = [int(sorted(cases)["),
         ("best[:rerank_k]", "best[-rerank_k:]"),
+        ("min(k, index.ntotal)", "k"),
+    ],
+    "rankings": [
+        ("0.6 * (a", "0.06 * (a"),
+        (".abs() / 2).fillna(0)", ".abs() / 2).fillna(1)"),
         ("name not in subset]", "name in subset]"),
         ("np.arange(len(others[:k]), 0, -1)", "np.arange(1, len(others[:k]) + 1)"),
         ("others[:5]", "others[:1]"),
         ("z[asked]), torch", "z[: len(asked)]), torch"),
-        ("min(k, index.ntotal)", "k"),
+    ],
+    "baselines": [
+        (
+            'cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]',
+            'cohort[cohort["split"] == "test"], cohort[cohort["split"] != "test"]',
+        ),
+        ("- train[column].mean()", "- test[column].mean()"),
     ],
     "llm": [
         ('bnb_4bit_quant_type="nf4"', 'bnb_4bit_quant_type="fp4"'),
@@ -344,6 +348,14 @@ LIBRARIES = ("torch", "monai.transforms", "transformers", "sentence_transformers
 LIBRARIES += ("sklearn.pipeline", "scipy.stats", "accelerate", "nibabel", "pyarrow.parquet")
 
 
+def is_of_book(module: str) -> bool:
+    return not (ROOT / "memoir_core" / f"{module}.py").exists()
+
+
+def place(root: Path, module: str) -> Path:
+    return root / ("memoir_book" if is_of_book(module) else "memoir_core") / f"{module}.py"
+
+
 def begin(copy: Path, module: str) -> int:
     """Run the unit tests of a module in a copy of the checkout; give the process's number.
 
@@ -361,7 +373,8 @@ def begin(copy: Path, module: str) -> int:
         sys.dont_write_bytecode = True
         os.environ |= {"PYTHONPATH": str(copy), "MEMOIR_RUNS": str(copy / "runs")}
         signal.alarm(SECONDS)
-        tests = [f"tests/core/test_{name}.py" for name in TESTS.get(module, [module])]
+        room = "book" if is_of_book(module) else "core"
+        tests = [f"tests/{room}/test_{name}.py" for name in TESTS.get(module, [module])]
         options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={copy}/tmp"]
         code = int(pytest.main([*options, *tests]))
         if not importlib.import_module("memoir_core").__file__.startswith(str(copy)):
@@ -389,7 +402,7 @@ def main() -> int:
     options = parser.parse_args()
     faults = [(module, *fault) for module in options.only for fault in FAULTS[module]]
     for module, old, _ in faults:
-        text = (ROOT / "memoir_core" / f"{module}.py").read_text(encoding="utf-8")
+        text = place(ROOT, module).read_text(encoding="utf-8")
         if text.count(old) != 1:
             parser.error(f"{old!r} stands {text.count(old)} times in {module}.py, not once")
     os.environ.setdefault("MEMOIR_CACHE", str(ROOT / "cache"))  # the converted language model
@@ -408,7 +421,7 @@ def main() -> int:
             while todo and copies:
                 module, old, new = todo.pop(0)
                 copy, started = copies.pop(), time.time()
-                path = copy / "memoir_core" / f"{module}.py"
+                path = place(copy, module)
                 whole = path.read_text(encoding="utf-8")
                 path.write_text(whole.replace(old, new) if old else whole, encoding="utf-8")
                 running[begin(copy, module)] = copy, path, whole, module, old, new, started

@@ -160,7 +160,7 @@ def test_images_may_be_named_by_image_id(download, write):
 
 def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
     """Without drift between diagnosis and scores, the scores nearly define the diagnosis."""
-    from memoir_core.metrics import baselines
+    from memoir_book.baselines import baselines
 
     accuracy = {}
     for drift in (0.0, SCORE_DRIFT):

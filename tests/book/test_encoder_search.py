@@ -38,11 +38,11 @@ def test_a_row_is_made_once_and_a_table_holds_one_cohort(search, tmp_path):
 
 
 def test_names_join_and_clash(search):
-    words, changes = search.changes_of("batch32+lr3e-4")
-    assert words == "batches of 32; learning rate 3e-4"
-    assert changes == {"batch_size": 32, "lr": 3e-4}
+    words, changes = search.changes_of("batch32+lr1e-3")
+    assert words == "batches of 32; learning rate 1e-3"
+    assert changes == {"batch_size": 32, "lr": 1e-3}
     with pytest.raises(ValueError, match="lr cannot be changed twice"):
-        search.changes_of("lr3e-4+lr1e-4")
+        search.changes_of("lr1e-3+lr1e-4")
 
 
 def test_a_name_that_the_core_does_not_have_stops_its_variant(search, monkeypatch, capsys):
@@ -73,7 +73,7 @@ def test_fa_per_volume_forgets_the_gain(search):
     fa = np.random.default_rng(0).random((2, 4, 4, 4)).astype(np.float16)
     fa[0, 0] = 0
     fa[1] = fa[0] * np.float16(0.5)
-    given = Volumes(fa, fa, np.arange(2), pd.DataFrame(), "a")
+    given = Volumes(fa, fa, np.ones((4, 4, 4), bool), np.arange(2), pd.DataFrame(), "a")
     scaled = search.fa_per_volume(given)
     np.testing.assert_allclose(scaled.fa[0], scaled.fa[1], atol=2e-2)
     assert (scaled.fa[:, 0] == 0).all() and scaled.fa[0, 1:].std() == pytest.approx(1, abs=0.01)

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Room -> most lines in all, and in one file.
 ROOMS = {
     "memoir_core": (3000, 300),
-    "memoir_book": (3300, 350),
+    "memoir_book": (3600, 350),
     "synthetic_adni": (900, 300),
 }
-ALL = 7300  # of these and of the extension that builds the pages
+ALL = 7600  # of these and of the extension that builds the pages
 ORDER = (  # a module of the core imports only from those before it
     *("config", "files", "tables", "cohort", "volumes", "data", "model", "losses"),
     *("precision", "inference", "metrics", "training", "captions", "text", "retrieval"),
@@ -115,5 +115,5 @@ def test_an_installed_copy_holds_all_packages_and_their_data():
 def test_every_deliberate_fault_finds_its_place():
     """`make mutants` takes long and runs seldom: what it changes must not get lost meanwhile."""
     for module, faults in mutants.FAULTS.items():
-        text = (ROOT / "memoir_core" / f"{module}.py").read_text(encoding="utf-8")
+        text = mutants.place(ROOT, module).read_text(encoding="utf-8")
         assert [old for old, new in faults if text.count(old) != 1 or old == new] == [], module

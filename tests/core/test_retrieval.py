@@ -4,20 +4,18 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from ideas import idea
 from people import people
 from sklearn.impute import SimpleImputer
-from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from memoir_book import rankings
 from memoir_core import retrieval, text
-from memoir_core.captions import BLIND, PROTOCOLS, caption, caption_rows
+from memoir_core.captions import PROTOCOLS, caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.config import SCORES
-from memoir_core.model import HEADS
 
 N = 40
 
@@ -100,69 +98,6 @@ def test_an_index_keeps_its_cases_on_the_disk(tmp_path, index, z):
         assert np.array_equal(a, b)
 
 
-# --- grades -----------------------------------------------------------------------------
-
-
-def test_grades_by_hand():
-    table = pd.DataFrame(
-        {
-            "case": [10, 11, 12, 13],
-            "DX": ["MCI", "MCI", "CN", "MCI"],
-            "CDRSB": [1.0, 3.0, 1.0, np.nan],
-            "AGE": [70.0, 80.0, 75.0, np.nan],
-        }
-    )
-    others = np.array([10, 11, 12, 13])
-    e = np.exp(-1)
-    wanted = [1.0, 0.6 + 0.2 * e + 0.2 * e, 0.2 + 0.2 * np.exp(-0.5), 0.6]
-    assert retrieval.relevance(table, np.array([10]), others) == pytest.approx(wanted)
-    pairs = retrieval.relevance(table, np.array([11, 12]), np.array([10, 11]))
-    assert pairs == pytest.approx([0.6 + 0.4 * e, 0.2 * e + 0.2 * np.exp(-0.5)])
-
-
-# --- measures of a ranking --------------------------------------------------------------
-
-
-def dcg(grades):
-    return sum(grade / np.log2(place + 1) for place, grade in enumerate(grades, 1))
-
-
-def test_ndcg_by_hand_and_against_sklearn(table, train):
-    lists = {0: [5, 2, 39, 7, 30], 4: [1, 13, 3, 31, 2]}
-    found = retrieval.ranking_metrics(lists, table)
-    for k in (1, 5):
-        by_hand, by_sklearn = [], []
-        for case, others in lists.items():
-            grade = {
-                c: retrieval.relevance(table, np.array([case]), np.array([c]))[0] for c in train
-            }
-            best = sorted(grade.values(), reverse=True)[:k]
-            by_hand.append(dcg([grade[c] for c in others[:k]]) / dcg(best))
-            order = [-others.index(c) if c in others[:k] else -99 - i for i, c in enumerate(train)]
-            by_sklearn.append(ndcg_score([[grade[c] for c in train]], [order], k=k))
-        assert found[f"ndcg@{k}"] == pytest.approx(np.mean(by_hand))
-        assert found[f"ndcg@{k}"] == pytest.approx(np.mean(by_sklearn), abs=1e-6)
-
-
-def test_precision_and_majority_by_hand(table):
-    # Case 0 is CN as are 3, 6 and 9; case 4 is MCI as are 1 and 7; 2 and 5 have dementia.
-    lists = {0: [3, 1, 6, 2, 5], 4: [2, 1, 5, 7, 3]}
-    found = retrieval.ranking_metrics(lists, table)
-    assert found["precision@1"] == 0.5 and found["precision@5"] == pytest.approx(0.4)
-    assert found["knn_accuracy"] == 0.5  # CN, two against two, nearer than dementia; dementia
-    first_is_wrong = retrieval.ranking_metrics({0: [1, 3, 6, 9, 2]}, table)
-    assert first_is_wrong["knn_accuracy"] == 1 and first_is_wrong["precision@1"] == 0
-    sixth_and_seventh = retrieval.ranking_metrics({0: [3, 6, 1, 4, 2, 7, 10]}, table)
-    assert sixth_and_seventh["knn_accuracy"] == 1  # they do not vote
-
-
-def test_an_ideal_order_has_ndcg_1(table, train):
-    grades = retrieval.relevance(table, np.array([0]), train)
-    best = train[np.argsort(-grades)][:5].tolist()
-    assert retrieval.ranking_metrics({0: best}, table)["ndcg@5"] == pytest.approx(1)
-    assert retrieval.ranking_metrics({0: best[::-1]}, table)["ndcg@5"] < 1
-
-
 def test_neighbours_in_the_scores(table, opponents):
     clinical_neighbours = opponents["clinical_neighbours"]
     twins = table.copy()
@@ -222,56 +157,8 @@ def test_retrieving_and_reranking(table, z, index, train):
         retrieval.query_text(rows[0], "own")
 
 
-def test_a_subset_query_says_what_the_subset_shows(table):
-    record = table.iloc[2].to_dict()
-    whole = ("t1", "fa", "clinical")
-    assert retrieval.subset_text(record, whole, "own_caption") == caption(record)
-    assert retrieval.subset_text(record, whole, "blind") == caption(record, withhold=BLIND)
-    alone = retrieval.subset_text(record, ("t1",), "blind")
-    assert "entricles" in alone and "year-old" in alone
-    assert not any(word in alone for word in ("FA", "MMSE", "APOE", "ADAS", "CDR", "iagnos"))
-    alone = retrieval.subset_text(record, ("clinical",), "own_caption")
-    assert "MMSE" in alone and "CDR-SB" in alone and "entricles" not in alone and "FA" not in alone
-
-
-class Sum(torch.nn.Module):
-    """Fuses by adding up what is present."""
-
-    def __init__(self):
-        super().__init__()
-        self.one = torch.nn.Parameter(torch.ones(1))
-
-    def fuse(self, embeddings, present):
-        fused = (embeddings * present[:, :, None]).sum(dim=1)
-        return dict.fromkeys(("z_fused", "attention", *HEADS), fused)
-
-
-def test_subset_queries_are_fused_from_the_frozen_embeddings(table, z, index):
-    parts = np.stack([np.roll(z, 1, axis=1), np.roll(z, 2, axis=1), z], axis=1)  # (n, 3, 512)
-    present = np.ones((N, 3), bool)
-    present[::8, 1] = False  # half of the test part has no FA
-    present[4, 2] = False
-    test = table.loc[table["split"] == "test", "case"].to_numpy()
-    rows = retrieval.retrieve_subsets(
-        index, Words(), Sum(), parts, present, table, test, caption_rows(table),
-        top_k=6, rerank_k=3, limit=3,
-    )  # fmt: skip
-    asked = {(r["subset"], r["protocol"]): [] for r in rows}
-    for row in rows:
-        asked[row["subset"], row["protocol"]].append(row["case"])
-        subset = row["subset"].split("+")
-        record = table.iloc[row["case"]]
-        assert row["query"] == retrieval.subset_text(record, subset, row["protocol"])
-    assert len(asked) == 14 and asked["t1+clinical", "blind"] == [0, 4, 8]
-    assert asked["fa", "own_caption"] == [4, 12, 20] and asked["clinical", "blind"] == [0, 8]
-    for row in rows:
-        if row["subset"] == "clinical":
-            found, _ = retrieval.search(index, z[[row["case"]]], 6)
-            assert row["retrieved"] == found[0].tolist() and len(row["reranked"]) == 3
-
-
 def test_lists_and_table_by_method(table):
-    chapter = idea("08", "def ranked_lists", pd=pd, retrieval=retrieval)
+    chapter = idea("08", "def ranked_lists", pd=pd, rankings=rankings)
     row = {"case": 0, "retrieved": [1, 2, 3], "reranked": [3, 1]}
     rows = [row | {"protocol": "blind"}, row | {"protocol": "own_caption", "reranked": [2, 3]}]
     lists = chapter["ranked_lists"](rows)
