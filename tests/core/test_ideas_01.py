@@ -13,7 +13,8 @@ import pytest
 from ideas import idea
 from sklearn.tree import DecisionTreeClassifier
 
-from memoir_core import cohort, metrics
+from memoir_book import baselines
+from memoir_core import cohort
 from memoir_core.config import DX, SCORES
 from synthetic_adni import tables, write
 
@@ -136,7 +137,7 @@ def test_without_drift_cdrsb_gives_the_diagnosis_away_and_with_the_books_it_does
     book = SimpleNamespace(seed=0)
     files = {"Path": Path, "TemporaryDirectory": TemporaryDirectory, "write": write}
     others = cell("def others", **files, cohorts=cohort, book=book)["others"]
-    tree = {"DecisionTreeClassifier": DecisionTreeClassifier, "metrics": metrics}
+    tree = {"DecisionTreeClassifier": DecisionTreeClassifier, "baselines": baselines}
     given_away = cell("def given_away", **tree)["given_away"]
     none, usual = (given_away(others(drift)) for drift in (0.0, tables.SCORE_DRIFT))
     assert none["CN at 0"] > 0.90 > 0.85 > usual["CN at 0"]  # ADNI: 0.93
