@@ -152,6 +152,21 @@ def test_without_drift_cdrsb_gives_the_diagnosis_away_and_with_the_books_it_does
     assert given_away(people)["3 classes: tree on CDR-SB"] == pytest.approx(2 / 3)
 
 
+def test_the_page_says_whether_scores_do_better_than_published(capsys):
+    table = {"n (test)": [100, 100, 100, 4], "3 classes: a": [0.95, 0.7, 0.3, 0.9]}
+    given = pd.DataFrame(table, index=["much", "equal", "worse", "few"])
+    people = {"DX": ["CN", "CN", "MCI", "Dementia"], "CDRSB": [0.0, 0.5, 0.0, 1.0]}
+    cell("best = ", given=given, known=0.7, cohort=pd.DataFrame(people), np=np)
+    said = capsys.readouterr().out.splitlines()
+    words = ("above", "not told apart from", "below", "not told apart from")
+    assert [word in line for word, line in zip(words, said, strict=False)] == [True] * 4
+    assert said[4:] == [
+        "1 of 2 CN at CDR-SB 0.5 or more",
+        "1 of 1 MCI at CDR-SB 0",
+        "0 of 1 Dementia at CDR-SB below 1",
+    ]
+
+
 def test_people_who_revert_are_counted_by_hand(capsys):
     history = {"a": ["CN", "MCI", "CN"], "b": ["MCI", "MCI", "CN"], "c": ["MCI", "Dementia"]}
     rows = [(who, n, dx) for who, seen in history.items() for n, dx in enumerate(seen)]
