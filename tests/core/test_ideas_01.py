@@ -155,7 +155,8 @@ def test_the_page_says_whether_scores_do_better_than_published(capsys):
     table = {"n (test)": [100, 100, 100, 4], "3 classes: a": [0.95, 0.7, 0.3, 0.9]}
     given = pd.DataFrame(table, index=["much", "equal", "worse", "few"])
     people = {"DX": ["CN", "CN", "MCI", "Dementia"], "CDRSB": [0.0, 0.5, 0.0, 1.0]}
-    cell("best = ", given=given, known=0.7, cohort=pd.DataFrame(people), np=np)
+    cell("best = ", given=given, known=0.7, np=np)
+    cell("odd = ", cohort=pd.DataFrame(people))
     said = capsys.readouterr().out.splitlines()
     words = ("above", "not told apart from", "below", "not told apart from")
     assert [word in line for word, line in zip(words, said, strict=False)] == [True] * 4
