@@ -16,7 +16,7 @@ from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import predict
 from memoir_core.losses import multitask_loss
-from memoir_core.metrics import bootstrap, composite, hits, sex_hits, task_metrics
+from memoir_core.metrics import bootstrap, composite, hits, task_metrics
 from memoir_core.model import DROP, Memoir, masking_gate
 
 RECORD = [*SCORES, "APOE4"]
@@ -75,8 +75,9 @@ def compare(
     if by in ERRORS:
         before, after = ((t[by] - t[f"{by}_pred"]).abs().to_numpy() for t in (honest, leaky))
         return paired(name, before, after, None, samples, seed, ERRORS[by])
-    right = {"DX": hits, "PTGENDER": sex_hits}[by]
-    return paired(name, right(honest), right(leaky), honest[by].to_numpy(), samples, seed)
+    task = {"DX": "dx3", "PTGENDER": "sex"}[by]
+    right = hits(honest, task), hits(leaky, task)
+    return paired(name, *right, honest[by].to_numpy(), samples, seed)
 
 
 def shown(rows: Sequence[dict], label: str) -> pd.DataFrame:

@@ -91,11 +91,8 @@ def composite(metrics: Metrics, scaler: Scaler) -> float:
 
 def confusion(table: pd.DataFrame) -> np.ndarray:
     """Count true class (rows) against predicted class (columns), in the order of DX."""
-    return confusion_matrix(table["DX"], _diagnosis(table), labels=list(DX))
-
-
-def _diagnosis(table: pd.DataFrame) -> np.ndarray:
-    return np.array(DX)[table[_P3].to_numpy().argmax(axis=1)]
+    truth, p, names = heads(table)["dx3"]
+    return confusion_matrix(truth, p.argmax(axis=1), labels=range(len(names)))
 
 
 def from_confusion(counts: Any) -> dict[str, float]:
@@ -213,11 +210,7 @@ def _auc_interval(
     return {"auc": float(_auc(p, truth)), "auc_low": float(low), "auc_high": float(high)}
 
 
-def hits(table: pd.DataFrame) -> np.ndarray:
-    """Which rows of a table of predictions have the right three-class diagnosis: (n,) bool."""
-    return _diagnosis(table) == table["DX"].to_numpy()
-
-
-def sex_hits(table: pd.DataFrame) -> np.ndarray:
-    """Which rows of a table of predictions have the right sex: (n,) bool."""
-    return np.where(table["p_Male"] > 0.5, "Male", "Female") == table["PTGENDER"].to_numpy()
+def hits(table: pd.DataFrame, task: str = "dx3") -> np.ndarray:
+    """Which rows of a table of predictions a head, see `heads`, has right: (n,) bool."""
+    truth, p, _ = heads(table)[task]
+    return p.argmax(axis=1) == truth

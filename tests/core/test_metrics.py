@@ -261,7 +261,7 @@ def test_hits_and_majority():
     table.loc[0, ["p_CN", "p_MCI"]] = [0.0, 1.0]
     table.loc[1, "p_Male"] = 1 - table.loc[1, "p_Male"]
     assert metrics.hits(table).tolist() == [False] + [True] * 8
-    assert metrics.sex_hits(table).tolist() == [True, False] + [True] * 7
+    assert metrics.hits(table, "sex").tolist() == [True, False] + [True] * 7
     assert metrics.majority(["CN", "MCI", "MCI", "Dementia", "MCI"]) == "MCI"
     assert metrics.majority(["MCI", "CN", "CN", "MCI", "Dementia"]) == "MCI"  # a tie: the first
     assert metrics.majority(("CN", "MCI", "MCI", "CN")) == "CN"
