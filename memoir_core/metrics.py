@@ -211,6 +211,7 @@ def _auc_interval(
 
 
 def hits(table: pd.DataFrame, task: str = "dx3") -> np.ndarray:
-    """Which rows of a table of predictions a head, see `heads`, has right: (n,) bool."""
-    truth, p, _ = heads(table)[task]
-    return p.argmax(axis=1) == truth
+    """Which rows of a table of predictions have the right diagnosis, or 'sex': (n,) bool."""
+    if task == "sex":
+        return ((table["p_Male"] > 0.5) == (table["PTGENDER"] == "Male")).to_numpy()
+    return np.array(DX)[table[_P3].to_numpy().argmax(axis=1)] == table["DX"].to_numpy()
