@@ -131,9 +131,9 @@ def make_tables(
     # Subjects that the filters remove: without a valid diagnosis, without a T1.
     removed = round(0.06 * subjects), round(0.18 * subjects)
     kinds = ["kept"] * subjects + ["no_dx"] * removed[0] + ["no_t1"] * removed[1]
-    classes = [*classes, *shuffle.choice(list(DX), sum(removed))]
+    diagnoses = [*classes, *shuffle.choice(list(DX), sum(removed))]
     people = [
-        _enrol(90001 + place, str(classes[index])) | {"kind": kinds[index]}
+        _enrol(90001 + place, str(diagnoses[index])) | {"kind": kinds[index]}
         for place, index in enumerate(shuffle.permutation(len(kinds)))
     ]
     kept = [person for person in people if person["kind"] == "kept"]
