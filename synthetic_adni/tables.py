@@ -127,13 +127,13 @@ def make_tables(
     """
     counts = class_counts(subjects)
     shuffle = np.random.Generator(np.random.Philox(key=SEED))
-    classes = [*shuffle.permutation([dx for dx in DX for _ in range(counts[dx])])]
+    classes = shuffle.permutation([dx for dx in DX for _ in range(counts[dx])])
     # Subjects that the filters remove: without a valid diagnosis, without a T1.
     removed = round(0.06 * subjects), round(0.18 * subjects)
     kinds = ["kept"] * subjects + ["no_dx"] * removed[0] + ["no_t1"] * removed[1]
-    classes += [*shuffle.choice(list(DX), sum(removed))]
+    diagnoses = [*classes, *shuffle.choice(list(DX), sum(removed))]
     people = [
-        _enrol(90001 + place, str(classes[index])) | {"kind": kinds[index]}
+        _enrol(90001 + place, str(diagnoses[index])) | {"kind": kinds[index]}
         for place, index in enumerate(shuffle.permutation(len(kinds)))
     ]
     kept = [person for person in people if person["kind"] == "kept"]
