@@ -189,3 +189,6 @@ def test_what_was_measured_is_counted_by_phase_and_vendor_or_unknown():
     cell("known = pd.DataFrame", **names, cohort=table)
     assert list(seen[0]) == ["FA, unknown", "MoCA, unknown"]
     assert seen[0].to_numpy().tolist() == [[50, 50], [100, 0]]
+    everybody = pd.concat([table.assign(COLPROT=name) for name in ("ADNI2", "ADNIGO", "ADNI1")])
+    cell("known = pd.DataFrame", **names, cohort=everybody.reset_index(drop=True))
+    assert list(seen[1].index) == ["ADNI1", "ADNIGO", "ADNI2"]  # in the order of time
