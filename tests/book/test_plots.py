@@ -40,7 +40,7 @@ def test_the_pipeline_names_every_chapter_inside_its_box(chapter):
 def gaps(cohort, label):
     """The figure of missing values, which chapter 1 draws itself."""
     cells = json.loads(get_chapter("01").notebook.read_text(encoding="utf-8"))["cells"]
-    (cell,) = [text for c in cells if "sns.heatmap(" in (text := "".join(c["source"]))]
+    (cell,) = [text for c in cells if "Missing values in percent" in (text := "".join(c["source"]))]
     names = {"plots": plots, "plt": plt, "sns": sns, "DX": DX, "SCORES": SCORES}
     names |= {"cohort": cohort, "book": SimpleNamespace(label=label)}
     exec(cell, names)
