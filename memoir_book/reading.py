@@ -202,7 +202,8 @@ def _mentions(text: str, kind: str, options: tuple[str, ...]) -> Iterator[Mentio
         elif _any("aside_before", r"\b", r"(?: \S+){0,3} *$").search(before):
             continue
         else:
-            others = _any("aside_after", r"^ *", r"\b").search(after)
+            # 'CN controls', '3 MCI'
+            others = _any("aside_after", r"^ *", r"\b").search(after) or re.search(r"\d $", before)
             yield Mention(option, "weak" if weak or others else "said")
 
 

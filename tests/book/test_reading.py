@@ -78,8 +78,8 @@ DIAGNOSES = {
     # a sentence, an object, a box
     "The answer is: dementia!": "Dementia",
     "The most likely diagnosis is mild cognitive impairment.": "MCI",
-    "Based on the provided information, which includes the cognitive test scores, the APOE genotype "
-    "and the imaging findings, the most likely diagnosis is MCI.": "MCI",
+    "Based on the provided information, which includes the cognitive test scores, the APOE "
+    "genotype and the imaging findings, the most likely diagnosis is MCI.": "MCI",
     '{"diagnosis": "MCI"}': "MCI",
     "\\boxed{Dementia}": "Dementia",
     "This is consistent with cognitively normal ageing.": "CN",
@@ -94,6 +94,9 @@ DIAGNOSES = {
     "Dementia. The scores are far below those of cognitively normal people.": "Dementia",
     "MCI\n\nExplanation: case 12 had dementia with an MMSE of 20.": "MCI",
     "The diagnosis is Dementia because an MMSE of 18 is below that of CN controls.": "Dementia",
+    "Of the five similar cases 3 are CN and 2 MCI, I'd say MCI.": "MCI",
+    "Considering the similar cases (3 MCI, 2 Dementia), I would say MCI.": "MCI",
+    "**Diagnosis:** MCI\n\n**Reasoning:**\n* Similar cases (CN) score higher.": "MCI",
     "I would call this MCI. A new visit in a year is advised.": "MCI",
     "Answer: CN\n\nCase 9: A man; MMSE 20.\nAnswer: Dementia": "CN",
     # thoughts are no answer
