@@ -155,12 +155,11 @@ def answer_plan(
 
 
 def read_row(row: dict, said: dict) -> dict:
-    """Read what was answered to a row of the plan, in four ways.
+    """Read what was answered to a row of the plan (a row of answers.jsonl), in four ways.
 
-    `said` has `answer` and, of our own models, `log_likelihood`, `prior`, `truncated` and
-    `cases_used`. `strict` and `parsed` are the options that the text names (`reading.read_answer`),
-    `constrained` is the most likely one and `calibrated` the one most likelier than after a prompt
-    that says nothing (Zhao et al. 2021, arXiv:2102.09690); '' where there are no options.
+    `strict` and `parsed` are options that the text names, see `reading`; `constrained` is the most
+    likely one, `calibrated` the one that gains most over a prompt that says nothing (Zhao et al.
+    2021, arXiv:2102.09690); '' where there are no options.
     """
     asked = {key: row[key] for key in ("id", "case", "kind", "protocol", "reference")}
     asked |= {"question": vqa.QUESTIONS[row["kind"]][0], "raw": str(said["answer"])}

@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,27 +24,16 @@ _MARK = re.compile(r"<[^<>\s]{1,30}>")  # <end_of_turn>, <turn|>, </s>
 _CUE = re.compile(r"\b(?:answer|diagnosis)\s*(?:is|would be|[:=])+", re.IGNORECASE)
 _NEXT_CASE = re.compile(r"\n\s*(?:case \d+|question)\s*:", re.IGNORECASE)
 _SENTENCE = re.compile(r"\n|[!?;]|\.(?=\s|$)")
-_FILLER = re.compile(
-    r"\b(?:the|a|an|this|it|patient|subject|case|person|is|has|with|likely|most)\b"
-)
-_TO = r"(\d+)s?\s*(?:to|-|and)\s*(\d+)"
-# An age in words: what it says, and from which number to which it reaches.
-_AGES = (
-    (re.compile(_TO), lambda a, b: (int(a), int(b))),
-    (re.compile(r"(?:over|above|older than|at least) (\d+)"), lambda a: (int(a), 120)),
-    (re.compile(r"(\d+)(?: or older| or over| or more| and older| and over|\s*\+)"),
-     lambda a: (int(a), 120)),
-    (re.compile(r"(?:under|below|younger than|less than) (\d+)"), lambda a: (0, int(a) - 1)),
-    (re.compile(r"\b(\d0)s\b"), lambda a: (int(a), int(a) + 9)),
-    (re.compile(r"\b([4-9]\d|1[01]\d)\b"), lambda a: (int(a), int(a))),
-)  # fmt: skip
-
-
-class Mention(NamedTuple):
-    """An option that a clause names: 'said', 'weak' (said in passing) or 'denied' (or doubted)."""
-
-    option: str
-    how: str
+_FILLER = re.compile(r"\b(?:the|an?|this|it|patient|subject|case|is|has|with|likely|most)\b")
+# An age in words, and from which number to which it reaches.
+_AGES = {
+    r"(\d+)s?\s*(?:to|-|and)\s*(\d+)": lambda a, b: (int(a), int(b)),
+    r"(?:over|above|older than|at least) (\d+)": lambda a: (int(a), 120),
+    r"(\d+)(?: (?:or|and) (?:older|over|more)|\s*\+)": lambda a: (int(a), 120),
+    r"(?:under|below|younger than|less than) (\d+)": lambda a: (0, int(a) - 1),
+    r"\b(\d0)s\b": lambda a: (int(a), int(a) + 9),
+    r"\b([4-9]\d|1[01]\d)\b": lambda a: (int(a), int(a)),
+}
 
 
 def strip_thought(text: str) -> str:
@@ -90,7 +78,7 @@ def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:
         return "unparsed", "no answer after the thought" if raw.strip() else "none named"
     text = _plain(strip_thought(raw))
     first, *rest = _NEXT_CASE.split(text)
-    if rest and len({m.option for m in _mentions(first, kind, options) if m.how == "said"}) == 1:
+    if rest and len({o for o, how in _mentions(first, kind, options) if how == "said"}) == 1:
         text = first  # a base model went on with a case of its own
     sentences = [part for part in _SENTENCE.split(text) if part.strip(" ,.:-")]
     spans = [_SENTENCE.split(text[cue.end() :].lstrip())[0] for cue in _CUE.finditer(text)][::-1]
@@ -100,8 +88,8 @@ def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:
     for how in ("said", "weak"):
         for span in [*spans, *sentences[::-1]]:
             found = list(_mentions(span, kind, options))
-            denied |= {m.option for m in found if m.how == "denied"}
-            named = {m.option for m in found if m.how == how}
+            denied |= {option for option, said in found if said == "denied"}
+            named = {option for option, said in found if said == how}
             if len(named) > 1:
                 return "unparsed", "several named"
             if named:
@@ -117,22 +105,11 @@ def _plain(text: str) -> str:
     text = re.sub(r"['’‘ʼ`´]", "", unicodedata.normalize("NFKC", text))
     text = re.sub(r"[\u2010-\u2015\u2212]", "-", text)
     text = re.sub(r'[*_"“”(){}\[\]\\#|]|(?<=\bvs)\.', " ", text)
-    units, tens = WORDS["units"], WORDS["tens"]
-    plural = "|".join(ten[:-1] + "ies" for ten in tens)
-    text = re.sub(rf"\b({plural})\b", lambda m: f"{_ten(m[1][:-3])}s", text, flags=re.IGNORECASE)
-    both = rf"\b({'|'.join(tens)})(?:[- ]({'|'.join(units[1:10])}))?\b"
-
-    def digits(m: re.Match) -> str:
-        return str(_ten(m[1][:-1]) + (units.index(m[2].lower()) if m[2] else 0))
-
-    text = re.sub(both, digits, text, flags=re.IGNORECASE)
+    number = WORDS["numbers"].get
+    text = re.sub(r"[A-Za-z]+", lambda m: number(m[0].lower(), m[0]), text)
+    text = re.sub(r"\b([2-9])0[- ]([1-9])\b", r"\1\2", text)  # seventy-five
     text = re.sub(r"\bbetween (\d+) and (\d+)", r"\1 to \2", text)
     return re.sub(r"[^\S\n]+", " ", text)
-
-
-def _ten(stem: str) -> int:
-    """Value of a ten without its last letter: 'sevent' is 70."""
-    return 10 * ([ten[:-1] for ten in WORDS["tens"]].index(stem.lower()) + 2)
 
 
 @cache
@@ -145,22 +122,21 @@ def _any(key: str, before: str, after: str) -> re.Pattern:
 @cache
 def _names(kind: str, options: tuple[str, ...]) -> list[tuple[re.Pattern, str, bool]]:
     """Patterns of all names of the options, with the option and whether the name is weak."""
-    lists = WORDS["names"].get(kind, {})
-    patterns = {}
-    for option, names in lists.items():
-        plain = [_pattern(name, option in options) for name in names if "{" not in name]
-        patterns[f"{{{option}}}"] = f"(?:{'|'.join(sorted(plain, key=len, reverse=True))})"
+    lists, weak = (WORDS[key].get(kind, {}) for key in ("names", "weak"))
+    names = [(option, n, False) for option in options for n in [option, *lists.get(option, ())]]
+    names += [(option, n, True) for option in options for n in weak.get(option, ())]
+    plain: dict[str, list[str]] = {}  # what '{MCI}' within a name stands for, the longest first
+    for option, name, _ in sorted(names, key=lambda row: -len(row[1])):
+        plain.setdefault(f"{{{option}}}", []).extend([] if "{" in name else [_pattern(name)])
     found = []
-    for weak, source in ((False, lists), (True, WORDS["weak"].get(kind, {}))):
-        for option in options:
-            for name in [*source.get(option, ()), *([] if weak else [option])]:
-                parts = re.split(r"(\{\w+\})", name)
-                pattern = "".join(patterns.get(p) or _pattern(p, p == option) for p in parts)
-                found.append((re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE), option, weak))
+    for option, name, is_weak in names:
+        parts = re.split(r"(\{\w+\})", name)
+        pattern = "".join(f"(?:{'|'.join(plain.get(p) or [_pattern(p)])})" for p in parts)
+        found.append((re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE), option, is_weak))
     return found
 
 
-def _pattern(name: str, is_option: bool) -> str:
+def _pattern(name: str) -> str:
     """A name as a pattern; an abbreviation of two letters is read in capitals only."""
     pattern = re.escape(name).replace(r"\ ", "[ -]+")
     return f"(?-i:{pattern})" if name.isupper() and len(name) < 3 and name != "CN" else pattern
@@ -169,42 +145,35 @@ def _pattern(name: str, is_option: bool) -> str:
 def _spans(clause: str, kind: str, options: tuple[str, ...]) -> list[tuple[int, int, str, bool]]:
     """Where a clause names options: (start, end, option, weak), the longest of nested ones."""
     found = [
-        (m.start(), m.end(), option, weak)
-        for pattern, option, weak in _names(kind, options)
+        (*m.span(), option, weak)
+        for pattern, option, weak in ([] if kind == "age" else _names(kind, options))
         for m in pattern.finditer(clause)
     ]
-    if kind == "age":
-        found = []
-        for pattern, reach in _AGES:
-            for m in pattern.finditer(clause.lower()):
-                ends = np.searchsorted([60, 70, 80], reach(*m.groups()), "right")
-                found += [(m.start(), m.end(), options[end], False) for end in ends]
-    whole = [(a, b) for a, b, _, _ in found]
-    nested = lambda s: any(a <= s[0] and s[1] <= b and (a, b) != s[:2] for a, b in whole)  # noqa: E731
-    return [s for s in found if not nested(s)]
+    for pattern, reach in _AGES.items() if kind == "age" else ():
+        for m in re.finditer(pattern, clause, re.IGNORECASE):
+            ends = np.searchsorted([60, 70, 80], reach(*m.groups()), "right")
+            found += [(*m.span(), options[end], False) for end in ends]
+    wide = lambda s: [f for f in found if f[0] <= s[0] and s[1] <= f[1] and f[:2] != s[:2]]  # noqa: E731
+    return [span for span in found if not wide(span)]
 
 
-def _mentions(text: str, kind: str, options: tuple[str, ...]) -> Iterator[Mention]:
-    """What a text says of each option that it names, clause by clause."""
+def _mentions(text: str, kind: str, options: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each option that a text names, and how: 'said', 'weak' (in passing) or 'denied' (doubted)."""
     words = _any("clause_ends", r"\b", r"\b").pattern
     ends = rf"[,;!?\n]|:(?!\d)|\.(?=\s|$)|{words}"
-    spans = _spans(text, kind, options)
     cuts = [m.span() for m in re.finditer(ends, text, re.IGNORECASE)]
-    for start, end, option, weak in spans:
-        left = max((b for _, b in cuts if b <= start), default=0)
-        right = min((a for a, _ in cuts if a >= end), default=len(text))
-        before, after = text[left:start], text[end:right]
-        if _any("in_doubt", r"\b", r"\b").search(before) or (
-            _any("denied_before", r"\b", r"(?:[ -]+\S+){0,6}[ -]*$").search(before)
+    for start, end, option, weak in _spans(text, kind, options):
+        before = text[max((b for _, b in cuts if b <= start), default=0) : start]
+        after = text[end : min((a for a, _ in cuts if a >= end), default=len(text))]
+        if (
+            _any("in_doubt", r"\b", r"\b").search(before)
+            or _any("denied_before", r"\b", r"(?:[ -]+\S+){0,6}[ -]*$").search(before)
             or _any("denied_after", r"^[ -]*(?:\S+ ){0,4}", r"\b").search(after)
         ):
-            yield Mention(option, "denied")
-        elif _any("aside_before", r"\b", r"(?: \S+){0,3} *$").search(before):
-            continue
-        else:
-            # 'CN controls', '3 MCI'
-            others = _any("aside_after", r"^ *", r"\b").search(after) or re.search(r"\d $", before)
-            yield Mention(option, "weak" if weak or others else "said")
+            yield option, "denied"
+        elif not _any("aside_before", r"\b", r"(?: \S+){0,3} *$").search(before):
+            others = _any("aside_after", r"^ *", r"\b").search(after)  # 'CN controls'
+            yield option, "weak" if weak or others or re.search(r"\d $", before) else "said"
 
 
 def _is_label(sentence: str, kind: str, options: tuple[str, ...]) -> bool:

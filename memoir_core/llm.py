@@ -44,29 +44,25 @@ class Loaded:
 
 
 class ExpertQuantizer(Bnb4BitHfQuantizer):
-    """bitsandbytes' 4-bit quantiser that also takes a mixture's experts while they are read.
+    """bitsandbytes' 4-bit quantiser that takes a mixture's experts, too, while they are read.
 
-    transformers holds the experts of Gemma 4 and others as 3-D parameters, not as `nn.Linear`:
-    they would stay in 16 bit. They are unpacked whenever they are used.
+    transformers holds Gemma 4's experts as 3-D parameters: they would stay in 16 bit.
     """
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
-        """Also 3-D parameters of experts."""
         ready = super().param_needs_quantization(model, param_name, **kwargs)
         expert = "experts." in param_name and model.get_parameter_or_buffer(param_name).ndim == 3
         return ready or expert
 
     def get_quantize_ops(self) -> Any:
-        """The operation that packs a parameter; it leaves the experts' scales in `states`."""
-        self.states: dict[str, Any] = getattr(self, "states", {})
+        self.states: dict[str, Any] = getattr(self, "states", {})  # scales of the experts
         return _PackExperts(self)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name, state in getattr(self, "states", {}).items():
             module, _, parameter = name.rpartition(".")
-            at = model.get_parameter(name).device
-            packed = state.as_dict(packed=True)
-            replace_parameter_4bit_prequantized(model.get_submodule(module), parameter, packed, at)
+            where = model.get_submodule(module), parameter, state.as_dict(packed=True)
+            replace_parameter_4bit_prequantized(*where, model.get_parameter(name).device)
         return super()._process_model_after_weight_loading(model, **kwargs)
 
 
@@ -149,10 +145,9 @@ def load(
 
 
 def as_chat(loaded: Loaded, prompt: str, answer: str | None = None) -> str:
-    """Wrap a prompt in the model's chat template; a base model's prompt stays plain.
+    """Wrap a prompt, and an answer, in the chat template; for a base model they stay plain.
 
-    With an `answer`, the whole turn as the template writes it. Thinking is off where the template
-    has a switch for it.
+    Thinking is off where the template has a switch for it.
     """
     if not loaded.chat:
         return prompt if answer is None else f"{prompt} {answer}"
@@ -175,11 +170,10 @@ def answer_batch(
 ) -> list[dict]:
     """Answer prompts greedily and score the allowed answers; one dict per prompt.
 
-    `answer` is the whole text, of a base model its first line; `truncated` tells that it had no
-    end within `most` tokens (0: as many as its kind of model needs). `tokens` and `prompt_tokens`
-    count what was written and read. `log_likelihood` is {option: mean log-probability of its
-    tokens}: a sum would favour the option of fewest tokens. The prompts are read once: their
-    key-value cache serves the free answer and every option. A ValueError names a NaN.
+    `answer` is the whole text, of a base model its first line; `truncated`: no end within `most`
+    tokens (0: `new_tokens`). `tokens` and `prompt_tokens` count what was written and read, and
+    `log_likelihood` is {option: mean log-probability of its tokens}; a ValueError names a NaN.
+    The prompts are read once: their key-value cache serves the free answer and every option.
     """
     tokenizer, model = loaded.tokenizer, loaded.model
     texts = [as_chat(loaded, prompt) for prompt in prompts]
@@ -196,10 +190,8 @@ def answer_batch(
         extra = option_ids(loaded, prompts[0], option).to(ids.device)  # (T,)
         found = _log_likelihood(model, ids, mask, copy.deepcopy(cache), extra)
         if found.isnan().any():
-            raise ValueError(
-                f"the likelihood of {option!r} is NaN: a number type with too small a range "
-                f"({model.dtype}), or damaged weights"
-            )
+            what = f"the likelihood of {option!r} is NaN: {model.dtype} has too small a range"
+            raise ValueError(f"{what}, or the weights are damaged")
         scores[option] = found.tolist()
     stops = stop_ids(loaded)
     out = model.generate(
@@ -216,10 +208,10 @@ def answer_batch(
         count = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
         # The marks of a thought stay in a tuned model's text: they part it from the answer.
         text = tokenizer.decode(tokens[:count], skip_special_tokens=not loaded.chat).strip()
-        line = text if loaded.chat else (text.splitlines() or [""])[0].strip()
-        rows.append({"answer": line, "tokens": count, "prompt_tokens": int(mask[place].sum())})
-        rows[-1] |= {"truncated": count == len(tokens)}
-        rows[-1]["log_likelihood"] = {name: round(v[place], 4) for name, v in scores.items()}
+        text = text if loaded.chat else (text.splitlines() or [""])[0].strip()
+        row = {"answer": text, "tokens": count, "truncated": count == len(tokens)}
+        row["log_likelihood"] = {name: round(v[place], 4) for name, v in scores.items()}
+        rows.append(row | {"prompt_tokens": int(mask[place].sum())})
     return rows
 
 
@@ -243,10 +235,9 @@ def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Te
 
 
 def option_ids(loaded: Loaded, prompt: str, option: str) -> Tensor:
-    """Token ids of an option (T,) as they follow the prompt in the model's own form.
+    """Token ids of an option (T,) as the template writes them after the prompt (Mistral: a space).
 
-    The template decides what stands before it (Mistral: a space). Where a whole turn does not
-    begin as the prompt does (an empty thought comes between), the option follows it directly.
+    Where a whole turn does not begin as the prompt does (an empty thought), it follows directly.
     """
     text, turn = as_chat(loaded, prompt), as_chat(loaded, prompt, option)
     start = turn.find(option, len(text)) if turn.startswith(text) else -1

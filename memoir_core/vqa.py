@@ -113,8 +113,7 @@ def question(
 ) -> dict:
     """One question of the plan, as plan.jsonl holds it; its `id` changes with the prompt's text.
 
-    `protocol` is of `PROTOCOLS` or `CONTROLS`, `IN_PROMPT`, or names a query of fewer modalities:
-    'blind, t1'.
+    `protocol` is `IN_PROMPT`, of `PROTOCOLS` or `CONTROLS`, or names fewer modalities: 'blind, t1'.
     """
     prompt = build_prompt(kind, case, caption, context)
     name = f"{protocol}/{kind}/{case}/{digest(prompt)[:8]}"
@@ -186,10 +185,9 @@ def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
 def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int) -> pd.DataFrame:
     """Score one model's answers: a row per protocol and metric, with a 95 % interval and n.
 
-    `answers` has case, kind, protocol and reference, and what is known of: `parsed` (read fairly),
-    `strict` (read as a naive script does), `constrained` and `calibrated` (the most likely option),
-    `truncated`, and `MEASURES`, where NaN does not count. 'unparsed' counts as wrong, '' not at
-    all. Shares have Wilson's interval, means of measures one of a bootstrap over questions.
+    `answers` has kind, protocol, reference, and what is known of `parsed` (read fairly), `strict`,
+    `constrained`, `calibrated`, `truncated`, `MEASURES` (NaN does not count). 'unparsed' is wrong,
+    '' does not count. Shares have Wilson's interval, means of measures a bootstrap's.
     """
     asked = answers["kind"] == "diagnosis"
     shares = {}
@@ -210,14 +208,11 @@ def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int)
     for protocol, part in answers.groupby("protocol", sort=False):
         for metric, column in (shares | measures).items():
             known = column[part.index].dropna().to_numpy(float)
-            if not len(known):
-                continue
             row = {"llm": llm, "protocol": protocol, "metric": metric, "n": len(known)}
-            if metric in shares:
-                test = binomtest(int(known.sum()), len(known))
-                low, high = test.proportion_ci(method="wilson")
-                found = {"value": known.mean(), "low": low, "high": high}
-            else:
-                found = bootstrap(known, None, resamples, seed)
-            rows.append(row | {key: round(found[key], 4) for key in ("value", "low", "high")})
-    return pd.DataFrame(rows).assign(note=NOTE)
+            if len(known) and metric in shares:
+                ends = binomtest(int(known.sum()), len(known)).proportion_ci(method="wilson")
+                row |= {"value": known.mean(), "low": ends.low, "high": ends.high}
+            elif len(known):
+                row |= bootstrap(known, None, resamples, seed)
+            rows += [row] if len(known) else []
+    return pd.DataFrame(rows).round(4).assign(note=NOTE)

@@ -300,7 +300,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("return ready or expert", "return ready"),
         ('told["enable_thinking"] = False', 'told["enable_thinking"] = True'),
         ("skip_special_tokens=not loaded.chat", "skip_special_tokens=True"),
-        ('{"truncated": count == len(tokens)}', '{"truncated": count >= 24}'),
+        ('"truncated": count == len(tokens)', '"truncated": count >= 24'),
         ("log_softmax(-1)", "softmax(-1)"),
         ('"add_generation_prompt": answer is None', '"add_generation_prompt": False'),
     ],

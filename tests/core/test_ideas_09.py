@@ -1,8 +1,7 @@
 """Chapter 9's prompt, NF4 and likelihood of an option, written out, are the core's."""
 
-from types import SimpleNamespace
-
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
