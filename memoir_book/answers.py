@@ -103,13 +103,16 @@ def answer_plan(
             ) from error
         size = BATCH[torch.device(loaded.device).type]
         cut = [cut_context(loaded, row) for row in plan]
-        groups = [list(g) for _, g in groupby(cut, lambda row: (row["kind"], row["protocol"]))]
+        # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
+        order = sorted(range(len(cut)), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
+        groups = [list(g) for _, g in groupby(order, lambda i: cut[i]["kind"])]
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
-        began, made = time.perf_counter(), []
+        began, found_at = time.perf_counter(), dict[int, dict]()
         try:
             for part in tqdm(batches, desc=folder.name, unit="batch"):
-                prompts = [row["prompt"] for row in part]
-                made += llm.answer_batch(loaded, prompts, part[0]["options"])
+                prompts, options = [cut[i]["prompt"] for i in part], cut[part[0]]["options"]
+                found_at |= zip(part, llm.answer_batch(loaded, prompts, options), strict=True)
+            made = [found_at[i] for i in range(len(cut))]
             seconds = max(time.perf_counter() - began, 1e-6)
             # What a model prefers where the prompt says nothing, see `read_row`.
             empty = {row["kind"]: vqa.build_prompt(row["kind"], 0, "N/A") for row in plan}

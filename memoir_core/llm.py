@@ -23,7 +23,7 @@ from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-BASE_TOKENS, CLOSED_TOKENS = 24, 12  # a base model writes one line; fewer where options are given
+BASE_TOKENS, CLOSED_TOKENS = 24, 8  # a base model writes one line; fewer where options are given
 CHAT_TOKENS = 256  # a tuned model may give its reasons first
 
 

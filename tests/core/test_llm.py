@@ -70,7 +70,7 @@ def test_an_answer_does_not_depend_on_the_batch(loaded):
     assert together[0]["prompt_tokens"] == len(loaded.tokenizer(LONG).input_ids)
 
 
-@pytest.mark.parametrize(("options", "most"), [(OPTIONS, 12), ((), 24)])
+@pytest.mark.parametrize(("options", "most"), [(OPTIONS, 8), ((), 24)])
 def test_the_free_answer_is_greedy(loaded, options, most):
     """One argmax after another, to the first line's end."""
     made = llm.answer_batch(loaded, [LONG, SHORT], options)
@@ -227,7 +227,7 @@ def test_the_first_letters_may_join_the_prompt_s_last_token(loaded):
 def test_room_for_an_answer_and_its_end(loaded, monkeypatch):
     chat = tuned(loaded, MISTRAL)
     rooms = [llm.new_tokens(chat, OPTIONS), llm.new_tokens(chat), llm.new_tokens(loaded, OPTIONS)]
-    assert rooms == [256, 256, 12] and llm.new_tokens(loaded) == 24
+    assert rooms == [256, 256, 8] and llm.new_tokens(loaded) == 24
     words = chat.tokenizer("line\nline", add_special_tokens=False).input_ids
     end = chat.tokenizer.convert_tokens_to_ids("<bos>")
     asked = []
