@@ -67,11 +67,11 @@ class ExpertQuantizer(Bnb4BitHfQuantizer):
 
 
 class _PackExperts(Bnb4bitQuantize):
-    def convert(self, input_dict: dict, **kwargs: Any) -> dict:
+    def convert(self, input_dict: dict, *args: Any, **kwargs: Any) -> dict:
         ((name, value),) = input_dict.items()
         value = value[0] if isinstance(value, list) else value
         if value.ndim != 3:
-            return super().convert(input_dict, **kwargs)
+            return super().convert(input_dict, *args, **kwargs)
         packed, state = quantize_4bit(value, compress_statistics=True, quant_type="nf4")
         self.hf_quantizer.states[name] = state
         return {name: torch.nn.Parameter(packed, requires_grad=False)}

@@ -190,7 +190,7 @@ def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int)
     '' does not count. Shares have Wilson's interval, means of measures a bootstrap's.
     """
     asked = answers["kind"] == "diagnosis"
-    shares = {}
+    shares: dict[str, pd.Series] = {}
     for reading in ("parsed", "strict", "constrained", "calibrated"):
         if reading in answers:
             right = (answers[reading] == answers["reference"]).where(answers[reading] != "")
