@@ -98,9 +98,8 @@ def answer_plan(
         try:
             loaded = load(found.path, device, chat=backbone.chat, adapter=adapter)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise NoRoom(
-                f"{backbone.title} does not fit into memory on {device}: skipped"
-            ) from error
+            what = f"{backbone.title} does not fit into memory on {device}: skipped"
+            raise NoRoom(what) from error
         size = BATCH[torch.device(loaded.device).type]
         cut = [cut_context(loaded, row) for row in plan]
         # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
@@ -140,10 +139,8 @@ def answer_plan(
             "truncated": sum(answer["truncated"] for answer in made),
         }
         rows = [
-            {"id": row["id"], "answer": a["answer"], "truncated": a["truncated"]}
-            | {"log_likelihood": a["log_likelihood"], "note": vqa.NOTE}
-            | {"prior": prior[row["kind"]]["log_likelihood"]}
-            | {"cases_used": [case for case, _, _ in row["context"]]}
+            {"id": row["id"], **a, "prior": prior[row["kind"]]["log_likelihood"]}
+            | {"cases_used": [case for case, _, _ in row["context"]], "note": vqa.NOTE}
             for row, a in zip(cut, made, strict=True)
         ]
         files.write_jsonl(folder / "answers.jsonl", rows)
@@ -175,7 +172,7 @@ def read_row(row: dict, said: dict) -> dict:
         "calibrated": max(gain, key=gain.__getitem__, default=""),
         "log_likelihood": likely,
         "truncated": said.get("truncated"),
-        "cases_used": said.get("cases_used") or [case for case, _, _ in row["context"]],
+        "cases_used": said.get("cases_used", [case for case, _, _ in row["context"]]),
         "note": vqa.NOTE,
     }
 

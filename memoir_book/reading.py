@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,15 +25,6 @@ _CUE = re.compile(r"\b(?:answer|diagnosis)\s*(?:is|would be|[:=])+", re.IGNORECA
 _NEXT_CASE = re.compile(r"\n\s*(?:case \d+|question)\s*:", re.IGNORECASE)
 _SENTENCE = re.compile(r"\n|[!?;]|\.(?=\s|$)")
 _FILLER = re.compile(r"\b(?:the|an?|this|it|patient|subject|case|is|has|with|likely|most)\b")
-# An age in words, and from which number to which it reaches.
-_AGES: dict[str, Callable[..., tuple[int, int]]] = {
-    r"(\d+)s?\s*(?:to|-|and)\s*(\d+)": lambda a, b: (int(a), int(b)),
-    r"(?:over|above|older than|at least) (\d+)": lambda a: (int(a), 120),
-    r"(\d+)(?: (?:or|and) (?:older|over|more)|\s*\+)": lambda a: (int(a), 120),
-    r"(?:under|below|younger than|less than) (\d+)": lambda a: (0, int(a) - 1),
-    r"\b(\d0)s\b": lambda a: (int(a), int(a) + 9),
-    r"\b([4-9]\d|1[01]\d)\b": lambda a: (int(a), int(a)),
-}
 
 
 def strip_thought(text: str) -> str:
@@ -149,9 +140,10 @@ def _spans(clause: str, kind: str, options: tuple[str, ...]) -> list[tuple[int, 
         for pattern, option, weak in ([] if kind == "age" else _names(kind, options))
         for m in pattern.finditer(clause)
     ]
-    for pattern, reach in _AGES.items() if kind == "age" else ():
+    for pattern, (low, high) in WORDS["ages"].items() if kind == "age" else ():
         for m in re.finditer(pattern, clause, re.IGNORECASE):
-            ends = np.searchsorted([60, 70, 80], np.array(reach(*m.groups())), "right")
+            reach = int(m[1]) + low, int(m[m.lastindex or 1]) + high
+            ends = np.searchsorted([60, 70, 80], reach, "right")
             found += [(*m.span(), options[end], False) for end in ends]
     wide = lambda s: [f for f in found if f[0] <= s[0] and s[1] <= f[1] and f[:2] != s[:2]]  # noqa: E731
     return [span for span in found if not wide(span)]
