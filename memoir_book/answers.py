@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from memoir_core import files, llm, vqa
 
-from . import weights
+from . import reading, weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
 GEMMA = "gemma-3-270m"
@@ -55,8 +55,20 @@ def choose_backbones(
     return chosen, looked, notes
 
 
-def cut_context(loaded: llm.Loaded, row: dict, reserve: int = llm.MAX_NEW_TOKENS) -> dict:
+class NoRoom(MemoryError):
+    """A model that does not fit into memory: a chapter goes on without it."""
+
+
+def precision(backbone: Backbone, share: float) -> str:
+    """How a model's weights are held; below 95 % in 4 bit it is not called NF4."""
+    if backbone.quantisation != "nf4":
+        return "un-quantised"
+    return "NF4" if share >= 0.95 else f"{share:.0%} of the weights in 4 bit"
+
+
+def cut_context(loaded: llm.Loaded, row: dict, reserve: int = 0) -> dict:
     """Drop whole captions, the farthest first, until the prompt fits the model's window."""
+    reserve = reserve or llm.new_tokens(loaded, row["options"])
     while row["context"] and llm.length(loaded, row["prompt"]) > loaded.window - reserve:
         shown = row["context"][:-1]
         prompt = vqa.build_prompt(row["kind"], row["case"], row["caption"], shown)
@@ -71,10 +83,11 @@ def answer_plan(
     """Let one model answer the whole plan, once, and free its memory.
 
     `folder` receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
-    quantisation and device to the same plan are read back; else all are made anew. A MemoryError
-    says what to do where the GPU is too small.
+    quantisation and device to the same plan are read back; else all are made anew. A model that
+    cannot be loaded for want of memory raises `NoRoom`; a MemoryError says what to do where the
+    GPU is too small for the prompts.
 
-    Returns the answers, one row per question (`vqa.read_answer`), and what they cost.
+    Returns the answers, one row per question (`read_row`), and what they cost.
     """
     settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
     settings |= {"chat": backbone.chat, "device": device}
@@ -82,42 +95,86 @@ def answer_plan(
     settings |= {"plan": files.digest([*plan]), "code": files.code_digest(llm, vqa)}
     if not files.is_finished(folder, settings):
         load = llm.load_4bit if backbone.quantisation == "nf4" else llm.load
-        loaded = load(found.path, device, chat=backbone.chat, adapter=adapter)
+        try:
+            loaded = load(found.path, device, chat=backbone.chat, adapter=adapter)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            what = f"{backbone.title} does not fit into memory on {device}: skipped"
+            raise NoRoom(what) from error
         size = BATCH[torch.device(loaded.device).type]
         cut = [cut_context(loaded, row) for row in plan]
-        groups = [list(g) for _, g in groupby(cut, lambda row: (row["kind"], row["protocol"]))]
+        # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
+        order = sorted(range(len(cut)), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
+        groups = [list(g) for _, g in groupby(order, lambda i: cut[i]["kind"])]
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
-        began, made = time.perf_counter(), []
+        began, found_at = time.perf_counter(), dict[int, dict]()
         try:
             for part in tqdm(batches, desc=folder.name, unit="batch"):
-                prompts = [row["prompt"] for row in part]
-                made += llm.answer_batch(loaded, prompts, part[0]["options"])
+                prompts, options = [cut[i]["prompt"] for i in part], cut[part[0]]["options"]
+                found_at |= zip(part, llm.answer_batch(loaded, prompts, options), strict=True)
+            made = [found_at[i] for i in range(len(cut))]
+            seconds = max(time.perf_counter() - began, 1e-6)
+            # What a model prefers where the prompt says nothing, see `read_row`.
+            empty = {row["kind"]: vqa.build_prompt(row["kind"], 0, "N/A") for row in plan}
+            prior = {
+                kind: llm.answer_batch(loaded, [text], vqa.QUESTIONS[kind][1], most=1)[0]
+                for kind, text in empty.items()
+            }
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
                 f"end other programs that use this GPU, or lower BATCH in {__file__} (now {size})"
             ) from error
-        seconds = max(time.perf_counter() - began, 1e-6)
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in made)
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
+        share = llm.four_bit_share(loaded.model)
         speed = {
             "questions": len(plan),
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds, 1),
             "memory_mib": round(loaded.model.get_memory_footprint() / 2**20),
+            "weights_held": precision(backbone, share),
+            "four_bit_share": round(share, 4),
             "load_seconds": round(loaded.load_seconds, 1),
             "captions_cut": whole - kept,
+            "truncated": sum(answer["truncated"] for answer in made),
         }
-        pairs = zip(cut, made, strict=True)
-        rows = [vqa.read_answer(row, a["answer"], a["log_likelihood"]) for row, a in pairs]
+        rows = [
+            {"id": row["id"], **a, "prior": prior[row["kind"]]["log_likelihood"]}
+            | {"cases_used": [case for case, _, _ in row["context"]], "note": vqa.NOTE}
+            for row, a in zip(cut, made, strict=True)
+        ]
         files.write_jsonl(folder / "answers.jsonl", rows)
         files.write_json(folder / "speed.json", speed)
         files.finish(folder, settings)
         del loaded  # the next model needs the memory
         gc.collect()
         torch.cuda.empty_cache()
-    answers = pd.DataFrame(files.read_jsonl(folder / "answers.jsonl"))
-    return answers, files.read_json(folder / "speed.json")
+    rows = files.read_jsonl(folder / "answers.jsonl")
+    answers = [read_row(row, said) for row, said in zip(plan, rows, strict=True)]
+    return pd.DataFrame(answers), files.read_json(folder / "speed.json")
+
+
+def read_row(row: dict, said: dict) -> dict:
+    """Read what was answered to a row of the plan (a row of answers.jsonl), in four ways.
+
+    `strict` and `parsed` are options that the text names, see `reading`; `constrained` is the most
+    likely one, `calibrated` the one that gains most over a prompt that says nothing (Zhao et al.
+    2021, arXiv:2102.09690); '' where there are no options.
+    """
+    asked = {key: row[key] for key in ("id", "case", "kind", "protocol", "reference")}
+    asked |= {"question": vqa.QUESTIONS[row["kind"]][0], "raw": str(said["answer"])}
+    asked["answer"] = reading.strip_thought(asked["raw"])
+    asked |= reading.read_answer(asked["raw"], row["kind"], row["options"])
+    likely, prior = said.get("log_likelihood") or {}, said.get("prior") or {}
+    gain = {option: likely[option] - prior[option] for option in prior}
+    return asked | {
+        "constrained": max(likely, key=likely.__getitem__, default=""),
+        "calibrated": max(gain, key=gain.__getitem__, default=""),
+        "log_likelihood": likely,
+        "truncated": said.get("truncated"),
+        "cases_used": said.get("cases_used", [case for case, _, _ in row["context"]]),
+        "note": vqa.NOTE,
+    }
 
 
 def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
@@ -136,5 +193,5 @@ def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
                 f"{path}: {len(ids)} ids are {what}, such as {', '.join(map(repr, [*ids][:3]))}; "
                 "answer each row of the plan.jsonl beside it once, or move the file away"
             )
-    said = {row["id"]: str(row["answer"]) for row in rows}
-    return pd.DataFrame([vqa.read_answer(row, said[row["id"]]) for row in plan])
+    said = {row["id"]: {"answer": row["answer"]} for row in rows}
+    return pd.DataFrame([read_row(row, said[row["id"]]) for row in plan])

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.parametrize import replace_parameter_4bit_prequantized
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-MAX_NEW_TOKENS = 24  # answers are phrases; a longer text costs time and adds nothing
-CLOSED_TOKENS = 12  # for a base model and a question with allowed answers
+BASE_TOKENS, CLOSED_TOKENS = 24, 8  # a base model writes one line; fewer where options are given
+CHAT_TOKENS = 256  # a tuned model may give its reasons first
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,52 @@ class Loaded:
     def window(self) -> int:
         """Tokens that the model can read at once."""
         return int(self.model.config.get_text_config().max_position_embeddings)
+
+
+class ExpertQuantizer(Bnb4BitHfQuantizer):
+    """bitsandbytes' 4-bit quantiser that takes a mixture's experts, too, while they are read.
+
+    transformers holds Gemma 4's experts as 3-D parameters: they would stay in 16 bit.
+    """
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        ready = super().param_needs_quantization(model, param_name, **kwargs)
+        expert = "experts." in param_name and model.get_parameter_or_buffer(param_name).ndim == 3
+        return ready or expert
+
+    def get_quantize_ops(self) -> Any:
+        self.states: dict[str, Any] = getattr(self, "states", {})  # scales of the experts
+        return _PackExperts(self)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, state in getattr(self, "states", {}).items():
+            module, _, parameter = name.rpartition(".")
+            where = model.get_submodule(module), parameter, state.as_dict(packed=True)
+            replace_parameter_4bit_prequantized(*where, model.get_parameter(name).device)
+        return super()._process_model_after_weight_loading(model, **kwargs)
+
+
+class _PackExperts(Bnb4bitQuantize):
+    def convert(self, input_dict: dict, *args: Any, **kwargs: Any) -> dict:
+        ((name, value),) = input_dict.items()
+        value = value[0] if isinstance(value, list) else value
+        if value.ndim != 3:
+            return super().convert(input_dict, *args, **kwargs)
+        packed, state = quantize_4bit(value, compress_statistics=True, quant_type="nf4")
+        self.hf_quantizer.states[name] = state
+        return {name: torch.nn.Parameter(packed, requires_grad=False)}
+
+
+AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = ExpertQuantizer
+
+
+def four_bit_share(model: Any) -> float:
+    """Share of the weights in the decoder's layers that are held in 4 bit (two in each byte)."""
+    sizes = {True: 0, False: 0}
+    for weight in model.get_decoder().layers.parameters():
+        packed = weight.dtype == torch.uint8
+        sizes[packed] += weight.numel() * (1 + packed)
+    return sizes[True] / sum(sizes.values())
 
 
 def compute_dtype(device: str) -> torch.dtype:
@@ -93,11 +144,19 @@ def load(
     return Loaded(model.eval(), tokenizer, device, chat, time.time() - started)
 
 
-def as_chat(loaded: Loaded, prompt: str) -> str:
-    """Wrap a prompt in the model's chat template; a base model's prompt stays plain."""
-    turn = [{"role": "user", "content": prompt}]
-    wrap = loaded.tokenizer.apply_chat_template
-    return wrap(turn, tokenize=False, add_generation_prompt=True) if loaded.chat else prompt
+def as_chat(loaded: Loaded, prompt: str, answer: str | None = None) -> str:
+    """Wrap a prompt, and an answer, in the chat template; for a base model they stay plain.
+
+    Thinking is off where the template has a switch for it.
+    """
+    if not loaded.chat:
+        return prompt if answer is None else f"{prompt} {answer}"
+    turns = [{"role": "user", "content": prompt}]
+    turns += [] if answer is None else [{"role": "assistant", "content": answer}]
+    told: dict = {"tokenize": False, "add_generation_prompt": answer is None}
+    if "enable_thinking" in str(loaded.tokenizer.chat_template):
+        told["enable_thinking"] = False
+    return loaded.tokenizer.apply_chat_template(turns, **told)
 
 
 def length(loaded: Loaded, prompt: str) -> int:
@@ -106,12 +165,15 @@ def length(loaded: Loaded, prompt: str) -> int:
 
 
 @torch.inference_mode()
-def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] = ()) -> list[dict]:
+def answer_batch(
+    loaded: Loaded, prompts: Sequence[str], options: Sequence[str] = (), most: int = 0
+) -> list[dict]:
     """Answer prompts greedily and score the allowed answers; one dict per prompt.
 
-    `answer` is the first line, `tokens` and `prompt_tokens` count what was written and read, and
-    `log_likelihood` is {option: sum of the log-probabilities of its tokens}. The prompts are read
-    once: their key-value cache serves the free answer and every option.
+    `answer` is the whole text, of a base model its first line; `truncated`: no end within `most`
+    tokens (0: `new_tokens`). `tokens` and `prompt_tokens` count what was written and read, and
+    `log_likelihood` is {option: mean log-probability of its tokens}; a ValueError names a NaN.
+    The prompts are read once: their key-value cache serves the free answer and every option.
     """
     tokenizer, model = loaded.tokenizer, loaded.model
     texts = [as_chat(loaded, prompt) for prompt in prompts]
@@ -125,14 +187,18 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
     cache = model.base_model(**prompt, position_ids=places[:, :-1], use_cache=True).past_key_values
     scores = {}
     for option in options:
-        extra = option_ids(loaded, texts[0], option).to(ids.device)  # (T,)
-        scores[option] = _log_likelihood(model, ids, mask, copy.deepcopy(cache), extra).tolist()
+        extra = option_ids(loaded, prompts[0], option).to(ids.device)  # (T,)
+        found = _log_likelihood(model, ids, mask, copy.deepcopy(cache), extra)
+        if found.isnan().any():
+            what = f"the likelihood of {option!r} is NaN: {model.dtype} has too small a range"
+            raise ValueError(f"{what}, or the weights are damaged")
+        scores[option] = found.tolist()
     stops = stop_ids(loaded)
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
         past_key_values=cache,
-        max_new_tokens=CLOSED_TOKENS if options and not loaded.chat else MAX_NEW_TOKENS,
+        max_new_tokens=most or new_tokens(loaded, options),
         do_sample=False,
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
@@ -140,15 +206,22 @@ def answer_batch(loaded: Loaded, prompts: Sequence[str], options: Sequence[str] 
     rows = []
     for place, tokens in enumerate(out.tolist()):
         count = next((i for i, t in enumerate(tokens) if t in stops), len(tokens))
-        text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
-        line = next((part.strip() for part in text.splitlines() if part.strip()), "")
-        rows.append({"answer": line, "tokens": count, "prompt_tokens": int(mask[place].sum())})
-        rows[-1]["log_likelihood"] = {name: round(v[place], 4) for name, v in scores.items()}
+        # The marks of a thought stay in a tuned model's text: they part it from the answer.
+        text = tokenizer.decode(tokens[:count], skip_special_tokens=not loaded.chat).strip()
+        text = text if loaded.chat else (text.splitlines() or [""])[0].strip()
+        row = {"answer": text, "tokens": count, "truncated": count == len(tokens)}
+        row["log_likelihood"] = {name: round(v[place], 4) for name, v in scores.items()}
+        rows.append(row | {"prompt_tokens": int(mask[place].sum())})
     return rows
 
 
+def new_tokens(loaded: Loaded, options: Sequence[str] = ()) -> int:
+    """Tokens that an answer may have."""
+    return CHAT_TOKENS if loaded.chat else CLOSED_TOKENS if options else BASE_TOKENS
+
+
 def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Tensor) -> Tensor:
-    """Sum of the log-probabilities of tokens `extra` (T,) after each prompt (B, L): (B,)."""
+    """Mean log-probability of tokens `extra` (T,) after each prompt (B, L): (B,)."""
     tail = torch.cat([ids[:, -1:], extra.expand(len(ids), -1)], 1)  # (B, 1+T)
     places = mask.sum(1, keepdim=True) - 1 + torch.arange(tail.shape[1], device=ids.device)
     logits = model(
@@ -158,23 +231,33 @@ def _log_likelihood(model: Any, ids: Tensor, mask: Tensor, cache: Any, extra: Te
         past_key_values=cache,
         use_cache=True,
     ).logits[:, :-1]  # (B, T, V): what follows the prompt, token by token
-    return logits.float().log_softmax(-1).gather(2, tail[:, 1:, None]).sum((1, 2))
+    return logits.float().log_softmax(-1).gather(2, tail[:, 1:, None])[..., 0].mean(1)
 
 
 def option_ids(loaded: Loaded, prompt: str, option: str) -> Tensor:
-    """Token ids of an option (T,) as they follow the prompt."""
-    text = option if loaded.chat else " " + option
-    parts = [prompt, prompt + text, text]
-    before, whole, alone = loaded.tokenizer(parts, add_special_tokens=False).input_ids
-    return torch.tensor(whole[len(before) :] if whole[: len(before)] == before else alone)
+    """Token ids of an option (T,) as the template writes them after the prompt (Mistral: a space).
+
+    Where a whole turn does not begin as the prompt does (an empty thought), it follows directly.
+    """
+    text, turn = as_chat(loaded, prompt), as_chat(loaded, prompt, option)
+    start = turn.find(option, len(text)) if turn.startswith(text) else -1
+    text_and_option = turn[: start + len(option)] if start >= 0 else text + option
+    before, whole = loaded.tokenizer([text, text_and_option], add_special_tokens=False).input_ids
+    if whole[: len(before)] != before:  # the option's first letters joined the prompt's last token
+        whole = [*before, *loaded.tokenizer(option, add_special_tokens=False).input_ids]
+    return torch.tensor(whole[len(before) :])
 
 
 def stop_ids(loaded: Loaded) -> list[int]:
-    """End tokens; a plain prompt's answer also ends with its line."""
+    """End tokens, the template's end of a turn among them; a plain answer ends with its line."""
+    tokenizer = loaded.tokenizer
     end = loaded.model.generation_config.eos_token_id
-    stops = [*(end if isinstance(end, (list, tuple)) else [end]), loaded.tokenizer.eos_token_id]
-    if not loaded.chat:
-        for ending in ("\n", "\n\n"):
-            ids = loaded.tokenizer(ending, add_special_tokens=False).input_ids
-            stops += ids if len(ids) == 1 else []
+    stops = [*(end if isinstance(end, (list, tuple)) else [end]), tokenizer.eos_token_id]
+    if loaded.chat:
+        ending = as_chat(loaded, "question", "answer").rpartition("answer")[2].strip()
+        ids = tokenizer(ending, add_special_tokens=False).input_ids[:1]
+        stops += [i for i in ids if i in tokenizer.added_tokens_decoder]
+    for ending in () if loaded.chat else ("\n", "\n\n"):
+        ids = tokenizer(ending, add_special_tokens=False).input_ids
+        stops += ids if len(ids) == 1 else []
     return sorted({int(token) for token in stops if token is not None})

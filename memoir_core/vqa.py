@@ -3,7 +3,7 @@
 The model never sees an image: it reads the captions of the five reranked training cases and the
 query's caption without diagnosis and CDR-SB (project page, 'Retrieval-Augmented VQA Extension').
 Beside the free answer, the likelihood of each allowed answer is scored, which separates a model
-that formats badly from one that reasons badly.
+that formats badly from one that reasons badly. How a free answer is read is not decided here.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from .captions import BANDS, PROTOCOLS, SCORE_NAMES, SEX_NAMES, band
+from .captions import BANDS, DX_NAMES, PROTOCOLS, SCORE_NAMES, SEX_NAMES, band
 from .config import DX
 from .files import digest
 from .metrics import bootstrap, majority
 
 NOTE = "not for clinical use"
-# Each changes the blind protocol's context in one way: none at all; that of another query;
-# the same cases with blind captions and no answers.
-CONTROLS = ("no context", "shuffled context", "label-masked")
+IN_PROMPT = "caption in prompt"  # blind cases, but the query's own caption with its diagnosis
+# Each changes the blind protocol's context in one way: none at all; that of another query; the
+# labels mixed among the same cases (Min et al. 2022, arXiv:2202.12837); the nearest case's label
+# replaced. A label is changed in the caption's words as well.
+CONTROLS = ("no context", "shuffled context", "shuffled labels", "swapped label")
 MEASURES = ("sbert_cosine", "bertscore", "faithfulness")  # of free text, see `score_answers`
 AGE_BANDS = ("under 60", "60 to 69", "70 to 79", "80 or older")
 SEVERITY = BANDS["CDRSB"][1]  # the words that captions use for CDR-SB
@@ -37,14 +40,8 @@ QUESTIONS = {  # kind: the question, in the same words for every case, and its a
     ),
     "why": ("What is the diagnosis, and why?", ()),  # free text
 }
-SYNONYMS = {
-    "CN": ("cognitively normal", "normal cognition"),
-    "MCI": ("mild cognitive impairment",),
-    "Dementia": ("alzheimer's disease", "alzheimer's dementia"),
-}
 _ROLE_MARKS = re.compile(r"</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
 _TURN_WORDS = re.compile(r"\b(question|answer|case\s+\d+|system|user|assistant)\s*:", re.IGNORECASE)
-_STATEMENT = re.compile(r"\b(CDR-SB|ADAS-1[13]|MMSE|MoCA)\W{0,3}(?:of|is|was|=)?\W{0,3}(\d+)")
 
 
 def abnormality(cohort: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +113,7 @@ def question(
 ) -> dict:
     """One question of the plan, as plan.jsonl holds it; its `id` changes with the prompt's text.
 
-    `protocol` is of `PROTOCOLS` or `CONTROLS`, or names a query of fewer modalities: 'blind, t1'.
+    `protocol` is `IN_PROMPT`, of `PROTOCOLS` or `CONTROLS`, or names fewer modalities: 'blind, t1'.
     """
     prompt = build_prompt(kind, case, caption, context)
     name = f"{protocol}/{kind}/{case}/{digest(prompt)[:8]}"
@@ -130,9 +127,9 @@ def plan_questions(
 ) -> list[dict]:
     """Choose the questions, the same for every protocol and model.
 
-    One in ten goes to each of the five other kinds, in the blind protocol only; the rest ask for
-    the diagnosis of as many test cases in all protocols, a quarter of `questions` in each control.
-    A ValueError names the kind for which the test part is too small.
+    One in ten goes to each of the five other kinds, the rest ask for the diagnosis; all in both
+    protocols. The first quarter, diagnoses, is also asked in each control and with the query's own
+    caption. A ValueError names the kind for which the test part is too small.
     """
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
@@ -150,62 +147,28 @@ def plan_questions(
             )
         wanted += [(kind, case) for case in able[:count]]
     plan = []
-    for protocol in (*PROTOCOLS, *CONTROLS):
-        for kind, case in wanted[: questions // 4] if protocol in CONTROLS else wanted:
-            if kind != "diagnosis" and protocol != "blind":
-                continue
+    for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
+        for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 4]:
             source = case  # whose neighbours: the next query's where contexts are shuffled
             if protocol == "shuffled context":
                 source = order[(order.index(case) + 1) % len(order)]
             found = hits[source, "own_caption" if protocol == "own_caption" else "blind"]
             known = answers[kind]
             context = [(c, texts[c]["caption"], known[c]) for c in found if c in known]
-            if protocol == "label-masked":
-                context = [(c, texts[c]["caption_blind"], "") for c in found]
-            elif protocol == "no context":
+            labels = [label for _, _, label in context]
+            if protocol == "no context":
                 context = []
-            blind = texts[case]["caption_blind"]
-            plan.append(question(kind, case, protocol, blind, context, known[case]))
+            elif protocol in ("shuffled labels", "swapped label"):
+                mixed = [DX[DX.index(labels[0]) - 1], *labels[1:]]
+                if protocol == "shuffled labels":
+                    mixed = np.random.default_rng([seed, case]).permutation(labels).tolist()
+                context = [
+                    (c, text.replace(DX_NAMES[old], DX_NAMES[new]), new)
+                    for (c, text, old), new in zip(context, mixed, strict=True)
+                ]
+            shown = texts[case]["caption" if protocol == IN_PROMPT else "caption_blind"]
+            plan.append(question(kind, case, protocol, shown, context, known[case]))
     return plan
-
-
-def parse_answer(text: str, options: Sequence[str]) -> str:
-    """Map a free answer to the one of `options` that its first line names, else 'unparsed'.
-
-    Whole words count, without regard to case; for the diagnosis, common synonyms, too.
-    """
-    line = next((part for part in text.splitlines() if part.strip()), "").lower()
-    named = {
-        option
-        for option in options
-        for name in (option.lower(), *SYNONYMS.get(option, ()))
-        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line)
-    }
-    return named.pop() if len(named) == 1 else "unparsed"
-
-
-def read_answer(row: dict, answer: str, log_likelihood: dict | None = None) -> dict:
-    """Read what was answered to a row of the plan; '' where there are no options or likelihoods.
-
-    `parsed` is the option that the free answer names, `constrained` the most likely one.
-    """
-    likely = log_likelihood or {}
-    asked = {key: row[key] for key in ("id", "case", "kind", "protocol", "reference")}
-    asked |= {"question": QUESTIONS[row["kind"]][0], "answer": answer}
-    return asked | {
-        "parsed": parse_answer(answer, row["options"]) if row["options"] else "",
-        "constrained": max(likely, key=likely.__getitem__) if likely else "",
-        "log_likelihood": likely,
-        "cases_used": [case for case, _, _ in row["context"]],
-        "note": NOTE,
-    }
-
-
-def faithfulness(answer: str, texts: Sequence[str]) -> float:
-    """Share of the answer's statements 'score and value' that a text holds; NaN without any."""
-    stated = _STATEMENT.findall(answer)
-    known = {pair for text in texts for pair in _STATEMENT.findall(text)}
-    return float(np.mean([pair in known for pair in stated])) if stated else float("nan")
 
 
 def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
@@ -213,36 +176,43 @@ def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
     rows = []
     for row in plan:
         labels = [answer for _, _, answer in row["context"]]
-        if row["kind"] == "diagnosis" and labels and all(labels):
+        if row["kind"] == "diagnosis" and labels:
             asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
             rows.append(asked | {"parsed": majority(labels)})
     return pd.DataFrame(rows)
 
 
 def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int) -> pd.DataFrame:
-    """Score one model's answers: a row per protocol and metric, with a bootstrap interval.
+    """Score one model's answers: a row per protocol and metric, with a 95 % interval and n.
 
-    `answers` has the columns of `read_answer` or `majority_control`, and those of `MEASURES` that
-    are known, where NaN does not count. Accuracy counts 'unparsed' as wrong.
+    `answers` has kind, protocol, reference, and what is known of `parsed` (read fairly), `strict`,
+    `constrained`, `calibrated`, `truncated`, `MEASURES` (NaN does not count). 'unparsed' is wrong,
+    '' does not count. Shares have Wilson's interval, means of measures a bootstrap's.
     """
-    asked, right = answers["kind"] == "diagnosis", answers["parsed"] == answers["reference"]
-    values = {"diagnosis_accuracy": right.where(asked)}
-    if "constrained" in answers:
-        closed, likely = ~asked & (answers["parsed"] != ""), answers["constrained"]
-        likely = (likely == answers["reference"]).where(likely != "")
-        values |= {
-            "diagnosis_accuracy_constrained": likely.where(asked),
-            "other_accuracy_constrained": likely.where(closed),
-            "diagnosis_unparsed": (answers["parsed"] == "unparsed").where(asked),
-            "other_accuracy": right.where(closed),
-        }
-    values |= {name: answers[name] for name in MEASURES if name in answers}
+    asked = answers["kind"] == "diagnosis"
+    shares: dict[str, pd.Series] = {}
+    for reading in ("parsed", "strict", "constrained", "calibrated"):
+        if reading in answers:
+            right = (answers[reading] == answers["reference"]).where(answers[reading] != "")
+            name = "accuracy" if reading == "parsed" else f"accuracy_{reading}"
+            shares |= {
+                f"diagnosis_{name}": right.where(asked),
+                f"other_{name}": right.where(~asked),
+            }
+    if "constrained" in answers:  # a model's answers, not a vote
+        shares["diagnosis_unparsed"] = (answers["parsed"] == "unparsed").where(asked)
+    if "truncated" in answers:
+        shares["truncated"] = answers["truncated"]
+    measures = {name: answers[name] for name in MEASURES if name in answers}
     rows = []
     for protocol, part in answers.groupby("protocol", sort=False):
-        for metric, column in values.items():
+        for metric, column in (shares | measures).items():
             known = column[part.index].dropna().to_numpy(float)
-            if len(known):
-                found = bootstrap(known, None, resamples, seed)
-                row = {"llm": llm, "protocol": protocol, "metric": metric, "n": len(known)}
-                rows.append(row | {key: round(found[key], 4) for key in ("value", "low", "high")})
-    return pd.DataFrame(rows).assign(note=NOTE)
+            row = {"llm": llm, "protocol": protocol, "metric": metric, "n": len(known)}
+            if len(known) and metric in shares:
+                ends = binomtest(int(known.sum()), len(known)).proportion_ci(method="wilson")
+                row |= {"value": known.mean(), "low": ends.low, "high": ends.high}
+            elif len(known):
+                row |= bootstrap(known, None, resamples, seed)
+            rows += [row] if len(known) else []
+    return pd.DataFrame(rows).round(4).assign(note=NOTE)

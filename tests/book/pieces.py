@@ -130,7 +130,9 @@ def answers(folder, old=False):
 
     model = type("Model", (), {"get_memory_footprint": lambda self: 2**20})()
     said = {"answer": "MCI", "tokens": 1, "prompt_tokens": 9, "log_likelihood": {}}
-    llm.answer_batch = lambda loaded, prompts, options: [said] * len(prompts)
+    said["truncated"] = False
+    llm.answer_batch = lambda loaded, prompts, options, most=0: [said] * len(prompts)
+    llm.four_bit_share = lambda model: 1.0
     llm.load_4bit = lambda *_, **__: llm.Loaded(model, None)
     answers.cut_context = lambda loaded, row: row
     answers.time = types.SimpleNamespace(perf_counter=itertools.count().__next__)

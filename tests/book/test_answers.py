@@ -45,6 +45,8 @@ def test_the_whole_plan_is_answered_in_its_order(loaded, model, plan, tmp_path):
         assert made["log_likelihood"][place] == pytest.approx(alone["log_likelihood"], abs=2e-3)
     assert speed["questions"] == len(plan) and speed["captions_cut"] == 0
     assert speed["memory_mib"] >= 0 and speed["tokens_per_second"] > 0
+    assert speed["weights_held"] == "un-quantised" and speed["four_bit_share"] == 0
+    assert speed["truncated"] == made["truncated"].sum() > 0
 
 
 def test_finished_answers_are_read_and_no_model_is_loaded(model, plan, tmp_path, monkeypatch):
@@ -109,11 +111,11 @@ def test_the_quantisation_chooses_how_to_load(
 def test_a_killed_model_leaves_nothing_that_is_read(model, plan, tmp_path, monkeypatch):
     real, calls = llm.answer_batch, []
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(llm, "answer_batch", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -124,12 +126,69 @@ def test_a_killed_model_leaves_nothing_that_is_read(model, plan, tmp_path, monke
 
 
 def test_a_gpu_that_is_too_small_is_named(model, plan, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(llm, "answer_batch", full)
     with pytest.raises(MemoryError, match=r"while m answered: choose a smaller model.*now 4"):
         answers.answer_plan(plan[:1], tmp_path / "m", *model)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_model_that_cannot_be_loaded_is_named_and_may_be_skipped(
+    model, plan, tmp_path, monkeypatch, error
+):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(llm, "load", full)
+    with pytest.raises(answers.NoRoom, match="Tiny does not fit into memory on cpu: skipped"):
+        answers.answer_plan(plan[:1], tmp_path / "m", *model)
+    assert not (tmp_path / "m" / "answers.jsonl").exists()
+
+
+def test_a_model_is_called_nf4_only_where_it_is(model):
+    nf4 = model[0]._replace(quantisation="nf4")
+    assert answers.precision(nf4, 0.951) == "NF4"
+    assert answers.precision(nf4, 0.34) == "34% of the weights in 4 bit"
+    assert answers.precision(model[0], 0.0) == "un-quantised"
+
+
+def test_a_chat_model_answers_with_room_and_its_thought_is_stripped(
+    loaded, model, plan, tmp_path, monkeypatch
+):
+    asked = []
+
+    def said(loaded, prompts, options, most=0):
+        asked.append((loaded.chat, most))
+        row = {"answer": "<think>CN?</think>\nIt is MCI.", "tokens": 9, "prompt_tokens": 9}
+        row |= {"truncated": False, "log_likelihood": dict.fromkeys(options, -1.0)}
+        return [row] * len(prompts)
+
+    monkeypatch.setattr(llm, "answer_batch", said)
+    made, _ = answers.answer_plan(plan[:2], tmp_path, model[0]._replace(chat=True), model[1])
+    assert set(asked) == {(True, 0), (True, 1)}  # the last reads what it prefers without a case
+    assert set(made["answer"]) == {"It is MCI."} and set(made["parsed"]) == {"MCI"}
+    assert set(made["strict"]) == {"unparsed"} and made["raw"].str.startswith("<think>").all()
+
+
+def test_a_row_is_read_in_four_ways(plan):
+    row = next(row for row in plan if row["kind"] == "diagnosis")
+    likely, prior = (
+        {"CN": a, "MCI": b, "Dementia": c} for a, b, c in ((-3, -1, -2), (-3, 0, -2.5))
+    )
+    said = {"answer": "I say CN", "log_likelihood": likely, "prior": prior, "truncated": True}
+    made = answers.read_row(row, said)
+    assert [made[name] for name in ("strict", "parsed", "constrained", "calibrated")] == [
+        "unparsed", "CN", "MCI", "Dementia"
+    ]  # fmt: skip
+    assert made["cases_used"] == [case for case, _, _ in row["context"]] and made["truncated"]
+    assert made["note"] == "not for clinical use" and made["id"] == row["id"]
+    assert made["reference"] == row["reference"] and made["question"] in row["prompt"]
+    free = next(row for row in plan if row["kind"] == "why")
+    assert answers.read_row(free, {"answer": "MCI, because"})["parsed"] == ""
+    other = answers.read_row(row, {"answer": "MCI"})  # no likelihoods: another program
+    assert (other["constrained"], other["calibrated"], other["truncated"]) == ("", "", None)
 
 
 def test_context_is_cut_by_whole_captions_the_farthest_first(loaded, plan):
@@ -151,7 +210,7 @@ def write(path, rows):
 
 
 def test_answers_of_another_program_are_read_by_id(plan, tmp_path):
-    rows = [{"id": row["id"], "answer": f"{row['reference']}\nmore"} for row in plan]
+    rows = [{"id": row["id"], "answer": f"{row['reference']}\n"} for row in plan]
     made = answers.read_answers(write(tmp_path / "answers_mine.jsonl", rows[::-1]), plan)
     assert made["id"].tolist() == [row["id"] for row in plan]
     assert (made["parsed"] == made["reference"])[made["kind"] == "diagnosis"].all()

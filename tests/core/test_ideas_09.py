@@ -1,13 +1,17 @@
 """Chapter 9's prompt, NF4 and likelihood of an option, written out, are the core's."""
 
+import re
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import tinyllm
 import torch
 import transformers
 from ideas import idea
 
+from memoir_book.answers import read_row
 from memoir_book.weights import Backbone
 from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
@@ -60,3 +64,51 @@ def test_the_likelihood_of_an_option_is_the_core_s(by_hand, plan):
 
 def held(by_hand):
     return {name: by_hand[name] for name in ("first", "tokenizer", "model")}
+
+
+# ---------------------------------------------------------------- what a score is worth
+CASES = {12: "MMSE 17, MoCA 10.", 13: "ADAS-13 20."}
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [
+        ("MCI, because MMSE 24 and ADAS-13 31 are bad", 0.5),
+        ("MMSE is 24", 1.0),
+        ("CN, because MMSE 17 is low", 0.0),  # a neighbour's number says nothing of the query
+        ("Case 12 has an MMSE of 17", 1.0),
+        ("Case 13 has an MMSE of 17", 0.0),
+        ("Similar cases have MMSE 17; here MMSE 24", 1.0),
+        ("MCI", None),
+    ],
+)
+def test_a_statement_on_the_query_needs_the_query_s_own_number(answer, share):
+    faithfulness = idea("09", "def faithfulness", re=re, np=np)["faithfulness"]
+    found = faithfulness(answer, "Scores: MMSE 24 (low), ADAS-13 20.", CASES)
+    assert np.isnan(found) if share is None else found == share
+
+
+def test_a_right_model_is_read_as_wrong_where_only_its_form_differs(plan):
+    names = idea("09", "def shapes", plan=plan, pd=pd, read_row=read_row)
+    found = names["artefact"]
+    assert found.loc["the label"].tolist() == [1, 1] and len(names["base"]) == 3
+    assert found.loc["thought cut off"].tolist() == [0, 0]  # it never answered
+    for shape in ("the name", "a sentence", "reasons first", "thought first", "empty thought"):
+        assert found.loc[shape].to_dict() == {"strict": 0, "fair": 1}, shape
+
+
+def test_who_follows_a_swapped_label(plan):
+    follows = idea(
+        "09", "def follows", plan=plan, pd=pd, tested=[], answers={}, majority=majority(plan)
+    )["follows"]
+    table = pd.DataFrame([row for row in plan if row["kind"] == "diagnosis"])
+    nearest = [row[0][2] if row else "" for row in table["context"]]
+    n = (table["protocol"] == "swapped label").sum()
+    copies = follows(table.assign(parsed=nearest))
+    assert copies == {"n": n, "other answer": 1, "followed": 1}
+    deaf = follows(table.assign(parsed=table["reference"]))
+    assert deaf == {"n": n, "other answer": 0, "followed": 0}
+
+
+def majority(plan):
+    return vqa.majority_control(plan)

@@ -1,12 +1,21 @@
 """Loading, likelihood and generation, against plain forward passes of a tiny random model."""
 
+import copy
+
 import numpy as np
 import pytest
 import tinyllm
 import torch
-from bitsandbytes.functional import dequantize_4bit, get_4bit_type
+from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
 from bitsandbytes.nn import Linear4bit
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4TextConfig,
+)
+from transformers.models.gemma4.configuration_gemma4 import Gemma4VisionConfig
 
 from memoir_core import llm
 
@@ -28,7 +37,7 @@ def loaded(folder):
 
 
 def plain(loaded, text, option):
-    """Sum of the option's log-probabilities: one forward pass, token by token, no cache."""
+    """Mean of the option's log-probabilities: one forward pass, token by token, no cache."""
     ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
     extra = loaded.tokenizer(option, add_special_tokens=False).input_ids
     total = 0.0
@@ -37,7 +46,7 @@ def plain(loaded, text, option):
             logits = loaded.model(torch.tensor([ids])).logits[0, -1].double()
         total += float(logits[token] - torch.logsumexp(logits, 0))
         ids = [*ids, token]
-    return total
+    return total / len(extra)
 
 
 def test_likelihood_of_an_option_equals_a_plain_forward_pass(loaded):
@@ -61,7 +70,7 @@ def test_an_answer_does_not_depend_on_the_batch(loaded):
     assert together[0]["prompt_tokens"] == len(loaded.tokenizer(LONG).input_ids)
 
 
-@pytest.mark.parametrize(("options", "most"), [(OPTIONS, 12), ((), 24)])
+@pytest.mark.parametrize(("options", "most"), [(OPTIONS, 8), ((), 24)])
 def test_the_free_answer_is_greedy(loaded, options, most):
     """One argmax after another, to the first line's end."""
     made = llm.answer_batch(loaded, [LONG, SHORT], options)
@@ -75,6 +84,7 @@ def test_the_free_answer_is_greedy(loaded, options, most):
                 break
             said.append(token)
         assert row["tokens"] == len(said) > 0
+        assert row["truncated"] == (len(said) == most)
         text = loaded.tokenizer.decode(said, skip_special_tokens=True).strip()
         assert row["answer"] == (text.splitlines() or [""])[0].strip()
 
@@ -89,7 +99,7 @@ def test_what_follows_a_stop_is_no_answer(loaded, monkeypatch):
 
     monkeypatch.setattr(loaded.model, "generate", said)
     row = llm.answer_batch(loaded, [SHORT], OPTIONS)[0]
-    assert (row["answer"], row["tokens"]) == ("MCI", len(words))
+    assert (row["answer"], row["tokens"], row["truncated"]) == ("MCI", len(words), False)
 
 
 def test_stops_are_the_end_and_for_a_plain_prompt_the_line(loaded):
@@ -122,7 +132,7 @@ def test_only_a_plain_prompt_gets_the_tokenizers_own_beginning(loaded, monkeypat
         def __getattr__(self, name):
             return getattr(loaded.tokenizer, name)
 
-    monkeypatch.setattr(llm, "as_chat", lambda loaded, prompt: prompt)
+    monkeypatch.setattr(llm, "as_chat", lambda loaded, prompt, answer="": prompt + answer)
     llm.answer_batch(llm.Loaded(loaded.model, Spy(), chat=is_chat), [SHORT])
     assert asked[0] is not is_chat
 
@@ -159,3 +169,168 @@ def test_nf4_rounds_each_block_to_the_nearest_of_16_levels(folder, loaded):
     assert four.model.get_memory_footprint() < loaded.model.get_memory_footprint()
     row = llm.answer_batch(four, [SHORT], ("CN",))[0]
     assert row["log_likelihood"]["CN"] == pytest.approx(plain(four, SHORT, " CN"), abs=2e-3)
+
+
+# ---------------------------------------------------------------- models tuned on instructions
+MISTRAL = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
+    "{% else %} {{ m['content'] }}<bos>{% endif %}{% endfor %}"
+)
+GEMMA_4 = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<bos>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>"
+    "{% if not enable_thinking | default(true) %}<quiet>{% endif %}{% endif %}"
+)
+
+
+def tuned(loaded, template):
+    """The tiny model, with a template whose turns end with a token of their own."""
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = template
+    return llm.Loaded(loaded.model, tokenizer, chat=True)
+
+
+def test_a_turn_ends_where_the_template_ends_it(loaded):
+    chat = tuned(loaded, MISTRAL)
+    end = chat.tokenizer.convert_tokens_to_ids("<bos>")
+    assert set(llm.stop_ids(chat)) == {chat.tokenizer.eos_token_id, end}
+
+
+def test_thinking_is_off_where_the_template_has_a_switch(loaded, monkeypatch):
+    assert llm.as_chat(tuned(loaded, GEMMA_4), "Q") == "<user>Q<bos><assistant><quiet>"
+    chat, told = tuned(loaded, MISTRAL), []
+    monkeypatch.setattr(chat.tokenizer, "apply_chat_template", lambda _, **t: told.append(t))
+    llm.as_chat(chat, "Q")
+    assert told == [{"tokenize": False, "add_generation_prompt": True}]
+
+
+@pytest.mark.parametrize(("template", "space"), [(MISTRAL, " "), (GEMMA_4, "")])
+def test_an_option_has_the_tokens_that_the_template_writes(loaded, template, space):
+    chat = tuned(loaded, template)
+    text = llm.as_chat(chat, SHORT)
+    for option in OPTIONS:
+        after = chat.tokenizer(text + space + option, add_special_tokens=False).input_ids
+        before = chat.tokenizer(text, add_special_tokens=False).input_ids
+        assert llm.option_ids(chat, SHORT, option).tolist() == after[len(before) :]
+    row = llm.answer_batch(chat, [SHORT], OPTIONS, most=2)[0]
+    assert row["log_likelihood"] == pytest.approx(
+        {option: plain(chat, text, space + option) for option in OPTIONS}, abs=2e-3
+    )
+
+
+def test_the_first_letters_may_join_the_prompt_s_last_token(loaded):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    ids = llm.option_ids(tuned(loaded, template), "A wom", "an").tolist()
+    assert ids == loaded.tokenizer("an", add_special_tokens=False).input_ids
+
+
+def test_room_for_an_answer_and_its_end(loaded, monkeypatch):
+    chat = tuned(loaded, MISTRAL)
+    rooms = [llm.new_tokens(chat, OPTIONS), llm.new_tokens(chat), llm.new_tokens(loaded, OPTIONS)]
+    assert rooms == [256, 256, 8] and llm.new_tokens(loaded) == 24
+    words = chat.tokenizer("line\nline", add_special_tokens=False).input_ids
+    end = chat.tokenizer.convert_tokens_to_ids("<bos>")
+    asked = []
+
+    def said(input_ids, **options):
+        asked.append(options["max_new_tokens"])
+        rows = [[*words, *words], [*words, end, *[0] * (len(words) - 1)]]
+        return torch.cat([input_ids, torch.tensor(rows)], 1)
+
+    monkeypatch.setattr(chat.model, "generate", said)
+    long, short = llm.answer_batch(chat, [SHORT, SHORT], OPTIONS)
+    assert (long["truncated"], short["truncated"], asked) == (True, False, [256])
+    assert short["answer"] == "line\nline" and short["tokens"] == len(words)
+
+
+def test_marks_of_a_thought_stay_in_a_tuned_model_s_answer(loaded, monkeypatch):
+    chat = tuned(loaded, MISTRAL)
+    ids = chat.tokenizer("<pad>thought<pad>MCI", add_special_tokens=False).input_ids
+    monkeypatch.setattr(
+        chat.model,
+        "generate",
+        lambda input_ids, **_: torch.cat([input_ids, torch.tensor([ids])], 1),
+    )
+    assert llm.answer_batch(chat, [SHORT])[0]["answer"] == "<pad>thought<pad>MCI"
+
+
+# ---------------------------------------------------------------- likelihoods
+def test_a_network_that_knows_nothing_prefers_no_option(loaded, monkeypatch):
+    """Its logits are all the same: a sum would name the option of the fewest tokens."""
+    blank = copy.deepcopy(loaded.model)
+    torch.nn.init.zeros_(blank.get_output_embeddings().weight)
+    row = llm.answer_batch(llm.Loaded(blank, loaded.tokenizer), [SHORT], OPTIONS)[0]
+    found = row["log_likelihood"]
+    tokens = {len(llm.option_ids(loaded, SHORT, option)) for option in OPTIONS}
+    assert len(tokens) > 1 and len({*found.values()}) == 1
+    assert found["CN"] == pytest.approx(-np.log(blank.config.vocab_size), abs=1e-3)
+
+
+def test_a_likelihood_that_is_nan_is_refused(loaded):
+    broken = copy.deepcopy(loaded.model)
+    broken.get_output_embeddings().weight.data[5] = float("nan")
+    with pytest.raises(ValueError, match=r"likelihood of 'CN' is NaN: .*float32"):
+        llm.answer_batch(llm.Loaded(broken, loaded.tokenizer), [SHORT], OPTIONS)
+
+
+# ---------------------------------------------------------------- four bits
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A random Gemma 4 of the published class: eight experts, two of them used for a token."""
+    folder = tinyllm.save(tmp_path_factory.mktemp("mixture"))
+    text = Gemma4TextConfig(
+        vocab_size=700, hidden_size=64, intermediate_size=128, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, global_head_dim=32,
+        num_global_key_value_heads=1, attention_k_eq_v=True, enable_moe_block=True, num_experts=8,
+        top_k_experts=2, moe_intermediate_size=64, hidden_size_per_layer_input=0,
+        sliding_window=64, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1,
+        bos_token_id=2,
+    )  # fmt: skip
+    vision = Gemma4VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    (folder / "model.safetensors").unlink()
+    whole = Gemma4Config(text_config=text, vision_config=vision)
+    Gemma4ForConditionalGeneration(whole).save_pretrained(folder)
+    return folder
+
+
+def test_the_share_in_four_bits_is_counted_by_hand(folder, loaded):
+    four = llm.load_4bit(folder)
+    dense = {n: p.numel() for n, p in loaded.model.named_parameters() if ".layers." in n}
+    matrices = sum(size for name, size in dense.items() if "proj" in name)
+    assert llm.four_bit_share(four.model) == matrices / sum(dense.values()) > 0.95
+    assert llm.four_bit_share(loaded.model) == 0
+
+
+def test_experts_are_held_in_four_bits_too(mixture):
+    """Their answers are those of a dense model whose every matrix was rounded by hand."""
+    four, dense = llm.load_4bit(mixture), llm.load(mixture)
+    full = llm.answer_batch(dense, [LONG, SHORT], OPTIONS)
+    layers = dense.model.get_decoder().layers
+    held = dict(four.model.get_decoder().layers.named_parameters())
+    for name, weight in layers.named_parameters():
+        if weight.ndim > 1:
+            packed, state = quantize_4bit(weight.data, compress_statistics=True, quant_type="nf4")
+            weight.data.copy_(dequantize_4bit(packed, state))
+            assert name not in held or held[name].dtype == torch.uint8
+    assert llm.four_bit_share(four.model) > 0.95
+    for a, b, c in zip(
+        llm.answer_batch(four, [LONG, SHORT], OPTIONS),
+        llm.answer_batch(dense, [LONG, SHORT], OPTIONS),
+        full,
+        strict=True,
+    ):
+        assert a["answer"] == b["answer"]
+        assert a["log_likelihood"] == pytest.approx(b["log_likelihood"], abs=2e-3)
+        assert a["log_likelihood"] == pytest.approx(c["log_likelihood"], abs=0.3)  # rounded
+        assert a["log_likelihood"] != c["log_likelihood"]
+    assert four.model.get_memory_footprint() < 0.7 * dense.model.get_memory_footprint()
+
+
+def test_experts_left_in_16_bits_would_be_told(mixture, monkeypatch):
+    plain_quantiser = llm.Bnb4BitHfQuantizer
+    monkeypatch.setitem(llm.AUTO_QUANTIZER_MAPPING, "bitsandbytes_4bit", plain_quantiser)
+    assert 0.1 < llm.four_bit_share(llm.load_4bit(mixture).model) < 0.6
