@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memoir_core.config import DX, SCORES
-from memoir_core.metrics import Metrics
+from memoir_core.metrics import Metrics, majority
 
 
 def baselines(cohort: pd.DataFrame) -> Metrics:
@@ -35,3 +37,14 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
         error = (test[column] - train[column].mean()).abs().mean()
         found[f"{task} constant"] = {"mae": float(error)}
     return found
+
+
+def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
+    """What the retrieved diagnoses alone say, where they are shown: no language model at all."""
+    rows = []
+    for row in plan:
+        labels = [answer for _, _, answer in row["context"]]
+        if row["kind"] == "diagnosis" and labels:
+            asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
+            rows.append(asked | {"parsed": majority(labels)})
+    return pd.DataFrame(rows)

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from .captions import BANDS, DX_NAMES, PROTOCOLS, SCORE_NAMES, SEX_NAMES, band
 from .config import DX
 from .files import digest
-from .metrics import bootstrap, majority
+from .metrics import bootstrap
 
 NOTE = "not for clinical use"
 IN_PROMPT = "caption in prompt"  # blind cases, but the query's own caption with its diagnosis
@@ -169,17 +169,6 @@ def plan_questions(
             shown = texts[case]["caption" if protocol == IN_PROMPT else "caption_blind"]
             plan.append(question(kind, case, protocol, shown, context, known[case]))
     return plan
-
-
-def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
-    """What the retrieved diagnoses alone say, where they are shown: no language model at all."""
-    rows = []
-    for row in plan:
-        labels = [answer for _, _, answer in row["context"]]
-        if row["kind"] == "diagnosis" and labels:
-            asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
-            rows.append(asked | {"parsed": majority(labels)})
-    return pd.DataFrame(rows)
 
 
 def score_answers(answers: pd.DataFrame, llm: str, *, resamples: int, seed: int) -> pd.DataFrame:

@@ -293,6 +293,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
             'cohort[cohort["split"] == "test"], cohort[cohort["split"] != "test"]',
         ),
         ("- train[column].mean()", "- test[column].mean()"),
+        ("and labels:", "or labels:"),
     ],
     "llm": [
         ('bnb_4bit_quant_type="nf4"', 'bnb_4bit_quant_type="fp4"'),
@@ -330,7 +331,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ('"own_caption" if protocol == "own_caption" else "blind"', '"blind"'),
         ('method="wilson"', 'method="exact"'),
         ("_TURN_WORDS.sub(lambda match: match.group(1), ", "("),
-        ("and labels:", "or labels:"),
         ('answers[reading] == answers["reference"]', 'answers[reading] != answers["reference"]'),
         ('.where(answers[reading] != "")', ""),
         ("[:count]]", "[-count:]]"),

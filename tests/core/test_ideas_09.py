@@ -12,6 +12,7 @@ import transformers
 from ideas import idea
 
 from memoir_book.answers import read_row
+from memoir_book.baselines import majority_control
 from memoir_book.weights import Backbone
 from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
@@ -111,4 +112,4 @@ def test_who_follows_a_swapped_label(plan):
 
 
 def majority(plan):
-    return vqa.majority_control(plan)
+    return majority_control(plan)
