@@ -25,7 +25,8 @@ def sections(module: Path) -> list[tuple[list[str], int, int]]:
             names, kind = [node.name], node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names, kind = [ast.unparse(target) for target in targets], "constants"
+            names = [ast.unparse(t) for t in targets if not isinstance(t, ast.Subscript)]
+            kind = "constants" if names else before  # an entry of a table names nothing
         first = next(n for n, line in enumerate(lines[end:], end + 1) if line.strip())
         if kind == before and (kind != "constants" or "" not in lines[end : node.lineno - 1]):
             above, first, _ = found.pop()
