@@ -325,3 +325,9 @@ def test_scripts_in_recipes_are_python_that_names_what_exists():
         if isinstance(node, ast.ImportFrom) and node.module.startswith("memoir"):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+def test_an_entry_of_a_table_is_no_name_of_a_page(tmp_path):
+    module = tmp_path / "some.py"
+    module.write_text('"""Doc."""\n\nA = {}\n\n\nclass B:\n    x = 1\n\n\nA["b"] = B\n')
+    assert [names for names, *_ in codepages.sections(module)] == [["A"], ["B"]]
