@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import ndcg_score
+from tinysearch import N, Words, embeddings
 
 from memoir_book import rankings
-from memoir_core import retrieval, text
+from memoir_core import retrieval
 from memoir_core.captions import BLIND, caption, caption_rows
 from memoir_core.model import HEADS
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 from people import people
-
-N = 40
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +26,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def z():
-    rng = np.random.default_rng(1)
-    centres = rng.normal(size=(3, 512))
-    return text.unit_rows(centres[np.arange(N) % 3] + rng.normal(size=(N, 512)))
+    return embeddings()
 
 
 @pytest.fixture
@@ -40,15 +37,6 @@ def train(table):
 @pytest.fixture
 def index(table, z, train):
     return retrieval.build_index(z[train], train, table)
-
-
-class Words:
-    """A cross-encoder whose score is the number of shared words."""
-
-    def rank(self, query, documents, top_k=None, show_progress_bar=False):
-        scores = [len(set(query.split()) & set(text.split())) for text in documents]
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
-        return [{"corpus_id": i, "score": np.float32(scores[i])} for i in order]
 
 
 # --- grades -----------------------------------------------------------------------------

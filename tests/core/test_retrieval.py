@@ -10,14 +10,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tinysearch import N, Words, embeddings
 
 from memoir_book import rankings
-from memoir_core import retrieval, text
+from memoir_core import retrieval
 from memoir_core.captions import PROTOCOLS, caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.config import SCORES
-
-N = 40
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +26,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def z():
-    rng = np.random.default_rng(1)
-    centres = rng.normal(size=(3, 512))
-    return text.unit_rows(centres[np.arange(N) % 3] + rng.normal(size=(N, 512)))
+    return embeddings()
 
 
 @pytest.fixture
@@ -122,15 +119,6 @@ def test_random_neighbours(table, opponents):
 
 
 # --- queries ----------------------------------------------------------------------------
-
-
-class Words:
-    """A cross-encoder whose score is the number of shared words."""
-
-    def rank(self, query, documents, top_k=None, show_progress_bar=False):
-        scores = [len(set(query.split()) & set(text.split())) for text in documents]
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
-        return [{"corpus_id": i, "score": np.float32(scores[i])} for i in order]
 
 
 def test_reranking_by_hand():
