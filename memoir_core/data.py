@@ -18,7 +18,7 @@ from .volumes import Volumes, augment, own_rows
 IGNORE = -100  # label of a row that a head's loss leaves out
 RECORD = ("case", "split", "DX", "PTGENDER", "AGE", "APOE4", *SCORES)  # what is read of a subject
 COLUMNS = ("scores", "known", "apoe", "present", "dx3", "dx2", "sex", "age", "cdrsb")  # of an item
-RETEST = 0.5  # SDs: noise on the scores in training, about what a second visit would change
+RETEST = 0.5  # SDs: noise on the scores in training, as of a second visit; the size is our choice
 BRIGHTEN = {"t1": 0.1, "fa": 0.0}  # FA is a quantity
 APOE_MISSING = 3  # index of the embedding for an unknown genotype; 0, 1, 2 count e4 alleles
 

@@ -35,8 +35,8 @@ MNI_CENTRE = np.array([0.0, -18.0, 18.0])  # mm, of that grid
 # Boxes in MNI space, mm, for the two numbers that a caption says of the images.
 VENTRICLE_BOX = ((-30, 30), (-50, 35), (-8, 35))
 FORNIX_BOX = ((-8, 8), (-30, 10), (-10, 25))
-# What registration leaves, at most: degrees, share of the size, share of the grid. Movements of
-# several degrees hide what tells two registered brains apart (chapter 4).
+# About what registration leaves, at most: degrees, share of the size, share of the grid. Larger
+# movements may hide what tells two registered brains apart (chapter 4 has a search).
 TURN, ZOOM, SHIFT = 1.0, 0.01, 0.005
 
 
