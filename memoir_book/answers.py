@@ -14,23 +14,23 @@ import torch
 from tqdm import tqdm
 
 from memoir_core import files, llm, vqa
+from memoir_core.config import SMALL
 
 from . import reading, weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
-GEMMA = "gemma-3-270m"
-STAND_INS = (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora")
 # Eight prompts of 700 tokens are past 32 MB, which a CPU's allocator asks the system for each time.
 BATCH = {"cpu": 4, "cuda": 8}
 
 
 def choose_backbones(
-    names: str | Sequence[str], folder: str = ""
+    names: str | Sequence[str], folder: str = "", use: str = "hub"
 ) -> tuple[dict[Backbone, Weights], dict[str, Weights], list[str]]:
     """Find the language models that can be had; small stand-ins take the place of all missing ones.
 
     names : keys of `BACKBONES`, or one text with commas; others: ValueError.
     folder : holds a model's weights in a folder of its name; '' looks as `weights.find` does.
+    use : 'hub' or 'offline', see there.
 
     Returns the models to ask, all weights that were looked for, and a sentence on each name.
     """
@@ -41,7 +41,7 @@ def choose_backbones(
         if name not in BACKBONES:
             raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
         backbone, key = BACKBONES[name], BACKBONES[name].weights
-        found = looked.get(key) or weights.find(key, folder and Path(folder) / key)
+        found = looked.get(key) or weights.find(key, folder and Path(folder) / key, use=use)
         looked[key] = found
         if found.stand_in_for:
             gate = f" ({SOURCES[key].gate})" if SOURCES[key].gate else ""
@@ -49,9 +49,10 @@ def choose_backbones(
         else:
             chosen[backbone], what = found, found.describe()
         notes.append(f"{backbone.title}: {what}.")
-    if len(chosen) < len(wanted):
-        looked[GEMMA] = looked.get(GEMMA) or weights.find(GEMMA)
-        chosen |= {BACKBONES[name]: looked[GEMMA] for name in STAND_INS}
+    for name in SMALL if len(chosen) < len(wanted) else ():
+        key = BACKBONES[name].weights
+        looked[key] = looked.get(key) or weights.find(key, use=use)
+        chosen[BACKBONES[name]] = looked[key]
     return chosen, looked, notes
 
 
@@ -100,10 +101,20 @@ def answer_plan(
         except (MemoryError, torch.OutOfMemoryError) as error:
             what = f"{backbone.title} does not fit into memory on {device}: skipped"
             raise NoRoom(what) from error
+        share, memory = llm.four_bit_share(loaded.model), loaded.model.get_memory_footprint()
+        if share and device == "cpu":
+            # bitsandbytes unpacks a layer's weights each time a CPU multiplies by them, 30 times
+            # per answer. Unpacked once they are the same numbers (and need more memory).
+            with weights.quiet():
+                loaded.model.dequantize()
         size = BATCH[torch.device(loaded.device).type]
         cut = [cut_context(loaded, row) for row in plan]
+        # Each prompt once: five equal labels, say, are the same when they are shuffled.
+        first = dict[str, int]()
+        for i, row in enumerate(cut):
+            first.setdefault(row["prompt"], i)
         # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
-        order = sorted(range(len(cut)), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
+        order = sorted(first.values(), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
         groups = [list(g) for _, g in groupby(order, lambda i: cut[i]["kind"])]
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
         began, found_at = time.perf_counter(), dict[int, dict]()
@@ -111,7 +122,7 @@ def answer_plan(
             for part in tqdm(batches, desc=folder.name, unit="batch"):
                 prompts, options = [cut[i]["prompt"] for i in part], cut[part[0]]["options"]
                 found_at |= zip(part, llm.answer_batch(loaded, prompts, options), strict=True)
-            made = [found_at[i] for i in range(len(cut))]
+            made = [found_at[first[row["prompt"]]] for row in cut]
             seconds = max(time.perf_counter() - began, 1e-6)
             # What a model prefers where the prompt says nothing, see `read_row`.
             empty = {row["kind"]: vqa.build_prompt(row["kind"], 0, "N/A") for row in plan}
@@ -124,14 +135,13 @@ def answer_plan(
                 f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
                 f"end other programs that use this GPU, or lower BATCH in {__file__} (now {size})"
             ) from error
-        tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in made)
+        tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in found_at.values())
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
-        share = llm.four_bit_share(loaded.model)
         speed = {
             "questions": len(plan),
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds, 1),
-            "memory_mib": round(loaded.model.get_memory_footprint() / 2**20),
+            "memory_mib": round(memory / 2**20),
             "weights_held": precision(backbone, share),
             "four_bit_share": round(share, 4),
             "load_seconds": round(loaded.load_seconds, 1),

@@ -46,7 +46,7 @@ CHAPTERS = tuple(Chapter(**row) for row in _ROWS)
 
 # What a parameter may be, beside having the type of its default in the notebook: a choice of
 # values, or a range that includes its ends.
-CHOICES = {"visit": ("latest", "earliest")}
+CHOICES = {"visit": ("latest", "earliest"), "weights": ("", "offline", "hub")}
 RANGES: dict[str, tuple[float, float]] = {
     **{"seed": (0, 2**32 - 1), "epochs": (0, 10_000), "lr": (0, 1), "batch_size": (0, 4096)},
     **{"drop_t1": (0, 1), "drop_fa": (0, 1), "drop_clinical": (0, 1), "val_fraction": (0.01, 0.5)},

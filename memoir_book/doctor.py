@@ -21,9 +21,10 @@ GIB_WANTED = {"smoke": 6, "quick": 8, "paper": 40}  # of disk: volumes, checkpoi
 
 
 def versions() -> Iterator[tuple[str, str, str]]:
-    """Compare installed packages with requirements.txt: level, name, what was found."""
+    """Compare installed packages with both files of requirements: level, name, what was found."""
     chapters.runs_dir()  # needs the checkout, and says so
-    text = (chapters.ROOT / "requirements.txt").read_text(encoding="utf-8")
+    files = (chapters.ROOT / f"requirements{end}.txt" for end in ("", "-weights"))
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
         try:
             installed = version(name).split("+")[0]  # +cpu is torch's build
@@ -36,6 +37,7 @@ def versions() -> Iterator[tuple[str, str, str]]:
 def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
     """Compare device, memory, disk and models with what a profile needs."""
     import psutil
+    import torch
 
     from . import store, weights
 
@@ -54,8 +56,25 @@ def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
         good = os.access(there, os.W_OK) and free >= wanted
         mend = "" if good else "; free some, or move it by MEMOIR_CACHE and MEMOIR_RUNS"
         yield "ok" if good else "fail", "disk", text + mend
-    for name in ("minilm", "cross-encoder", *profile.llms):
-        yield "ok", name, weights.fingerprint(re.sub("-(nf4|lora)$", "", name)) or "not here"
+    names = dict.fromkeys(weights.BACKBONES[name].weights for name in profile.llms)
+    for name in ("minilm", "cross-encoder", *names):
+        yield "ok", name, weights.fingerprint(name, use=profile.weights) or "not here"
+    sources = {name: weights.SOURCES[name] for name in names if weights.SOURCES[name].gib}
+    if not sources:
+        return
+    missing = [n for n in sources if not weights.fingerprint(n).startswith(f"{n} ")]
+    wanted = sum(sources[name].gib for name in missing)
+    there = weights.hub_cache()
+    free = shutil.disk_usage(next(p for p in (there, *there.parents) if p.exists())).free / 2**30
+    text = f"{there}: {free:.1f} GiB free, {wanted:.0f} GiB wanted for {', '.join(missing) or '-'}"
+    mend = "" if free >= wanted else "; free some, or move it by HF_HOME (else stand-ins)"
+    yield "ok" if free >= wanted else "note", "disk, models", text + mend
+    # In 4 bit a quarter of what lies on the disk, word embeddings and a cache for prompts besides
+    wanted = max(source.gib for source in sources.values()) * 0.3 + 2
+    free = torch.cuda.mem_get_info()[0] / 2**30 if torch.cuda.is_available() else 0
+    text = f"{free:.1f} GiB free, about {wanted:.0f} GiB wanted by the largest language model"
+    mend = "" if free >= wanted else "; a model that does not fit is skipped, with a note"
+    yield "ok" if free >= wanted else "note", "GPU memory", text + mend
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -102,7 +102,8 @@ def weights_now(name: str, was: dict) -> dict:
     """What a chapter would find today in place of the weights that it used."""
     from .weights import fingerprint
 
-    return was | {"fingerprint": fingerprint(name, was.get("path", ""))}
+    found = fingerprint(name, was.get("path", ""), was.get("use", "hub"))
+    return was | {"fingerprint": found}
 
 
 def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:

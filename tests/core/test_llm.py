@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.gemma4.configuration_gemma4 import Gemma4VisionConfig
 
-from memoir_core import llm
+from memoir_core import llm, vqa
 
 LONG = (
     "Case 1: A 71-year-old woman; MMSE 21, MoCA 16.\nAnswer: CN\n\nCase 2: A man; MMSE 30.\nAnswer:"
@@ -111,7 +111,7 @@ def test_stops_are_the_end_and_for_a_plain_prompt_the_line(loaded):
 
 def test_a_chat_model_reads_its_template(loaded, monkeypatch):
     chat = llm.Loaded(loaded.model, loaded.tokenizer, chat=True)
-    text = f"<user>{SHORT}</user><model>"
+    text = "<user>A woman. MoCA 27.</user><model>"
     assert (llm.as_chat(chat, SHORT), llm.as_chat(loaded, SHORT)) == (text, SHORT)
     row = llm.answer_batch(chat, [SHORT], OPTIONS)[0]
     ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
@@ -194,6 +194,18 @@ def test_a_turn_ends_where_the_template_ends_it(loaded):
     chat = tuned(loaded, MISTRAL)
     end = chat.tokenizer.convert_tokens_to_ids("<bos>")
     assert set(llm.stop_ids(chat)) == {chat.tokenizer.eos_token_id, end}
+
+
+def test_solved_cases_become_turns_of_the_conversation(loaded):
+    """Nothing of the prompt is lost but its marks, and a case without an answer joins the next."""
+    context = [(1, "MMSE 29.", "CN"), (2, "MMSE 27.", ""), (3, "MMSE 20.", "Dementia")]
+    prompt = vqa.build_prompt("diagnosis", 9, "MMSE 24.", context)
+    head = prompt[: prompt.index("Case 3")]
+    assert llm.as_chat(tuned(loaded, MISTRAL), prompt, "MCI") == (
+        f"[INST] {head}Case 3: MMSE 20.[/INST] Dementia<bos>"
+        "[INST] Case 2: MMSE 27.\n\nCase 1: MMSE 29.[/INST] CN<bos>"
+        "[INST] Case 9: MMSE 24.[/INST] MCI<bos>"
+    )
 
 
 def test_thinking_is_off_where_the_template_has_a_switch(loaded, monkeypatch):
