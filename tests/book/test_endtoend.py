@@ -16,10 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
+import tinyllm
 from bookrun import HERE, NAME, RUNS
 from test_site import STATEMENTS, recipe
 
-from memoir_book import run
+from memoir_book import run, weights
 from memoir_book.chapters import CHAPTERS, ROOT
 from memoir_core.files import read_json
 
@@ -100,6 +101,31 @@ def test_results_say_where_they_come_from(finished):
         source = read_json(path)["provenance"]
         assert source["cohort"] == "synthetic" and source["profile"] == "smoke", path.name
         assert source["seed"] == 0 and source["device"], path.name
+
+
+def test_chapter_9_asks_models_of_the_published_classes(finished, tmp_path):
+    """Tiny and random, but of the same classes, with the same templates, from a folder each."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs / NAME, copy_function=os.link)
+    for key in tinyllm.PUBLISHED:
+        tinyllm.save_published(tmp_path / "models" / key, key, soon=True)
+    parameters = {"llms": ",".join(tinyllm.PUBLISHED), "questions": 6}
+    parameters |= {"llm_folder": tmp_path / "models", "weights": "hub"}
+    given = [f"--param={name}={value}" for name, value in parameters.items()]
+    command = [sys.executable, "-m", "memoir_book.run", "--run", NAME, "--only", "9", *given]
+    env = os.environ | HERE | {"MEMOIR_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored = read_json(runs / NAME / "results" / "09_llm_comparison.json")
+    assert list(stored["results"]["speed"]) == list(tinyllm.PUBLISHED)
+    for key, spent in stored["results"]["speed"].items():
+        assert spent["weights_held"] == "NF4" and spent["four_bit_share"] > 0.95, key
+        assert stored["provenance"]["weights"][key]["origin"] == "path"
+        assert len((runs / NAME / "answers" / key / "answers.jsonl").read_text().splitlines()) >= 12
+    titles = {weights.BACKBONES[key].title for key in tinyllm.PUBLISHED}
+    scores = pd.read_csv(runs / NAME / "llm_scores.csv")
+    assert titles == set(scores["llm"]) - {"majority of five"}
+    assert scores.loc[scores["llm"].isin(titles), "published"].notna().any()
 
 
 def test_two_processes_train_one_model(finished, tmp_path):

@@ -8,14 +8,7 @@ import tinyllm
 import torch
 from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
 from bitsandbytes.nn import Linear4bit
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma4Config,
-    Gemma4ForConditionalGeneration,
-    Gemma4TextConfig,
-)
-from transformers.models.gemma4.configuration_gemma4 import Gemma4VisionConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memoir_core import llm, vqa
 
@@ -289,24 +282,7 @@ def test_a_likelihood_that_is_nan_is_refused(loaded):
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
     """A random Gemma 4 of the published class: eight experts, two of them used for a token."""
-    folder = tinyllm.save(tmp_path_factory.mktemp("mixture"))
-    text = Gemma4TextConfig(
-        vocab_size=700, hidden_size=64, intermediate_size=128, num_hidden_layers=6,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, global_head_dim=32,
-        num_global_key_value_heads=1, attention_k_eq_v=True, enable_moe_block=True, num_experts=8,
-        top_k_experts=2, moe_intermediate_size=64, hidden_size_per_layer_input=0,
-        sliding_window=64, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1,
-        bos_token_id=2,
-    )  # fmt: skip
-    vision = Gemma4VisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    (folder / "model.safetensors").unlink()
-    whole = Gemma4Config(text_config=text, vision_config=vision)
-    Gemma4ForConditionalGeneration(whole).save_pretrained(folder)
-    return folder
+    return tinyllm.save_published(tmp_path_factory.mktemp("mixture"), "gemma-4-26b")
 
 
 def test_the_share_in_four_bits_is_counted_by_hand(folder, loaded):
