@@ -155,6 +155,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {f"{CORE}.model.resnet18": backbone(norm=("group", {"num_groups": 8}))},
     ),
     "fa-per-volume": ("each FA map scaled by itself", {"volumes": fa_per_volume}),
+    "running": (
+        "norms keep their running statistics",
+        {f"{CORE}.training.update_bn": lambda *_: None},
+    ),
     "no-retest": ("no noise on the scores in training", {f"{CORE}.data.RETEST": 0.0}),
     "fa-scattered": (
         "batches drawn without regard to FA",

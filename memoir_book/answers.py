@@ -70,7 +70,12 @@ def precision(backbone: Backbone, share: float) -> str:
 def cut_context(loaded: llm.Loaded, row: dict, reserve: int = 0) -> dict:
     """Drop whole captions, the farthest first, until the prompt fits the model's window."""
     reserve = reserve or llm.new_tokens(loaded, row["options"])
-    while row["context"] and llm.length(loaded, row["prompt"]) > loaded.window - reserve:
+
+    def too_long() -> bool:
+        ids = loaded.tokenizer(llm.as_chat(loaded, row["prompt"])).input_ids
+        return len(ids) > loaded.window - reserve
+
+    while row["context"] and too_long():
         shown = row["context"][:-1]
         prompt = vqa.build_prompt(row["kind"], row["case"], row["caption"], shown)
         row = {**row, "context": shown, "prompt": prompt}

@@ -63,18 +63,18 @@ def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
     if not sources:
         return
     missing = [n for n in sources if not weights.fingerprint(n).startswith(f"{n} ")]
-    wanted = sum(sources[name].gib for name in missing)
+    disk = sum(sources[name].gib for name in missing)
     there = weights.hub_cache()
     free = shutil.disk_usage(next(p for p in (there, *there.parents) if p.exists())).free / 2**30
-    text = f"{there}: {free:.1f} GiB free, {wanted:.0f} GiB wanted for {', '.join(missing) or '-'}"
-    mend = "" if free >= wanted else "; free some, or move it by HF_HOME (else stand-ins)"
-    yield "ok" if free >= wanted else "note", "disk, models", text + mend
+    text = f"{there}: {free:.1f} GiB free, {disk:.0f} GiB wanted for {', '.join(missing) or '-'}"
+    mend = "" if free >= disk else "; free some, or move it by HF_HOME (else stand-ins)"
+    yield "ok" if free >= disk else "note", "disk, models", text + mend
     # In 4 bit a quarter of what lies on the disk, word embeddings and a cache for prompts besides
-    wanted = max(source.gib for source in sources.values()) * 0.3 + 2
+    gpu = max(source.gib for source in sources.values()) * 0.3 + 2
     free = torch.cuda.mem_get_info()[0] / 2**30 if torch.cuda.is_available() else 0
-    text = f"{free:.1f} GiB free, about {wanted:.0f} GiB wanted by the largest language model"
-    mend = "" if free >= wanted else "; a model that does not fit is skipped, with a note"
-    yield "ok" if free >= wanted else "note", "GPU memory", text + mend
+    text = f"{free:.1f} GiB free, about {gpu:.0f} GiB wanted by the largest language model"
+    mend = "" if free >= gpu else "; a model that does not fit is skipped, with a note"
+    yield "ok" if free >= gpu else "note", "GPU memory", text + mend
 
 
 def main(arguments: list[str] | None = None) -> int:

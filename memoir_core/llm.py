@@ -161,11 +161,6 @@ def as_chat(loaded: Loaded, prompt: str, answer: str | None = None) -> str:
     return loaded.tokenizer.apply_chat_template(turns, **told)
 
 
-def length(loaded: Loaded, prompt: str) -> int:
-    """Tokens of a prompt as the model reads it."""
-    return len(loaded.tokenizer(as_chat(loaded, prompt)).input_ids)
-
-
 @torch.inference_mode()
 def answer_batch(
     loaded: Loaded, prompts: Sequence[str], options: Sequence[str] = (), most: int = 0

@@ -37,7 +37,7 @@ class ImageEncoder(nn.Module):
 
     The first convolution has stride 2, as in torchvision's video ResNets and Med3D; with
     MONAI's default stride 1 a training step takes about six times as long. The features are
-    centred and scaled by those of the batch (in use: of the training) before the projection:
+    centred and scaled by those of the batch (in use: of some train subjects) before the projection:
     what all brains share would make the embeddings of any two people begin nearly equal.
     """
 

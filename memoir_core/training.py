@@ -21,7 +21,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from . import files
@@ -36,6 +37,7 @@ from .volumes import Volumes
 
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
+NORM_SUBJECTS, NORM_FA = 48, 16  # train subjects, and ones with FA, whom norms are measured on
 WARM_UP = 0.1  # share of the steps in which the learning rate rises, before the cosine
 CODE = "config volumes data model losses precision inference metrics training"  # decide the result
 
@@ -180,6 +182,9 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     loader = DataLoader(train, size, sampler=drawn, drop_last=True)
     if not len(loader):
         raise RuntimeError(f"{len(train)} train subjects do not fill a batch of {size}")
+    any_order = np.random.default_rng(how.seed).permutation(len(train))
+    shown = [*any_order[:NORM_SUBJECTS], *any_order[train.present[any_order, 1]][:NORM_FA]]
+    fresh = DataLoader(Subset(train, shown), how.batch_size)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = len(loader) * how.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -219,6 +224,8 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
             schedule.step()
             bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
         row["train_loss"] = sum(losses) / len(losses)
+        # The norms' running statistics are of varied volumes, and some steps old: take them anew.
+        update_bn(({k: v.to(accelerator.device) for k, v in b.items()} for b in fresh), model)
         row |= _validate(how, model, criterion, val, scaler)
         row["seconds"] = round(time.time() - started, 2)
         history.append(row)

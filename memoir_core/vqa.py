@@ -127,15 +127,15 @@ def plan_questions(
 ) -> list[dict]:
     """Choose the questions, the same for every protocol and model.
 
-    One in ten goes to each of the five other kinds, the rest ask for the diagnosis; all in both
-    protocols. The first quarter, diagnoses, is also asked in each control and with the query's own
-    caption. A ValueError names the kind for which the test part is too small.
+    One in ten goes to each of the five other kinds, fewer where less than 24 would be left for the
+    diagnosis; all in both protocols. The first quarter, diagnoses, is also asked in each control
+    and with the query's own caption. ValueError: the test part is too small for a kind.
     """
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
     answers = reference_answers(cohort)
     order = np.random.default_rng(seed).permutation(sorted({c for c, _ in hits})).tolist()
-    each = max(1, questions // 10)
+    each = max(1, min(questions // 10, (questions - min(24, len(order))) // 5))
     wanted: list[tuple[str, int]] = []
     for kind in QUESTIONS:
         count = questions - 5 * each if kind == "diagnosis" else each

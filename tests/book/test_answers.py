@@ -217,7 +217,7 @@ def test_a_row_is_read_in_four_ways(plan):
 
 def test_context_is_cut_by_whole_captions_the_farthest_first(loaded, plan):
     row = plan[0]
-    room = llm.length(loaded, row["prompt"]) - 1
+    room = len(loaded.tokenizer(row["prompt"]).input_ids) - 1
     short = answers.cut_context(loaded, row, reserve=loaded.window - room)
     assert short["context"] == row["context"][:-1]
     assert short["prompt"] == vqa.build_prompt(

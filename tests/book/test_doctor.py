@@ -58,6 +58,18 @@ def test_a_gpu_that_is_not_there_fails(runs, monkeypatch):
     assert ("device", "note") in by(doctor.machine(PROFILES["paper"], "cpu"))
 
 
+def test_room_for_the_published_models_is_counted(runs, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=50 * 2**30)
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = by(doctor.machine(PROFILES["paper"], "cpu"))
+    text = found["disk, models", "note"]  # 13.5 + 48.1 + 8 in all
+    assert "70 GiB wanted for mistral-7b, gemma-4-26b, medgemma-1.5-4b; free some" in text
+    assert "0.0 GiB free, about 16 GiB wanted" in found["GPU memory", "note"]
+    assert not any(what == "disk, models" for what, _ in by(doctor.machine(SMOKE, "cpu")))
+
+
 def test_it_starts_without_the_packages_that_it_looks_for():
     code = (
         "import sys\n"

@@ -30,6 +30,7 @@ def test_the_pairs_are_the_cores(capsys):
 
 @pytest.mark.usefixtures("tiny_net")
 def test_the_step_is_that_of_the_training(subjects, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "update_bn", lambda *_: None)  # see test_training
     monkeypatch.setattr(training, "_seeds", lambda how, epoch: [5, 5, 5])
     table, volumes = subjects
     told = {"lr": 1e-2, "batch_size": 16} | {f"drop_{m}": p for m, p in small.DROP.items()}

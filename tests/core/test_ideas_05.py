@@ -30,6 +30,7 @@ from memoir_core.model import Memoir, masking_gate
 @pytest.mark.usefixtures("tiny_net")
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_the_step_is_that_of_the_training(subjects, tmp_path, monkeypatch, capsys, pretrained):
+    monkeypatch.setattr(training, "update_bn", lambda *_: None)  # see test_training
     monkeypatch.setattr(training, "_seeds", lambda how, epoch: [5, 5, 5])
     table, volumes = subjects
     start = tmp_path / "stage1" / "model.safetensors"

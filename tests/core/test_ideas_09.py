@@ -16,6 +16,7 @@ from memoir_book.baselines import majority_control
 from memoir_book.weights import Backbone
 from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
+from memoir_core.metrics import bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def test_nf4_is_the_core_s(by_hand):
 
 def test_the_likelihood_of_an_option_is_the_core_s(by_hand, plan):
     row = plan[0]
-    names = idea("09", "log_softmax", torch=torch, prompt=row["prompt"], row=row, **held(by_hand))
+    told = {"prompt": row["prompt"], "row": row, "re": re, "torch": torch}
+    names = idea("09", "log_softmax", **told, **held(by_hand))
     core = llm.load_4bit(by_hand["found"].path, chat=by_hand["first"].chat)
     (made,) = llm.answer_batch(core, [row["prompt"]], row["options"])
     assert names["likely"] == pytest.approx(made["log_likelihood"], abs=2e-3)
@@ -90,12 +92,30 @@ def test_a_statement_on_the_query_needs_the_query_s_own_number(answer, share):
 
 
 def test_a_right_model_is_read_as_wrong_where_only_its_form_differs(plan):
-    names = idea("09", "def shapes", plan=plan, pd=pd, read_row=read_row)
+    asked = [r for r in plan if (r["protocol"], r["kind"]) == ("blind", "diagnosis")]
+    names = idea("09", "def shapes", blind_plan=asked, pd=pd, read_row=read_row)
     found = names["artefact"]
-    assert found.loc["the label"].tolist() == [1, 1] and len(names["base"]) == 3
+    assert found.loc["the label"].tolist() == [1, 1] and len(asked) == 3
     assert found.loc["thought cut off"].tolist() == [0, 0]  # it never answered
     for shape in ("the name", "a sentence", "reasons first", "thought first", "empty thought"):
         assert found.loc[shape].to_dict() == {"strict": 0, "fair": 1}, shape
+
+
+def test_two_models_are_compared_on_the_cases_that_both_were_asked(plan):
+    sampling = {"resamples": 400, "seed": 0}
+    gain = idea("09", "def gain", bootstrap=bootstrap, sampling=sampling)["gain"]
+    one = pd.DataFrame({"case": range(40), "kind": "diagnosis", "protocol": "blind"})
+    one["reference"] = "MCI"
+    one["parsed"] = ["MCI"] * 10 + ["CN"] * 30  # a quarter is right
+    other = one.assign(parsed=["CN"] * 10 + ["MCI"] * 30, protocol="blind")
+    other = pd.concat([other[:-8], other.assign(protocol="own_caption", parsed="MCI")])
+    found = gain(one, other, "parsed", "blind")  # 22 gained, 10 lost, of 32
+    assert found["n"] == 32 and found["value"] == pytest.approx(12 / 32)
+    wide = 1.96 * np.std([1.0] * 22 + [-1.0] * 10) / np.sqrt(32)
+    assert found["low"] == pytest.approx(12 / 32 - wide, abs=0.07)
+    assert found["high"] == pytest.approx(12 / 32 + wide, abs=0.07)
+    same = gain(one, one, "parsed", "blind")
+    assert (same["low"], same["value"], same["high"]) == (0, 0, 0)
 
 
 def test_who_follows_a_swapped_label(plan):

@@ -102,6 +102,17 @@ def by_hand(stage, table, volumes, epochs, rates, batch_size, seed):
             torch.nn.utils.clip_grad_norm_([*encoders, *heads], 1.0)
             optimizer.step()
             step += 1
+    # Statistics of the norms: means over batches of 48 train subjects and 16 more with FA, as they
+    # are (not varied), and nothing of what was before
+    order = np.random.default_rng(seed).permutation(len(data))
+    shown = [*order[:48], *[i for i in order if data.present[i, 1]][:16]]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a mean over all that comes
+    with torch.no_grad():
+        for batch in torch.utils.data.DataLoader([data[i] for i in shown], batch_size):
+            net(batch)
     return net, temperature
 
 

@@ -153,6 +153,16 @@ def test_plan_counts(cohort, captions, retrieval):
     assert len({row["id"] for row in plan}) == len(plan)
 
 
+def test_most_of_a_few_questions_ask_for_the_diagnosis(cohort, captions, retrieval):
+    more = pd.concat([cohort.assign(case=cohort["case"] + k * len(cohort)) for k in range(3)])
+    texts = [{**r, "case": r["case"] + k * len(cohort)} for k in range(3) for r in captions]
+    hits = [{**r, "case": r["case"] + k * len(cohort)} for k in range(3) for r in retrieval]
+    for questions, wanted in ((30, 25), (36, 26)):
+        plan = vqa.plan_questions(more, texts, hits, questions, seed=0)
+        kinds = [row["kind"] for row in plan if row["protocol"] == "blind"]
+        assert (len(kinds), kinds.count("diagnosis")) == (questions, wanted)
+
+
 def test_only_test_cases_are_asked_about_train_cases(cohort, plan):
     part = cohort.set_index("case")["split"]
     assert {part[row["case"]] for row in plan} == {"test"}
