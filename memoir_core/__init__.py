@@ -1,7 +1,4 @@
-"""MEMOIR-VLM, rebuilt as a notebook book: the code that the chapters call.
-
-Importing the package does no work: import the module that you need.
-"""
+"""MEMOIR-VLM, rebuilt as a notebook book: the code that the chapters call."""
 
 import logging
 

@@ -50,7 +50,9 @@ def _check_vectors(vectors: np.ndarray, what: str) -> np.ndarray:
 
 def search(index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest train cases of unit vectors (n, 512): cases and cosines, (n, k) each."""
-    scores, cases = index.search(_check_vectors(queries, "a query"), min(k, index.ntotal))
+    if (most := min(k, index.ntotal)) < 1:
+        raise ValueError(f"k={k} nearest of {index.ntotal} indexed cases: at least one is needed")
+    scores, cases = index.search(_check_vectors(queries, "a query"), most)
     return cases, scores
 
 

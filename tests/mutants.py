@@ -234,6 +234,8 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("z[both, a], z[both, b]", "z[both, a], z[both, a]"),
         ("spread(z[present[:, column], column])", "spread(z[:, column])"),
         ("& (how.stage == 1)", "& True"),
+        ("update_bn((", "(lambda *_: None)(("),
+        ("any_order[train.present[any_order, 1]]", "any_order"),
         ('identity["volumes"] = volumes.digest', 'identity["volumes"] = ""'),
     ],
     "captions": [
@@ -316,6 +318,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ('"truncated": count == len(tokens)', '"truncated": count >= 24'),
         ("log_softmax(-1)", "softmax(-1)"),
         ('"add_generation_prompt": answer is None', '"add_generation_prompt": False'),
+        ("zip_longest(parts[::2], parts[1::2])", "[(prompt, None)]"),
     ],
     "vqa": [
         ('row["AGE"], "right")', 'row["AGE"], "left")'),
@@ -334,6 +337,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ('answers[reading] == answers["reference"]', 'answers[reading] != answers["reference"]'),
         ('.where(answers[reading] != "")', ""),
         ("[:count]]", "[-count:]]"),
+        ("(questions - min(24, len(order))) // 5", "questions // 5"),
     ],
     "files": [
         ("        temporary.replace(path)\n", "        shutil.copy(temporary, path)\n"),

@@ -1,6 +1,8 @@
 """Chapter 9's prompt, NF4 and likelihood of an option, written out, are the core's."""
 
+import json
 import re
+from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 import tinyllm
 import torch
 import transformers
-from ideas import idea
+from bert_score import score as bert_score
+from ideas import NOTEBOOKS, idea
 
 from memoir_book.answers import read_row
 from memoir_book.baselines import majority_control
-from memoir_book.weights import Backbone
+from memoir_book.weights import Backbone, quiet
 from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
 from memoir_core.metrics import bootstrap
@@ -70,6 +73,36 @@ def held(by_hand):
 
 
 # ---------------------------------------------------------------- what a score is worth
+def test_bertscore_by_roberta_is_rescaled_by_its_baseline(tmp_path):
+    (path,) = NOTEBOOKS.glob("09_*.ipynb")
+    cells = json.loads(path.read_text())["cells"]
+    (source,) = ["".join(c["source"]) for c in cells if "def bertscore" in "".join(c["source"])]
+    words = tinyllm.tokenizer(tinyllm.CHAT)
+    words.model_max_length = 512  # as RoBERTa's
+    words.save_pretrained(tmp_path)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    transformers.RobertaModel(
+        transformers.RobertaConfig(
+            vocab_size=700,
+            num_hidden_layers=18,
+            max_position_embeddings=600,
+            pad_token_id=0,
+            **shape,
+        )
+    ).save_pretrained(tmp_path)
+    names = {"files": files, "quiet": quiet, "bert_score": bert_score}
+    names |= {"judge": SimpleNamespace(path=tmp_path, stand_in_for="")}
+    names |= {"book": SimpleNamespace(device="cpu")}
+    exec(source, names)
+    said, right = ["MMSE 24 is low", ""], ["MMSE 20 is low", "CN"]
+    rescaled = names["bertscore"](said, right)
+    plain = {"model_type": str(tmp_path), "num_layers": 17, "device": "cpu"}
+    _, _, f1 = bert_score(["MMSE 24 is low", "."], right, **plain)
+    table = pd.read_csv(files("bert_score") / "rescale_baseline/en/roberta-large.tsv")
+    base = table.set_index("LAYER").loc[17, "F"]
+    np.testing.assert_allclose(rescaled, (f1.numpy() - base) / (1 - base), atol=1e-4)
+
+
 CASES = {12: "MMSE 17, MoCA 10.", 13: "ADAS-13 20."}
 
 

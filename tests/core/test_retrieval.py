@@ -63,6 +63,14 @@ def test_more_neighbours_than_cases_gives_all_cases(index, z, train):
     assert sorted(cases[0]) == sorted(train)
 
 
+def test_nothing_to_find_is_said_in_words(index, table, z, train):
+    with pytest.raises(ValueError, match="k=0 nearest of"):
+        retrieval.search(index, z[:1], 0)
+    empty = retrieval.build_index(z[train][:0], train[:0], table)
+    with pytest.raises(ValueError, match="k=5 nearest of 0 indexed cases"):
+        retrieval.search(empty, z[:1], 5)
+
+
 def test_a_test_case_in_the_index_is_leakage(table, z):
     with pytest.raises(DataLeakageError, match="retrieval index"):
         retrieval.build_index(z, np.arange(N), table)
