@@ -21,7 +21,7 @@ def test_the_alignment_step_is_the_core_s():
         "wordings": [(row["caption"], row["caption_blind"]) for row in rows],
         "part": {"train": np.arange(2, 8)},
         "z_fused": text.unit_rows(np.random.default_rng(0).normal(size=(24, 512))),
-        **{"text": text, "weights": weights, "np": np, "torch": torch, "F": F},
+        **{"text": text, "quiet": weights.quiet, "np": np, "torch": torch, "F": F},
         **{"found": found, "mlm": text.load_mlm(found.path, seed=0)},
         "book": type("Book", (), {"device": "cpu", "seed": 0}),
     }
