@@ -108,8 +108,8 @@ def answer_plan(
             raise NoRoom(what) from error
         share, memory = llm.four_bit_share(loaded.model), loaded.model.get_memory_footprint()
         if share and device == "cpu":
-            # bitsandbytes unpacks a layer's weights each time a CPU multiplies by them, 30 times
-            # per answer. Unpacked once they are the same numbers (and need more memory).
+            # bitsandbytes unpacks a layer's weights each time a CPU multiplies by them, for every
+            # token that is written. Unpacked once they are the same numbers, in more memory.
             with weights.quiet():
                 loaded.model.dequantize()
         size = BATCH[torch.device(loaded.device).type]
