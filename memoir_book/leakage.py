@@ -125,6 +125,7 @@ def retrain_clinical(
         mlp[0] = nn.Linear(mlp[0].in_features + extra.shape[1], mlp[0].out_features)
 
     def embeddings(rows: Tensor) -> Tensor:  # (B,) -> (B, 3, D), the clinical column anew
+        mlp.train(model.training and len(rows) > 1)  # as in Memoir
         clinical = mlp(torch.cat([given[rows], model.clinical.apoe(apoe[rows])], dim=1))
         return torch.stack([z[rows, 0], z[rows, 1], F.normalize(clinical, dim=-1)], dim=1)
 

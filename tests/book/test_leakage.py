@@ -323,6 +323,16 @@ def test_no_column_of_the_history_is_of_the_test_part(clinic):
     assert one.chosen(leakage.ON_TEST) is one.tests[1]
 
 
+def test_a_last_batch_may_hold_one_case(clinic):
+    cohort, volumes, *frozen = clinic
+    train = cohort.index[cohort["split"] == "train"]
+    few = cohort.assign(split=cohort["split"].mask(cohort.index.isin(train[17:]), "unused"))
+    one = data.MemoirDataset(few, volumes, frozen[0])
+    assert (few["split"] == "train").sum() == 17  # batches of 16
+    history = leakage.retrain_clinical(one, *frozen, seed=0, epochs=2).history
+    assert np.isfinite(history["train_loss"]).all()
+
+
 def test_a_hidden_score_reaches_neither_branch(clinic):
     cohort, volumes, *frozen = clinic
     found = []
