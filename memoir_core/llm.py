@@ -119,8 +119,8 @@ def load(
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder of safetensors.
 
-    `adapter` is the folder of a LoRA adapter (peft), which is merged into the weights: it costs no
-    time in generation. `dtype` is the type of the arithmetic, if not `compute_dtype(device)`.
+    `adapter` is the folder of a LoRA adapter (peft): merged into weights, but put beside 4-bit ones,
+    where merging would round it away. `dtype` of the arithmetic, if not `compute_dtype(device)`.
     """
     started = time.time()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
@@ -137,7 +137,8 @@ def load(
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        both = PeftModel.from_pretrained(model, str(adapter))
+        model = both.get_base_model() if quantization else both.merge_and_unload()
     return Loaded(model.eval(), tokenizer, device, chat, time.time() - started)
 
 

@@ -81,6 +81,29 @@ def test_lora_learns_and_is_used_again(base, steps, tmp_path):
     assert names == {"1"}  # the upper half of two layers
 
 
+def test_four_bits_do_not_round_an_adapter_away(base, steps, tmp_path):
+    """Beside 4-bit weights, packed or not, it adds what its two small matrices say."""
+    standins.train_lora(base, "w", steps[:3], tmp_path / "lora", lr=1e-3)  # learns very little
+    small = load_file(adapter(tmp_path))
+    plain, by_hand, packed, unpacked = (
+        llm.load_4bit(base, adapter=folder) for folder in ("", "", *[tmp_path / "lora"] * 2)
+    )
+    for loaded in (plain, by_hand, unpacked):
+        loaded.model.dequantize()
+    for name in (name for name in small if "lora_A" in name):
+        layer = by_hand.model.get_submodule(name.split("base_model.model.")[1].split(".lora_A")[0])
+        b = small[name.replace("lora_A", "lora_B")]
+        layer.weight.data += 16 / 8 * b @ small[name]  # alpha / rank
+    told = plain.tokenizer(PROMPT, return_tensors="pt")
+    with torch.inference_mode():
+        before, wanted, *shown = (
+            loaded.model(**told).logits for loaded in (plain, by_hand, packed, unpacked)
+        )
+    assert (wanted - before).abs().max() > 1e-3
+    for logits in shown:
+        torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
 def adapter(tmp_path):
     return tmp_path / "lora" / "adapter_model.safetensors"
 
