@@ -45,7 +45,7 @@ class Profile:
     weights: str  # 'offline': packages only, the same everywhere; 'hub': its cache and it, too
     llms: tuple[str, ...]
     questions: int
-    probe_every_llm: bool  # controls and queries of fewer modalities: first model or all
+    probe_every_llm: bool  # own captions, controls, fewer modalities: first stand-in or all
     lora_examples: int  # train questions for the stand-in that is adapted with LoRA
     occluded: int  # subjects per class in the occlusion maps
     bootstrap: int
@@ -78,9 +78,9 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_queries": (6, 24, 0),
     "weights": ("offline", "offline", "hub"),
     "llms": (SMALL[:1], (*SMALL, GEMMA), PUBLISHED),
-    "questions": (6, 30, 300),  # half or more on the diagnosis: the published rates all fit n = 150
+    "questions": (6, 24, 300),  # half or more on the diagnosis: the published rates all fit n = 150
     "probe_every_llm": (False, False, True),
-    "lora_examples": (240, 160, 240),
+    "lora_examples": (240, 96, 240),
     "occluded": (1, 2, 4),
     "bootstrap": (200, 1000, 1000),
 }

@@ -119,8 +119,8 @@ def load(
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder of safetensors.
 
-    `adapter` is the folder of a LoRA adapter (peft): merged into weights, but put beside 4-bit ones,
-    where merging would round it away. `dtype` of the arithmetic, if not `compute_dtype(device)`.
+    `adapter` is the folder of a LoRA adapter (peft): merged into the weights, but put beside 4-bit
+    ones, which would round it away. `dtype` of the arithmetic, if not `compute_dtype(device)`.
     """
     started = time.time()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)

@@ -128,7 +128,7 @@ def plan_questions(
     """Choose the questions, the same for every protocol and model.
 
     One in ten goes to each of the five other kinds, fewer where less than 24 would be left for the
-    diagnosis; all in both protocols. The first quarter, diagnoses, is also asked in each control
+    diagnosis; all in both protocols. The first sixth, diagnoses, is also asked in each control
     and with the query's own caption. ValueError: the test part is too small for a kind.
     """
     texts = {row["case"]: row for row in captions}
@@ -148,7 +148,7 @@ def plan_questions(
         wanted += [(kind, case) for case in able[:count]]
     plan = []
     for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
-        for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 4]:
+        for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 6]:
             source = case  # whose neighbours: the next query's where contexts are shuffled
             if protocol == "shuffled context":
                 source = order[(order.index(case) + 1) % len(order)]

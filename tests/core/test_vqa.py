@@ -30,7 +30,7 @@ def retrieval(cohort):
 
 @pytest.fixture(scope="module")
 def plan(cohort, captions, retrieval):
-    return vqa.plan_questions(cohort, captions, retrieval, 8, seed=0)
+    return vqa.plan_questions(cohort, captions, retrieval, 12, seed=0)
 
 
 # ---------------------------------------------------------------- reference answers
@@ -146,7 +146,7 @@ def test_plan_counts(cohort, captions, retrieval):
         for kind in vqa.QUESTIONS
     }
     others = ("caption in prompt", *vqa.CONTROLS)
-    assert counts == expected | {(name, "diagnosis"): 5 for name in others}
+    assert counts == expected | {(name, "diagnosis"): 3 for name in others}
     assert [r["id"].split("/", 1)[1][:-9] for r in plan if r["protocol"] == "blind"] == [
         r["id"].split("/", 1)[1][:-9] for r in plan if r["protocol"] == "own_caption"
     ]
@@ -170,8 +170,8 @@ def test_only_test_cases_are_asked_about_train_cases(cohort, plan):
 
 
 def test_the_seed_chooses_the_cases(cohort, captions, retrieval, plan):
-    again = vqa.plan_questions(cohort, captions, retrieval, 8, seed=0)
-    other = vqa.plan_questions(cohort, captions, retrieval, 8, seed=1)
+    again = vqa.plan_questions(cohort, captions, retrieval, 12, seed=0)
+    other = vqa.plan_questions(cohort, captions, retrieval, 12, seed=1)
     assert again == plan and {r["case"] for r in other} != {r["case"] for r in plan}
 
 
@@ -191,7 +191,7 @@ def test_each_protocol_has_the_cases_of_its_own_ranking(cohort, captions, retrie
 def test_controls_change_the_context_in_one_way_each(plan, captions, retrieval):
     by = {(row["case"], row["protocol"]): row for row in plan if row["kind"] == "diagnosis"}
     diagnosis = [row for (_, protocol), row in by.items() if protocol == "blind"]
-    controlled = 8 // 4  # of eight questions
+    controlled = 12 // 6  # of twelve questions
     blind = {row["case"]: row["reranked"] for row in retrieval if row["protocol"] == "blind"}
     texts = {row["case"]: row for row in captions}
     for place, row in enumerate(diagnosis[:controlled]):
@@ -237,7 +237,7 @@ def test_a_reference_of_the_query_is_not_in_its_prompt(cohort, captions, retriev
     """Another diagnosis and CDR-SB of the query leave its prompt as it is."""
     other = cohort.copy()
     other.loc[other.split == "test", ["DX", "CDRSB"]] = "Dementia", 17.0
-    again = vqa.plan_questions(other, caption_rows(other), retrieval, 8, seed=0)
+    again = vqa.plan_questions(other, caption_rows(other), retrieval, 12, seed=0)
     for row, new in zip(plan, again, strict=True):
         assert (row["prompt"] == new["prompt"]) == (row["protocol"] != "caption in prompt")
 
