@@ -224,6 +224,12 @@ def test_packages_of_weights_are_pinned_with_their_licences():
             assert re.fullmatch("[0-9a-f]{64}", source.sha256) and source.files
 
 
+def test_every_file_that_is_read_of_the_package_is_in_its_sum():
+    minilm = weights.find("minilm", use="offline")
+    read = {f for pattern in weights.WANTED for f in minilm.path.glob(pattern)}
+    assert read == set(weights._packaged(weights.SOURCES["minilm"]))
+
+
 # ---------------------------------------------------------------- conversion
 def test_the_conversion_is_made_once_and_verified(gguf, tmp_path, capsys):
     found = weights.find("gemma-3-270m")
