@@ -38,7 +38,7 @@ def pipeline(number: str) -> Figure:
         title = chapter.title.replace(": ", ":\n").replace(" and ", "\nand ")
         title = title if "\n" in title else "\n".join(title.rsplit(" ", 1))
         for text, height in ((chapter.number, 0.19), (title, -0.09)):
-            ax.text(x, y + height, text, ha="center", va="center", color=ink, size=9)
+            ax.text(x, y + height, text, ha="center", va="center", color=ink, size=8.4)
     for (x0, y0), (x1, y1) in pairwise(centres):
         start, end = (x0 + 0.55, y0), (x1 - 0.55, y1)
         if y0 != y1:  # from the end of a row to the start of the next, between the two

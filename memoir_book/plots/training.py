@@ -35,8 +35,8 @@ def history_curves(
     `panels`: panel title -> columns; `best`: the chosen epoch, drawn as a dashed line. Between
     columns low and high, where there are such, lies a band.
     """
-    width = max(5.6, 3.4 * len(panels))
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.9), squeeze=False)
+    width, names = max(5.6, 3.4 * len(panels)), max(map(len, panels.values())) + (best is not None)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.7 + 0.2 * names), squeeze=False)
     marker = "o" if len(history) <= 50 else ""
     for ax, (name, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
@@ -49,7 +49,7 @@ def history_curves(
         ax.set(xlabel=x, title=name)
         if history[x].dtype.kind == "i":
             ax.locator_params("x", integer=True)
-        ax.legend()
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.23))  # covers no curve
     drawn = [c for columns in panels.values() for c in columns if history[c].notna().any()]
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
     chosen = f"; epoch {best} was chosen." if best is not None else "."
