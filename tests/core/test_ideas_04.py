@@ -137,3 +137,10 @@ def test_the_search_is_judged_by_its_intervals():
     holes[["recall_t1_fa", "chance_t1_fa"]], holes["n_t1_fa"] = float("nan"), 0
     assert pooled(holes)["n"].xs("t1_fa", level="pair").tolist() == [0, 0]
     assert "In no pair" in chosen(pooled(holes))
+    unreached = idea("04", "def unreached(")["unreached"]
+    table = searched(book=0.5, half=0.12)
+    table["recall_fa_clinical"] = 0.11  # of 100 people, chance 0.1
+    told = unreached(pooled(table))
+    assert "In t1_fa, 1 of 2 recipes beat" in told and "t1_clinical, none" not in told
+    assert "In fa_clinical, none of 2 recipes" in told
+    assert unreached(pooled(holes)).count("none of") == 1  # nobody has the pair
