@@ -165,12 +165,7 @@ def test_runs_that_do_not_belong_together_are_refused(file, capsys):
     assert not file.exists()
 
 
-UNTIL = "three quick runs of the encoder whose norms are measured anew make its bands"
-
-
-@pytest.mark.parametrize(
-    "profile", ["smoke", pytest.param("quick", marks=pytest.mark.xfail(strict=True, reason=UNTIL))]
-)
+@pytest.mark.parametrize("profile", ["smoke", "quick"])
 def test_the_stored_bands_know_every_chapter(profile):
     """`make notebooks` holds smoke against them; a reader's quick run is told."""
     stored = json.loads(seeds.FILE.read_text())[profile]["cpu"]
