@@ -200,34 +200,29 @@ def recall_row(pair: str, value: float, n: int, k: int = 5) -> dict[str, float]:
 
 
 def train_variant(
-    name: str, cohort: pd.DataFrame, volumes: Volumes, how: dict[str, Any], chapter_4: Path
-) -> pd.DataFrame:
+    changes: dict[str, Any], cohort: pd.DataFrame, volumes: Volumes, sizes: dict[str, Any],
+    chapter_4: Path,
+) -> pd.DataFrame:  # fmt: skip
     """Train stage 1 under a variant's changes; return its history.
 
+    sizes : arguments of `train_stage1`.
     chapter_4 : the run's own stage 1, which is 'book' where code, data and sizes are the same.
     """
-    changes = changes_of(name)[1]
-    own = how | {key: value for key, value in changes.items() if key in how}
     change_volumes = changes.get("volumes", lambda unchanged: unchanged)
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as changed:
         for path, value in changes.items():
             if "." in path:
                 changed.enter_context(mock.patch(path, value))
-        folder = Path(temporary) / name
+        folder = Path(temporary) / "stage1"
         if not changes and chapter_4.exists():
             shutil.copytree(chapter_4, folder)  # finished and the same, it is returned at once
-        return training.train_stage1(cohort, change_volumes(volumes), folder, drop=DROP, **own)
+        return training.train_stage1(cohort, change_volumes(volumes), folder, drop=DROP, **sizes)
 
 
-def row_of(
-    name: str, history: pd.DataFrame, counts: dict[str, int], how: dict[str, Any]
-) -> dict[str, Any]:
-    """A variant's row of the table, from the last epoch of its history."""
-    words, changes = changes_of(name)
-    own = how | {key: value for key, value in changes.items() if key in how}
+def row_of(history: pd.DataFrame, counts: dict[str, int], batch_size: int) -> dict[str, float]:
+    """What the table tells of a training, from the last epoch of its history."""
     last = history.iloc[-1]
-    row = {"variant": name, "changed": words, **own, "train_loss": last["train_loss"]}
-    row["ln_batch"] = math.log(own["batch_size"])
+    row = {"train_loss": last["train_loss"], "ln_batch": math.log(batch_size)}
     for pair, n in counts.items():
         row[f"val_loss_{pair}"] = last[f"val_loss_{pair}"]
         row |= recall_row(pair, last[f"val_recall@5_{pair}"], n)
@@ -296,13 +291,16 @@ def main(argv: list[str] | None = None) -> int:
         if is_there(options.out, how | {"variant": name}):
             print(f"{name}: its row is there")
             continue
+        words, changes = changes_of(name)
+        own = how | {key: value for key, value in changes.items() if key in how}
         try:
-            history = train_variant(name, cohort, volumes, how, folder / "stage1")
+            history = train_variant(changes, cohort, volumes, own, folder / "stage1")
         except (AttributeError, RuntimeError) as error:
             print(f"{name}: NOT TRIED: {error}", flush=True)
             failed.append(name)
             continue
-        row = row_of(name, history, counts_of(cohort, volumes), how)
+        row = {"variant": name, "changed": words, **own}
+        row |= row_of(history, counts_of(cohort, volumes), own["batch_size"])
         add_row(options.out, row | place)
         gains = {
             key: round(float(row[key]), 2) for key in row if key.startswith(("recall_", "rank_"))

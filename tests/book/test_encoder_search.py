@@ -57,6 +57,18 @@ def test_a_name_that_the_core_does_not_have_stops_its_variant(search, monkeypatc
     assert "gone: NOT TRIED" in capsys.readouterr().out and not row.called
 
 
+def test_only_the_books_recipe_may_be_that_of_chapter_4(search, tmp_path, monkeypatch):
+    """It is handed to the training, which knows whether code, data and sizes are its own."""
+    (tmp_path / "history.csv").write_text("epoch")
+    handed = []
+    train = lambda cohort, volumes, folder, **sizes: handed.append([*folder.glob("*")])  # noqa: E731
+    monkeypatch.setattr(search.training, "train_stage1", train)
+    for name in ("book", "lr1e-3", "still"):
+        search.train_variant(search.changes_of(name)[1], None, None, {"lr": 1}, tmp_path)
+    search.train_variant({}, None, None, {"lr": 1}, tmp_path / "none")
+    assert [[file.name for file in found] for found in handed] == [["history.csv"], [], [], []]
+
+
 def test_moved_together_is_one_movement(search, monkeypatch):
     seen = []
     monkeypatch.setattr(

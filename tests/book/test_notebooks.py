@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from memoir_book.chapters import CHAPTERS, RANGES, parameters_of
+from memoir_core.files import read_json
 
 COMMON = """\
 profile: str = ""  # sizes: smoke, quick or paper; empty: those of the run
@@ -60,6 +61,8 @@ def start_of(cells):
 def test_it_is_a_valid_notebook_with_clean_metadata(chapter):
     notebook = read(chapter)
     nbformat.validate(notebook)
+    ids = [cell["id"] for cell in read_json(chapter.notebook)["cells"]]  # `read` would mend them
+    assert len(set(ids)) == len(ids)
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in notebook.cells:
