@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     record = found.get("chapters", {}).get(chapter.name)
     if record is None:
         return manifest.NEW
-    sizes = get_profile(common["profile"]).as_dict()
+    sizes = asdict(get_profile(common["profile"]))
     declared = chapters.parameters_of(chapter).items()
     values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
     now = {

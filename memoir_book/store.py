@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def start_chapter(
     random.seed(settings["seed"])
     np.random.seed(settings["seed"])  # noqa: NPY002 - libraries draw from the global generator
     torch.manual_seed(settings["seed"])
-    own = chapters.resolved(spec, values, sizes.as_dict())
+    own = chapters.resolved(spec, values, asdict(sizes))
     at = (name, sizes, settings["seed"], chosen, data, is_synthetic(settings))
     book = Run(*at, spec.name, own, reads)
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")

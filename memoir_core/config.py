@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 DX = ("CN", "MCI", "Dementia")  # class order everywhere: 0, 1, 2
@@ -45,13 +45,11 @@ class Profile:
     weights: str  # 'offline': packages only, the same everywhere; 'hub': its cache and it, too
     llms: tuple[str, ...]
     questions: int
+    cases_shown: int  # of the reranked cases, in a prompt: its length is what an answer costs
     probe_every_llm: bool  # own captions, controls, fewer modalities: first stand-in or all
     lora_examples: int  # train questions for the stand-in that is adapted with LoRA
     occluded: int  # subjects per class in the occlusion maps
     bootstrap: int
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m"  # a base model; one tuned on instructions
@@ -79,6 +77,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "weights": ("offline", "offline", "hub"),
     "llms": (SMALL[:1], (*SMALL, GEMMA), PUBLISHED),
     "questions": (6, 24, 300),  # half or more on the diagnosis: the published rates all fit n = 150
+    "cases_shown": (2, 3, 5),
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 96, 240),
     "occluded": (1, 2, 4),

@@ -175,8 +175,7 @@ class Memoir(nn.Module):
         two in standard deviations of the train part.
         """
         present = batch["present"] if keep is None else batch["present"] & keep
-        embeddings = self.encode({**batch, "present": present})
-        return self.fuse(embeddings, present)
+        return self.fuse(self.encode({**batch, "present": present}), present)
 
     def fuse(self, embeddings: Tensor, present: Tensor) -> dict[str, Tensor]:
         """Fuse ready embeddings (B, 3, D) and predict; see `forward`."""

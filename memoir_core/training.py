@@ -128,8 +128,7 @@ def train_stage2(
     metrics of each head ('dx3_auc', ...) and the composite. Otherwise as `train_stage1`.
     """
     rest = batch_size, drop, tuple(hide), seed, device, str(start or "random")
-    how = Settings(2, epochs, lr_backbone, lr_heads, *rest)
-    return _train(how, cohort, volumes, Path(folder))
+    return _train(Settings(2, epochs, lr_backbone, lr_heads, *rest), cohort, volumes, Path(folder))
 
 
 def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) -> pd.DataFrame:

@@ -19,15 +19,21 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from monai import transforms
-from monai.data import MetaTensor
-from monai.data.utils import correct_nifti_header_if_necessary
 from nilearn import datasets, image
 from torch import Generator, Tensor
 from tqdm import tqdm
 
 from . import files
 from .tables import PATHS
+
+# For one network of its own, MONAI imports transformers if found: half of a kernel's start.
+transformers = sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
+from monai import transforms  # noqa: E402
+from monai.data import MetaTensor  # noqa: E402
+from monai.data.utils import correct_nifti_header_if_necessary  # noqa: E402
+
+if transformers is None:
+    del sys.modules["transformers"]
 
 GRID = (91, 109, 91)  # 2 mm MNI, the published input
 GRID_MM = 2.0
@@ -129,8 +135,7 @@ def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
         inside.append((mm >= low) & (mm <= high))
     part = volume[np.ix_(*inside)]
     if kind == "t1":
-        white = np.percentile(volume[volume > 0.05 * volume.max()], 95)
-        return float((part < 0.45 * white).mean())
+        return float((part < 0.45 * np.percentile(volume[volume > 0.05 * volume.max()], 95)).mean())
     return float(part[part > 0.2].mean()) if (part > 0.2).any() else float("nan")
 
 
@@ -224,10 +229,9 @@ def load_volumes(path: Path, cache_dir: Path) -> Volumes:
         mend = f"python -m memoir_book.run --run {Path(path).parent.name} --only 02 --force"
         raise files.DamagedFileError(f"{what}; make it again:\n  {mend}")
     names = ("t1.npy", "fa.npy", "inside.npy")
-    arrays = [np.load(folder / name, mmap_mode="r") for name in names]
+    t1, fa, inside = (np.load(folder / name, mmap_mode="r") for name in names)
     measures = pd.DataFrame(files.read_json(folder / "cases.json"))
     fa_row = measures.pop("fa_row").to_numpy()
-    t1, fa, inside = arrays
     return Volumes(t1, fa, inside, fa_row, measures, index["digest"])
 
 

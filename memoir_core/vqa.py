@@ -1,6 +1,6 @@
 """Questions about a case, answered by a language model from retrieved captions.
 
-The model never sees an image: it reads the captions of the five reranked training cases and the
+The model never sees an image: it reads the captions of reranked training cases (five) and the
 query's caption without diagnosis and CDR-SB (project page, 'Retrieval-Augmented VQA Extension').
 Beside the free answer, the likelihood of each allowed answer is scored, which separates a model
 that formats badly from one that reasons badly. How a free answer is read is not decided here.
@@ -149,10 +149,9 @@ def plan_questions(
     plan = []
     for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
         for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 6]:
-            source = case  # whose neighbours: the next query's where contexts are shuffled
-            if protocol == "shuffled context":
-                source = order[(order.index(case) + 1) % len(order)]
-            found = hits[source, "own_caption" if protocol == "own_caption" else "blind"]
+            turn = order.index(case) + (protocol == "shuffled context")  # the next query's cases
+            ranking = "own_caption" if protocol == "own_caption" else "blind"
+            found = hits[order[turn % len(order)], ranking]
             known = answers[kind]
             context = [(c, texts[c]["caption"], known[c]) for c in found if c in known]
             labels = [label for _, _, label in context]

@@ -22,7 +22,8 @@ from test_site import STATEMENTS, recipe
 
 from memoir_book import run, weights
 from memoir_book.chapters import CHAPTERS, ROOT
-from memoir_core.files import read_json
+from memoir_core.config import PROFILES
+from memoir_core.files import read_json, read_jsonl
 
 pytestmark = pytest.mark.endtoend
 
@@ -124,8 +125,22 @@ def test_chapter_9_asks_models_of_the_published_classes(finished, tmp_path):
         assert len((runs / NAME / "answers" / key / "answers.jsonl").read_text().splitlines()) >= 12
     titles = {weights.BACKBONES[key].title for key in tinyllm.PUBLISHED}
     scores = pd.read_csv(runs / NAME / "llm_scores.csv")
-    assert titles == set(scores["llm"]) - {"majority of five"}
+    assert titles == set(scores["llm"]) - {"majority of cases"}
     assert scores.loc[scores["llm"].isin(titles), "published"].notna().any()
+
+
+def test_a_prompt_shows_the_nearest_of_the_cases_that_were_kept(finished):
+    shown, kept = PROFILES["smoke"].cases_shown, {}
+    for file in ("retrieval", "retrieval_subsets"):
+        for row in read_jsonl(finished / f"{file}.jsonl"):
+            which = row["protocol"] + (f", {row['subset']}" if "subset" in row else "")
+            kept[row["case"], which] = row["reranked"]
+    plan = [row for row in read_jsonl(finished / "plan.jsonl") if row["kind"] == "diagnosis"]
+    asked = [row for row in plan if (row["case"], row["protocol"]) in kept]
+    assert len({row["protocol"] for row in asked}) == 9  # two, and seven subsets
+    for row in asked:
+        first = kept[row["case"], row["protocol"]][:shown]
+        assert [case for case, _, _ in row["context"]] == first and len(first) == shown, row["id"]
 
 
 def test_two_processes_train_one_model(finished, tmp_path):

@@ -381,7 +381,7 @@ def test_a_caption_with_the_diagnosis_ranks_its_own_class_first():
     scores = pd.DataFrame(
         [
             (llm, p, "diagnosis_accuracy", v, v - 0.1, v + 0.1, 4)
-            for llm in ("majority of five", "Gemma (NF4, stand-in)", "MedGemma (4B)")
+            for llm in ("majority of cases", "Gemma (NF4, stand-in)", "MedGemma (4B)")
             for p, v in (("blind", 0.5), ("own_caption", 0.75))
         ][:-1],  # the last model answered one protocol only
         columns=["llm", "protocol", "metric", "value", "low", "high", "n"],

@@ -17,3 +17,5 @@ def test_the_paper_profile_has_the_published_sizes():
     assert (paper.stage1_epochs, paper.stage2_epochs, paper.batch_size) == (30, 30, 16)
     assert (paper.lr_stage1, paper.lr_backbone, paper.lr_heads) == (1e-4, 1e-5, 5e-4)
     assert (paper.synthetic_sentences, paper.top_k, paper.rerank_k) == (25000, 50, 5)
+    assert paper.cases_shown == paper.rerank_k  # a small profile may show fewer, never others
+    assert all(p.cases_shown <= p.rerank_k for p in config.PROFILES.values())
