@@ -94,7 +94,7 @@ notebooks: setup
 # pages in a browser.
 endtoend: setup
 	rm -rf "$(TEST_RUNS)/papermill"
-	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s
+	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend -s --durations=15
 
 mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)
 	$(BIN)/python tests/mutants.py
