@@ -135,7 +135,8 @@ def measure(volume: np.ndarray, affine: np.ndarray, kind: str) -> float:
         inside.append((mm >= low) & (mm <= high))
     part = volume[np.ix_(*inside)]
     if kind == "t1":
-        return float((part < 0.45 * np.percentile(volume[volume > 0.05 * volume.max()], 95)).mean())
+        white = np.percentile(volume[volume > 0.05 * volume.max()], 95)
+        return float((part < 0.45 * white).mean())
     return float(part[part > 0.2].mean()) if (part > 0.2).any() else float("nan")
 
 
@@ -228,8 +229,7 @@ def load_volumes(path: Path, cache_dir: Path) -> Volumes:
     if what:
         mend = f"python -m memoir_book.run --run {Path(path).parent.name} --only 02 --force"
         raise files.DamagedFileError(f"{what}; make it again:\n  {mend}")
-    names = ("t1.npy", "fa.npy", "inside.npy")
-    t1, fa, inside = (np.load(folder / name, mmap_mode="r") for name in names)
+    t1, fa, inside = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("t1", "fa", "inside"))
     measures = pd.DataFrame(files.read_json(folder / "cases.json"))
     fa_row = measures.pop("fa_row").to_numpy()
     return Volumes(t1, fa, inside, fa_row, measures, index["digest"])

@@ -149,7 +149,7 @@ def plan_questions(
     plan = []
     for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
         for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 6]:
-            turn = order.index(case) + (protocol == "shuffled context")  # the next query's cases
+            turn = order.index(case) + (protocol == "shuffled context")  # own cases or the next's
             ranking = "own_caption" if protocol == "own_caption" else "blind"
             found = hits[order[turn % len(order)], ranking]
             known = answers[kind]

@@ -24,7 +24,7 @@ KILL = {
     "02": ("", 12),
     "04": ("stage1/history.csv", 0.3),
     "05": ("stage2/history.csv", 0.3),
-    "06": ("", 15),
+    "06": ("stage2_scratch/history.csv", 0.3),
     "07": ("", 12),
     "08": ("", 8),
     "09": ("plan.jsonl", 5),

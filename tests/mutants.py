@@ -93,7 +93,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
             "pool = torch.nn.AdaptiveMaxPool3d(shape)",
         ),
         ("VENTRICLE_BOX if kind == ", "FORNIX_BOX if kind == "),
-        ("part < 0.45 * np", "part > 0.45 * np"),
+        ("part < 0.45 * white", "part > 0.45 * white"),
         ("part[part > 0.2].mean()", "part.mean()"),
         ("+ affine[axis, 3]", "- affine[axis, 3]"),
         ("VENTRICLE_BOX = ((-30, 30), (-50, 35)", "VENTRICLE_BOX = ((-30, 30), (-35, 50)"),

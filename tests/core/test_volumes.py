@@ -4,6 +4,8 @@ import errno
 import gzip
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -547,3 +549,13 @@ def test_draws_are_uniform():
     draws = volumes.own_rows(1000, 10, torch.Generator().manual_seed(0))
     assert draws.shape == (1000, 10) and draws.min() >= 0 and draws.max() < 1
     assert draws.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_kernel_does_not_load_transformers_for_monai():
+    """And can load it afterwards, whole."""
+    code = (
+        "import sys, memoir_core.training; early = 'transformers' in sys.modules\n"
+        "from transformers import BertModel; print(early, BertModel.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "BertModel"]
