@@ -59,8 +59,8 @@ NAMES = ("smoke", "quick", "paper")
 SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subjects": (72, 520, 2363),
     "fa_fraction": (0.394, 0.394, 930 / 2363),
-    "volume_shape": ((31, 37, 31), (46, 55, 46), (91, 109, 91)),
-    "voxel_mm": (6.0, 4.0, 2.0),
+    "volume_shape": ((23, 28, 23), (46, 55, 46), (91, 109, 91)),
+    "voxel_mm": (8.0, 4.0, 2.0),
     "stage1_epochs": (2, 6, 30),
     "stage2_epochs": (2, 5, 30),
     "batch_size": (12, 16, 16),
@@ -76,10 +76,10 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_queries": (6, 24, 0),
     "weights": ("offline", "offline", "hub"),
     "llms": (SMALL[:1], (*SMALL, GEMMA), PUBLISHED),
-    "questions": (6, 24, 300),  # half or more on the diagnosis: the published rates all fit n = 150
+    "questions": (6, 22, 300),  # half or more on the diagnosis: the published rates all fit n = 150
     "cases_shown": (2, 3, 5),
     "probe_every_llm": (False, False, True),
-    "lora_examples": (240, 96, 240),
+    "lora_examples": (240, 64, 240),
     "occluded": (1, 2, 4),
     "bootstrap": (200, 1000, 1000),
 }

@@ -15,6 +15,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "endtoend: runs the whole book through papermill and builds its HTML (minutes)"
     )
+    config.addinivalue_line("markers", "continues: goes on from the run of `make notebooks`")
     config.addinivalue_line(
         "markers", "fault(what, happens): a row of book/faults.md, see tests/faults.py"
     )
@@ -42,7 +43,7 @@ def runs(tmp_path, monkeypatch):
 
 @dataclass(frozen=True)
 class Tiny:
-    """Chapters 1 and 2 on 24 synthetic subjects at 6 mm."""
+    """Chapters 1 and 2 on 24 synthetic subjects at 8 mm."""
 
     run: object
     cohort: pd.DataFrame

@@ -7,23 +7,18 @@ is killed in each chapter, so comparing the two proves resuming and determinism 
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
-import tinyllm
-from bookrun import HERE, NAME, RUNS
-from test_site import STATEMENTS, recipe
+from bookrun import NAME, RUNS
+from test_site import STATEMENTS
 
-from memoir_book import run, weights
+from memoir_book import run
 from memoir_book.chapters import CHAPTERS, ROOT
-from memoir_core.config import PROFILES
-from memoir_core.files import read_json, read_jsonl
+from memoir_core.files import read_json
 
 pytestmark = pytest.mark.endtoend
 
@@ -102,69 +97,6 @@ def test_results_say_where_they_come_from(finished):
         source = read_json(path)["provenance"]
         assert source["cohort"] == "synthetic" and source["profile"] == "smoke", path.name
         assert source["seed"] == 0 and source["device"], path.name
-
-
-def test_chapter_9_asks_models_of_the_published_classes(finished, tmp_path):
-    """Tiny and random, but of the same classes, with the same templates, from a folder each."""
-    runs = tmp_path / "runs"
-    shutil.copytree(finished, runs / NAME, copy_function=os.link)
-    for key in tinyllm.PUBLISHED:
-        tinyllm.save_published(tmp_path / "models" / key, key, soon=True)
-    parameters = {"llms": ",".join(tinyllm.PUBLISHED), "questions": 6}
-    parameters |= {"llm_folder": tmp_path / "models", "weights": "hub"}
-    given = [f"--param={name}={value}" for name, value in parameters.items()]
-    command = [sys.executable, "-m", "memoir_book.run", "--run", NAME, "--only", "9", *given]
-    env = os.environ | HERE | {"MEMOIR_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    stored = read_json(runs / NAME / "results" / "09_llm_comparison.json")
-    assert list(stored["results"]["speed"]) == list(tinyllm.PUBLISHED)
-    for key, spent in stored["results"]["speed"].items():
-        assert spent["weights_held"] == "NF4" and spent["four_bit_share"] > 0.95, key
-        assert stored["provenance"]["weights"][key]["origin"] == "path"
-        assert len((runs / NAME / "answers" / key / "answers.jsonl").read_text().splitlines()) >= 12
-    titles = {weights.BACKBONES[key].title for key in tinyllm.PUBLISHED}
-    scores = pd.read_csv(runs / NAME / "llm_scores.csv")
-    assert titles == set(scores["llm"]) - {"majority of cases"}
-    assert scores.loc[scores["llm"].isin(titles), "published"].notna().any()
-
-
-def test_a_prompt_shows_the_nearest_of_the_cases_that_were_kept(finished):
-    shown, kept = PROFILES["smoke"].cases_shown, {}
-    for file in ("retrieval", "retrieval_subsets"):
-        for row in read_jsonl(finished / f"{file}.jsonl"):
-            which = row["protocol"] + (f", {row['subset']}" if "subset" in row else "")
-            kept[row["case"], which] = row["reranked"]
-    plan = [row for row in read_jsonl(finished / "plan.jsonl") if row["kind"] == "diagnosis"]
-    asked = [row for row in plan if (row["case"], row["protocol"]) in kept]
-    assert len({row["protocol"] for row in asked}) == 9  # two, and seven subsets
-    for row in asked:
-        first = kept[row["case"], row["protocol"]][:shown]
-        assert [case for case, _, _ in row["context"]] == first and len(first) == shown, row["id"]
-
-
-def test_two_processes_train_one_model(finished, tmp_path):
-    """The script of the recipes, by `accelerate launch`; chapter 4 then takes its training."""
-    folder = finished.with_name("two-processes")
-    folder.mkdir()
-    for name in ("manifest.json", "cohort.parquet", "cohort_flow.json", "volumes.json"):
-        shutil.copyfile(finished / name, folder / name)
-    (tmp_path / "train.py").write_text(recipe("Several GPUs"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "train.py"), folder.name],
-        env=os.environ | HERE | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    history = pd.read_csv(folder / "stage1" / "history.csv")
-    assert history["train_loss"].between(0.1, 10).all()
-    # both went through the same steps, with gradients of the whole batch
-    alone = read_json(finished / "stage1" / "settings.json")["settings"]
-    assert read_json(folder / "stage1" / "settings.json")["settings"] == alone
-    assert len(history) == alone["epochs"]
 
 
 # --- the published site -----------------------------------------------------------------

@@ -16,7 +16,7 @@ from memoir_core.model import (
     masking_gate,
 )
 
-SHAPE = (31, 37, 31)
+SHAPE = (23, 28, 23)
 
 
 @pytest.fixture(scope="module")
