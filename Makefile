@@ -60,8 +60,8 @@ pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
 browser: setup  ## look at the pages that were built last, in a browser
 	MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest tests/book/test_browser.py
 
-# Rows of checks side by side, a thread each. The first two take longest; the third has what they
-# leave. The end-to-end run is compared with that of the notebooks, and waits for its end.
+# Rows of checks side by side, a thread each. The first takes longest, so it goes before the others
+# (nice). It is compared with the run of the notebooks, and waits for its end.
 test: setup  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
 	MEMOIR_BESIDE=1 $(MAKE) --jobs=3 row1 row2 row3
@@ -70,10 +70,10 @@ row1: setup
 	$(MAKE) endtoend
 
 row2: setup
-	$(MAKE) notebooks
+	nice -n 4 $(MAKE) notebooks
 
 row3: setup
-	nice -n 5 $(MAKE) lint unit
+	nice -n 8 $(MAKE) lint unit
 
 unit notebooks endtoend: export OMP_NUM_THREADS := 1
 

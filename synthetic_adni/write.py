@@ -50,7 +50,7 @@ def ensure_download(
 
     subjects : how many remain after the published filters.
     fa_fraction : share of them with an FA volume.
-    workers : processes that render; 0 takes one per core.
+    workers : processes that render; 0 takes one per core, 1 no other than this one.
     device : 'cuda' renders in batches on the GPU.
 
     Raises FileExistsError where the folder holds tables that this package did not write.
@@ -119,8 +119,8 @@ def _make_download(
         listed = latents.assign(path=latents[f"{kind}_path"]).query("path != ''").to_dict("records")
         rows = [row for row in listed if not (directory / row["path"]).exists()]
         batches += [(kind, rows[i : i + size]) for i in range(0, len(rows), size)]
-    on_gpu = device.startswith("cuda")
-    many = nullcontext() if on_gpu else ProcessPoolExecutor(workers or None, get_context("spawn"))
+    here = device.startswith("cuda") or workers == 1
+    many = nullcontext() if here else ProcessPoolExecutor(workers or None, get_context("spawn"))
     with many as pool:
         run = pool.map if pool else map
         done = run(partial(_write_volumes, directory, device), batches)
@@ -144,6 +144,7 @@ def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) 
     from . import render  # here, so that `is_synthetic` needs no torch
 
     kind, latents = batch
+    usual = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)  # the processes share the cores among themselves
     scale = 1.0 if kind == "t1" else 1e-4
@@ -163,6 +164,7 @@ def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) 
         (directory / latent["path"]).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, latents, draw(latents, device)))
+    torch.set_num_threads(usual)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -65,7 +65,7 @@ def tiny_folders(tmp_path_factory):
         from synthetic_adni.write import ensure_download
 
         run = store.start_chapter("01", profile="tiny", run="t", device="cpu")
-        ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction)
+        ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction, workers=1)
         table, flow = cohort.build_cohort(*tables_of(run.data_dir), run.data_dir, run.seed)
         cohort.write_cohort(run.path("cohort.parquet"), table)
         files.write_json(run.path("cohort_flow.json"), flow)
