@@ -19,7 +19,7 @@ from memoir_core.config import DX, MODALITIES, SUBSETS
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import encode, predict_subsets
 from memoir_core.metrics import ablate, bootstrap, heads, redraw
-from memoir_core.model import Memoir
+from memoir_core.model import Memoir, masking_gate
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -30,7 +30,7 @@ def test_the_subsets_are_the_cores(subjects, tmp_path):
     np.savez(tmp_path / "embeddings.npz", z=z, present=present)
     found = idea(
         "06",
-        "for subset in SUBSETS",
+        "by_hand = {}",
         **{"np": np, "pd": pd, "torch": torch, "DX": DX, "MODALITIES": MODALITIES},
         **{"SUBSETS": SUBSETS, "cohort": table, "load_trained": lambda *a, **k: (model, scaler)},
         book=SimpleNamespace(label="test", device="cpu", path=lambda *parts: tmp_path / parts[-1]),
@@ -40,6 +40,23 @@ def test_the_subsets_are_the_cores(subjects, tmp_path):
     known = ablate(predictions, {}, 10, 0).query("task == 'dx3'").set_index("subset")["value"]
     assert found["by_hand"] == pytest.approx(known.to_dict())
     assert len({round(v, 3) for v in found["by_hand"].values()}) > 1
+
+
+def test_what_training_meets_is_what_the_gate_shows():
+    rng = np.random.default_rng(0)
+    there = np.c_[np.ones(40, bool), rng.random(40) < 0.4, rng.random(40) < 0.8]
+    drop = {"t1": 0.5, "fa": 0.3, "clinical": 0.2}
+    names = {"np": np, "pd": pd, "MODALITIES": MODALITIES, "SUBSETS": SUBSETS}
+    met = idea("06", "def met_in_training", **names)["met_in_training"](there, drop)
+    present, generator = (
+        torch.from_numpy(np.tile(there, (5000, 1))),
+        torch.Generator().manual_seed(0),
+    )
+    keep = masking_gate(present, generator, drop).numpy()
+    for name, expected in met.items():
+        wanted = [m in name.split("+") for m in MODALITIES]
+        assert (keep == wanted).all(axis=1).sum() / 5000 == pytest.approx(expected, abs=0.15), name
+    assert met.sum() == pytest.approx(40)
 
 
 fit_thresholds = idea(
