@@ -79,7 +79,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "questions": (6, 22, 300),  # half or more on the diagnosis: the published rates all fit n = 150
     "cases_shown": (2, 3, 5),
     "probe_every_llm": (False, False, True),
-    "lora_examples": (240, 64, 240),
+    "lora_examples": (240, 96, 240),
     "occluded": (1, 2, 4),
     "bootstrap": (200, 1000, 1000),
 }
