@@ -144,9 +144,6 @@ def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) 
     from . import render  # here, so that `is_synthetic` needs no torch
 
     kind, latents = batch
-    usual = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)  # the processes share the cores among themselves
     scale = 1.0 if kind == "t1" else 1e-4
     draw = render.render_t1 if kind == "t1" else render.render_fa
 
@@ -162,9 +159,14 @@ def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) 
 
     for latent in latents:  # before the threads, which would race for a common folder
         (directory / latent["path"]).parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(write, latents, draw(latents, device)))
-    torch.set_num_threads(usual)
+    usual = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)  # the processes share the cores among themselves
+    try:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(write, latents, draw(latents, device)))
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -67,8 +67,8 @@ def test_a_prompt_shows_the_nearest_of_the_cases_that_were_kept(whole):
 
 def test_two_processes_train_one_model(whole, tmp_path):
     """The script of the recipes, by `accelerate launch`; chapter 4 then takes its training."""
-    folder = whole.with_name("two-processes")
-    folder.mkdir()
+    folder = tmp_path / "runs" / "two-processes"
+    folder.mkdir(parents=True)
     for name in ("manifest.json", "cohort.parquet", "cohort_flow.json", "volumes.json"):
         shutil.copyfile(whole / name, folder / name)
     (tmp_path / "train.py").write_text(recipe("Several GPUs"))

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from synthetic_adni import anatomy, render, tables, write
 
@@ -237,11 +237,26 @@ def test_a_download_is_made_once_and_another_size_anew(copy, monkeypatch):
     monkeypatch.setattr(write, "_make_tables", None)
     write.ensure_download(copy, 4, 0.5)
     monkeypatch.undo()
-    monkeypatch.setattr(write, "ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    monkeypatch.setattr(write, "ProcessPoolExecutor", None)  # one worker opens none
     old = images(copy)
     write.ensure_download(copy, 3, 0.0, workers=1)
     left = {str(path.relative_to(copy)) for path in copy.rglob("*.nii.gz")}
     assert left == set(images(copy)) != set(old) and write.is_synthetic(copy)
+
+
+def test_rendering_in_this_process_leaves_torch_its_threads(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(f"drawn by {torch.get_num_threads()} thread")
+
+    monkeypatch.setattr(render, "render_t1", broken)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(OSError, match="by 1 thread"):
+            write._write_volumes(tmp_path, "cpu", ("t1", [{"path": "a/b.nii.gz"}]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_a_volume_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
