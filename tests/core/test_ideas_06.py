@@ -130,6 +130,7 @@ def test_a_paired_gain_is_the_difference_of_the_values_and_narrower():
     same = found["paired"](one, one, "sex", 50, 0)
     assert same == {"value": 0, "low": 0, "high": 0}
     assert found["side"](0, 0) == found["side"](-0.1, 0.2) == "not told apart"
+    assert found["side"](-1 / 3, -1 / 3) == found["side"](0.2, 0.2) == "not told apart"
     assert found["side"](0.01, 0.2) == "better"
     assert found["side"](np.nan, np.nan) == "not told apart"
 
