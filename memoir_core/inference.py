@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .config import DX, MODALITIES, SUBSETS
-from .data import MemoirDataset, Scaler
+from .data import MemoirDataset, Scaler, workers
 from .files import MissingArtefactError, atomic_path, read_json
 from .model import HEADS, Memoir
 
@@ -26,9 +26,8 @@ def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Te
     device = next(model.parameters()).device
     model.eval()
     embeddings, present = [], []
-    for batch in DataLoader(data, batch_size):
-        moved = {name: value.to(device) for name, value in batch.items()}
-        embeddings.append(model.encode(moved).float().cpu())
+    for batch in DataLoader(data, batch_size, **workers(device.type)):
+        embeddings.append(model.encode({k: v.to(device) for k, v in batch.items()}).float().cpu())
         present.append(batch["present"])
     return torch.cat(embeddings), torch.cat(present)
 

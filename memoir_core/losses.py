@@ -52,9 +52,8 @@ def gather(x: Tensor) -> Tensor:
         return x
     from torch.distributed.nn.functional import all_gather
 
-    if x.dtype == torch.bool:
-        return torch.cat(all_gather(x.to(torch.uint8))).bool()
-    return torch.cat(all_gather(x))
+    sent = x.to(torch.uint8) if x.dtype == torch.bool else x
+    return torch.cat(all_gather(sent)).to(x.dtype)
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, scale: Tensor | float) -> Tensor:

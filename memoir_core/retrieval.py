@@ -74,15 +74,9 @@ def rerank(
 
 
 def retrieve(
-    index: Any,
-    reranker: CrossEncoder,
-    z_queries: np.ndarray,
-    cases: Sequence[int],
-    captions: list[dict],
-    top_k: int,
-    rerank_k: int,
-    queries: dict[str, list[str]] | None = None,
-) -> list[dict]:
+    index: Any, reranker: CrossEncoder, z_queries: np.ndarray, cases: Sequence[int],
+    captions: list[dict], top_k: int, rerank_k: int, queries: dict[str, list[str]] | None = None,
+) -> list[dict]:  # fmt: skip
     """Retrieve and rerank for each protocol and case, from their unit vectors (n, 512).
 
     `queries` has the n texts of each protocol for the cross-encoder; by default `query_text`.

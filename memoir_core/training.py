@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from . import files
 from .config import MODALITIES, SCORES
-from .data import RECORD, FaTogether, MemoirDataset, Scaler, vary
+from .data import RECORD, FaTogether, MemoirDataset, Scaler, vary, workers
 from .inference import encode, load_weights, predict, save_weights
 from .losses import PairwiseInfoNCE, gather, info_nce, multitask_loss
 from .metrics import composite, recall_at, spread, task_metrics
@@ -178,12 +178,12 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     order, noise = torch.Generator(), torch.Generator()
     has_fa = torch.from_numpy(train.present[:, 1] & (how.stage == 1))  # stage 2: any order
     drawn = FaTogether(has_fa, how.batch_size, order)
-    loader = DataLoader(train, size, sampler=drawn, drop_last=True)
+    loader = DataLoader(train, size, sampler=drawn, drop_last=True, **workers(how.device))
     if not len(loader):
         raise RuntimeError(f"{len(train)} train subjects do not fill a batch of {size}")
     any_order = np.random.default_rng(how.seed).permutation(len(train))
     shown = [*any_order[:NORM_SUBJECTS], *any_order[train.present[any_order, 1]][:NORM_FA]]
-    fresh = DataLoader(Subset(train, shown), how.batch_size)
+    fresh = DataLoader(Subset(train, shown), how.batch_size, **workers(how.device))
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = len(loader) * how.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
