@@ -3,7 +3,8 @@
 Nobody's weights are needed: all are random. Two questions:
 
 - same: tiny models of the three published classes, in 4 bit, against dense ones whose every
-  matrix was rounded to NF4 and back; how far do the likelihoods of the options differ?
+  matrix was rounded to NF4 and back; how far do the likelihoods of the options differ? Beside
+  it, on the CPU: how far does arithmetic in bf16 move those of the dense ones?
 - speed: a model of the published sizes of Mistral 7B answers prompts with five cases, in NF4 and
   un-quantised. What a random model says is noise, and it never ends its turn: each answer has all
   the tokens that it may have.
@@ -66,19 +67,41 @@ def largest_gap(one: list[dict], other: list[dict]) -> float:
     return max(abs(a[name] - b[name]) for a, b in both for name in vqa.DX)
 
 
+def dense_rounded(folder: Path, device: str, dtype: torch.dtype | None = None) -> llm.Loaded:
+    """A dense model whose every matrix was rounded to NF4 and back."""
+    dense = llm.load(folder, device, chat=True, dtype=dtype)
+    for weight in dense.model.get_decoder().layers.parameters():
+        if weight.ndim > 1:
+            how: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
+            back = dequantize_4bit(*quantize_4bit(weight.data.float(), **how))
+            weight.data.copy_(back.to(weight.dtype))
+    return dense
+
+
+def rounding(scratch: Path) -> dict[str, Any]:
+    """How far bf16 moves the likelihoods of the dense tiny models, against fp32."""
+    prompts = [row["prompt"] for row in make_plan(8)]
+    gaps: dict[str, Any] = {"device": "CPU", "torch": version("torch")}
+    for key in tinyllm.PUBLISHED:
+        folder = tinyllm.save_published(scratch / key, key)
+        one, other = (
+            llm.answer_batch(dense_rounded(folder, "cpu", dtype), prompts, vqa.DX, most=8)
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+        gaps[key] = largest_gap(one, other)
+    return gaps
+
+
 def compare_classes(device: str, scratch: Path) -> dict[str, Any]:
     """Tiny models of the published classes: 4 bit, rounded by hand, and as they are."""
     found, prompts = {}, [row["prompt"] for row in make_plan(8)]
     for key in tinyllm.PUBLISHED:
         folder = tinyllm.save_published(scratch / key, key)
         four, dense = llm.load_4bit(folder, device, chat=True), llm.load(folder, device, chat=True)
-        full = llm.answer_batch(dense, prompts, vqa.DX, most=8)
-        for weight in dense.model.get_decoder().layers.parameters():
-            if weight.ndim > 1:
-                how: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
-                weight.data.copy_(dequantize_4bit(*quantize_4bit(weight.data, **how)))
-        rounded = llm.answer_batch(dense, prompts, vqa.DX, most=8)
-        quantised = llm.answer_batch(four, prompts, vqa.DX, most=8)
+        by_hand = dense_rounded(folder, device)
+        full, rounded, quantised = (
+            llm.answer_batch(loaded, prompts, vqa.DX, most=8) for loaded in (dense, by_hand, four)
+        )
         found[key] = {
             "class": type(four.model).__name__,
             "four_bit_share": llm.four_bit_share(four.model),
@@ -105,11 +128,18 @@ def save_mistral(folder: Path, layers: int, device: str) -> None:
     model.save_pretrained(folder, max_shard_size="5GB")
 
 
+def save(out: Path, found: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {out}")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--layers", type=int, default=32, help="of the large model (published: 32)")
     parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument("--rounding", action="store_true", help="only that part, into --out")
     parser.add_argument("--note", default="", help="what else the machine did, for the record")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
@@ -118,6 +148,11 @@ def main(argv: list[str] | None = None) -> int:
     speeds: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
+        moved = rounding(scratch / "cpu")
+        if options.rounding:
+            whole = json.loads(options.out.read_text(encoding="utf-8"))
+            save(options.out, whole | {"bf16": moved})
+            return 0
         classes = compare_classes(device, scratch)
         save_mistral(scratch / "mistral", options.layers, device)
         found = Weights("mistral-7b", scratch / "mistral", "path", revision="random")
@@ -137,17 +172,14 @@ def main(argv: list[str] | None = None) -> int:
     where = {
         "weights": "random, of the published classes and sizes",
         "layers": options.layers,
-        "batch": BATCH[torch.device(device).type],
+        "batch": BATCH,
         "device": torch.cuda.get_device_name() if cuda else "CPU",
         "beside": options.note,
         "made": date.today().isoformat(),
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
         | {name: version(name) for name in ("torch", "transformers", "bitsandbytes")},
     }
-    whole = {"provenance": where, "same": classes, "speed": speeds}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {options.out}")
+    save(options.out, {"provenance": where, "same": classes, "speed": speeds, "bf16": moved})
     return 0
 
 

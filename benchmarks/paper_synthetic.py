@@ -157,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--epochs", type=int, default=0, help="of each stage; 0: as the profile")
+    parser.add_argument("--stage1-epochs", type=int, default=0, help="0: as the profile says")
+    parser.add_argument("--stage2-epochs", type=int, default=0, help="likewise")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     sizes, seed = get_profile(options.profile), options.seed
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         cohort,
         volumes,
         folder / "stage1",
-        epochs=options.epochs or sizes.stage1_epochs,
+        epochs=options.stage1_epochs or sizes.stage1_epochs,
         lr=sizes.lr_stage1,
         **shared,
     )
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         volumes,
         folder / "stage2",
         start=folder / "stage1" / "model.safetensors",
-        epochs=options.epochs or sizes.stage2_epochs,
+        epochs=options.stage2_epochs or sizes.stage2_epochs,
         lr_backbone=sizes.lr_backbone,
         lr_heads=sizes.lr_heads,
         **shared,

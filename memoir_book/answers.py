@@ -16,11 +16,10 @@ from tqdm import tqdm
 from memoir_core import files, llm, vqa
 from memoir_core.config import SMALL
 
-from . import reading, weights
+from . import onednn, reading, weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
-# Eight prompts of 700 tokens are past 32 MB, which a CPU's allocator asks the system for each time.
-BATCH = {"cpu": 4, "cuda": 8}
+BATCH = 8  # prompts at a time
 
 
 def choose_backbones(
@@ -112,7 +111,8 @@ def answer_plan(
             # token that is written. Unpacked once they are the same numbers, in more memory.
             with weights.quiet():
                 loaded.model.dequantize()
-        size = BATCH[torch.device(loaded.device).type]
+        if device == "cpu":
+            onednn.use(loaded.model.requires_grad_(False))
         cut = [cut_context(loaded, row) for row in plan]
         # Each prompt once: five equal labels, say, are the same when they are shuffled.
         first = dict[str, int]()
@@ -121,7 +121,7 @@ def answer_plan(
         # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
         order = sorted(first.values(), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
         groups = [list(g) for _, g in groupby(order, lambda i: cut[i]["kind"])]
-        batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
+        batches = [g[i : i + BATCH] for g in groups for i in range(0, len(g), BATCH)]
         began, found_at = time.perf_counter(), dict[int, dict]()
         try:
             for part in tqdm(batches, desc=folder.name, unit="batch"):
@@ -138,7 +138,7 @@ def answer_plan(
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
-                f"end other programs that use this GPU, or lower BATCH in {__file__} (now {size})"
+                f"end other programs that use this GPU, or lower BATCH in {__file__} (now {BATCH})"
             ) from error
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in found_at.values())
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from memoir_core import files, llm, retrieval, vqa
 from memoir_core.precision import HALF, checked_half_type
 
-from . import weights
+from . import onednn, weights
 
 
 class ApartReranker:
@@ -110,6 +110,8 @@ def train_lora(
     # peft asks for names that transformers 5 renames; nothing here depends on them.
     warnings.filterwarnings("ignore", message=".*is_(gradient|activation)_checkpointing")
     model: Any = get_peft_model(loaded.model, shape)
+    if device == "cpu":
+        onednn.use(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_of = lambda: answer_loss(model, loaded, steps[0])  # noqa: E731
     half = HALF.get(checked_half_type(device, model.eval(), loss_of))

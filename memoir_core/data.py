@@ -62,13 +62,9 @@ class MemoirDataset(Dataset):
     """
 
     def __init__(
-        self,
-        cohort: pd.DataFrame,
-        volumes: Volumes,
-        scaler: Scaler,
-        part: str = "all",
-        hide: tuple[str, ...] = (),
-    ) -> None:
+        self, cohort: pd.DataFrame, volumes: Volumes, scaler: Scaler,
+        part: str = "all", hide: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         if len(volumes.t1) != len(cohort):
             what = f"{len(volumes.t1)} T1 volumes do not fit {len(cohort)} subjects"
             raise ValueError(f"{what}: run chapter 2 again")

@@ -60,13 +60,9 @@ def fuse(
 
 
 def predict(
-    model: Memoir,
-    embeddings: Tensor,
-    present: Tensor,
-    subjects: pd.DataFrame,
-    scaler: Scaler,
+    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler,
     subset: Sequence[str] = MODALITIES,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Predict all five tasks from `encode`'s embeddings of n subjects, in the same order.
 
     Returns a row per subject: truth (case, DX, PTGENDER, AGE, CDRSB) and prediction (p_CN, p_MCI,

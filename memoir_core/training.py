@@ -74,17 +74,9 @@ class Settings:
 
 
 def train_stage1(
-    cohort: pd.DataFrame,
-    volumes: Volumes,
-    folder: Path,
-    *,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    drop: dict[str, float],
-    seed: int,
-    device: str,
-) -> pd.DataFrame:
+    cohort: pd.DataFrame, volumes: Volumes, folder: Path, *, epochs: int, lr: float,
+    batch_size: int, drop: dict[str, float], seed: int, device: str,
+) -> pd.DataFrame:  # fmt: skip
     """Contrastive pre-training of the three encoders; the test part is not touched.
 
     cohort, volumes : from `load_cohort` and `load_volumes`, in the same order.

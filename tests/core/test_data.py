@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from memoir_core import data as core
 from memoir_core.config import DX, SCORES
@@ -141,6 +142,22 @@ def test_steps_hold_fa_together_and_an_epoch_holds_everybody_once():
     assert list(again) == first and len(again) == 50
     orders = {tuple(has_fa[order].tolist()) for order in map(list, [sampler] * 9)}
     assert len(orders) > 3  # steps with FA do not all come first
+
+
+def test_processes_that_feed_a_gpu_make_the_same_batches(subjects):
+    """And the CPU, which trains with the same cores, gets none."""
+    table, volumes = subjects
+    parts = MemoirDataset(table, volumes, Scaler.fit(table, volumes), "train")
+    assert core.workers("cpu") == {} and core.workers("cuda:0")["num_workers"] > 0
+    plain, fed = (
+        list(DataLoader(parts, 5, sampler=range(len(parts) - 1, -1, -1), **how))
+        for how in ({}, {"num_workers": 2})
+    )
+    assert len(plain) == len(fed) > 2
+    for one, other in zip(plain, fed, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_training_varies_what_a_second_visit_would(monkeypatch):
