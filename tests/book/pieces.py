@@ -125,11 +125,13 @@ def lora(folder, old=False):
 
 
 def answers(folder, old=False):
+    from torch import nn
+
     from memoir_book import answers
     from memoir_core import files, llm, vqa
 
     parts = {"get_memory_footprint": lambda self: 2**20, "dequantize": lambda self: None}
-    model = type("Model", (), parts)()
+    model = type("Model", (nn.Module,), parts)()
     said = {"answer": "MCI", "tokens": 1, "prompt_tokens": 9, "log_likelihood": {}}
     said["truncated"] = False
     llm.answer_batch = lambda loaded, prompts, options, most=0: [said] * len(prompts)
