@@ -76,7 +76,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_queries": (6, 24, 0),
     "weights": ("offline", "offline", "hub"),
     "llms": (SMALL[:1], (*SMALL, GEMMA), PUBLISHED),
-    "questions": (6, 22, 300),  # half or more on the diagnosis: the published rates all fit n = 150
+    "questions": (6, 20, 300),  # half or more on the diagnosis: the published rates all fit n = 150
     "cases_shown": (2, 3, 5),
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 96, 240),
