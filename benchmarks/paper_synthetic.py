@@ -3,7 +3,7 @@
 Both trainings at the published sizes (2,363 subjects, 2 mm, 30 epochs each), and what chapters 4
 to 6 measure of them, by the same functions and by the cells of chapter 6 themselves. Folders are
 those of any run (runs/paper-synthetic, cache); a call that was cut goes on after its last epoch.
-Chapter 10 shows what it writes: book/reference/paper_synthetic.json.
+Histories, spectra and results go to book/reference/paper_synthetic.json, with device and versions.
 """
 
 from __future__ import annotations
