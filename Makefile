@@ -107,7 +107,8 @@ notebooks: $(INSTALLED)
 # pages in a browser.
 endtoend: $(INSTALLED)
 	rm -rf "$(TEST_RUNS)/papermill"
-	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests/book/test_endtoend.py -s --durations=5
+	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend \
+	  --ignore tests/book/test_browser.py -s --durations=5
 	$(BROWSER_TESTS)
 
 mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)

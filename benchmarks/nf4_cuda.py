@@ -15,7 +15,6 @@ Chapter 9 shows what it writes: book/reference/nf4_cuda.json.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 from memoir_book import chapters, store
 from memoir_book.answers import BATCH, answer_plan
 from memoir_book.weights import BACKBONES, Weights
-from memoir_core import llm, vqa
+from memoir_core import files, llm, vqa
 from memoir_core.captions import caption_rows
 
 sys.path.append(str(chapters.ROOT / "tests"))
@@ -128,12 +127,6 @@ def save_mistral(folder: Path, layers: int, device: str) -> None:
     model.save_pretrained(folder, max_shard_size="5GB")
 
 
-def save(out: Path, found: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {out}")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -150,8 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         scratch = Path(temporary)
         moved = rounding(scratch / "cpu")
         if options.rounding:
-            whole = json.loads(options.out.read_text(encoding="utf-8"))
-            save(options.out, whole | {"bf16": moved})
+            files.write_json(options.out, files.read_json(options.out) | {"bf16": moved})
             return 0
         classes = compare_classes(device, scratch)
         save_mistral(scratch / "mistral", options.layers, device)
@@ -162,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             _, speed = answer_plan(plan, scratch / how, backbone, found, device)
-            said = [json.loads(r) for r in (scratch / how / "answers.jsonl").open(encoding="utf-8")]
+            said = files.read_jsonl(scratch / how / "answers.jsonl")
             speed["prompt_tokens"] = float(np.mean([row["prompt_tokens"] for row in said]))
             speed["written_tokens"] = float(np.mean([row["tokens"] for row in said]))
             speed["written_per_second"] = sum(r["tokens"] for r in said) / speed["seconds"]
@@ -179,7 +171,8 @@ def main(argv: list[str] | None = None) -> int:
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
         | {name: version(name) for name in ("torch", "transformers", "bitsandbytes")},
     }
-    save(options.out, {"provenance": where, "same": classes, "speed": speeds, "bf16": moved})
+    whole = {"provenance": where, "same": classes, "speed": speeds, "bf16": moved}
+    files.write_json(options.out, whole)
     return 0
 
 

@@ -9,7 +9,6 @@ Histories, spectra and results go to book/reference/paper_synthetic.json, with d
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -24,7 +23,6 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
-from scipy.stats import binomtest
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -42,6 +40,7 @@ from memoir_core.volumes import Volumes, build_volumes, load_volumes
 from synthetic_adni import write
 
 sys.path.append(str(chapters.ROOT / "tests" / "core"))
+from encoder_search import recall_row
 from ideas import idea
 
 OUT = chapters.ROOT / "book" / "reference" / "paper_synthetic.json"
@@ -85,14 +84,11 @@ def stage1_on_test(model: Memoir, test: MemoirDataset, batch_size: int) -> dict[
     """Spread of each modality's embeddings, and recall@5 of each pair with Wilson's interval."""
     z, present = encode(model, test, batch_size)
     spreads = {m: describe(z[present[:, i], i]) for i, m in enumerate(MODALITIES)}
-    recalls = {}
+    recalls: dict[str, float] = {}
     for a, b in combinations(range(len(MODALITIES)), 2):
         both = present[:, a] & present[:, b]
-        hits = metrics.recall_hits(z[both, a], z[both, b], 5)
-        found, n = int(hits.sum()), len(hits)
-        ends = binomtest(found, n).proportion_ci(method="wilson")
-        row = {"value": found / n, "low": ends.low, "high": ends.high, "n": n, "chance": 5 / n}
-        recalls[f"{MODALITIES[a]}_{MODALITIES[b]}"] = row
+        value = metrics.recall_at(z[both, a], z[both, b], (5,))["recall@5"]
+        recalls |= recall_row(f"{MODALITIES[a]}_{MODALITIES[b]}", value, int(both.sum()))
     return {"spread": spreads, "recall@5": recalls}
 
 
@@ -219,8 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     history = {"stage1": one.to_dict("list"), "stage2": two.to_dict("list")}
     whole = rounded({"provenance": where, "history": history, "results": found})
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    files.write_json(options.out, whole)
     print(f"written: {options.out}")
     return 0
 

@@ -1,7 +1,7 @@
 """Faster products on a CPU: oneDNN in place of MKL, which torch takes for fp32.
 
-On AMD's cores MKL needs 1.3 times as long for a prompt, and 2 to 3 times for the few rows of a
-token that is written. The products are the same but for rounding.
+On some CPUs (AMD's) MKL is slower, above all for the few rows of a token that is written; what it
+is on yours, `benchmarks/products.py` says. The products are the same but for rounding.
 """
 
 from __future__ import annotations
