@@ -15,10 +15,10 @@ from tqdm.contrib.concurrent import thread_map
 
 from memoir_core.cohort import build_cohort, counts, read_adnimerge
 from memoir_core.files import atomic_path
-from memoir_core.tables import PATHS, CohortError, Problem
+from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 from memoir_core.volumes import VolumeError, read_volume
 
-from .intake import list_images
+from .intake import list_images, read_text
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
 
@@ -30,7 +30,7 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
     """
     problems: list[Problem] = []
     tables = []
-    for read, path in ((read_adnimerge, data_dir / "ADNIMERGE.csv"), (list_images, data_dir)):
+    for read, path in ((read_visits, data_dir), (list_images, data_dir)):
         try:
             tables.append(read(path))
         except CohortError as error:
@@ -50,6 +50,15 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
     except CohortError as error:
         problems += error.problems
     return problems
+
+
+def read_visits(data_dir: Path) -> pd.DataFrame:
+    """Read a download's ADNIMERGE.csv, and say how dates were understood where that was judged."""
+    text = read_text(data_dir / "ADNIMERGE.csv")
+    for column in text.columns.intersection(DATES):
+        if day_first(text[column]):
+            print(f"ADNIMERGE.csv, {column}: read with the day first, as numbers above 12 show")
+    return read_adnimerge(text)
 
 
 def _volume_problem(path: Path) -> Problem | None:
@@ -79,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(*problems, sep="\n")
         print(f"{len(problems)} problems; they are listed in {options.csv}")
         return 1
-    found, _ = build_cohort(read_adnimerge(data / "ADNIMERGE.csv"), list_images(data), None, seed=0)
+    visits = read_adnimerge(read_text(data / "ADNIMERGE.csv"))
+    found, _ = build_cohort(visits, list_images(data), None, seed=0)
     print(counts(found).to_string())
     with_fa = found["has_fa"].sum()
     print(f"No problem found; {with_fa} of {len(found)} subjects have an FA volume.")

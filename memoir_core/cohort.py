@@ -28,7 +28,7 @@ class DataLeakageError(CohortError):
 def age_at_scan(visits: pd.DataFrame) -> pd.DataFrame:
     """Turn AGE, in ADNIMERGE the age at baseline on every row, into the age at the visit."""
     years = (visits["EXAMDATE"] - visits["EXAMDATE_bl"]).dt.days / 365.25
-    return visits.assign(AGE=visits["AGE"] + years)
+    return visits.assign(AGE=visits["AGE"] + years.fillna(0))  # without a date: the only visit
 
 
 def valid_diagnosis(visits: pd.DataFrame) -> pd.DataFrame:
@@ -116,33 +116,28 @@ def split(dx: pd.Series, seed: int, val_fraction: float = 0.15) -> np.ndarray:
 def check_split(cohort: pd.DataFrame) -> None:
     """Raise DataLeakageError if a subject or an image path stands in two parts of the split."""
     for column in ("PTID", "RID", *PATHS):
-        if len(rows := _crossing(cohort["split"], cohort[column])):
-            one, cases = cohort[column][rows[0]], ", ".join(map(str, cohort["case"][rows]))
+        parts = cohort.groupby(column, sort=False)["split"].nunique()
+        for one in parts.index[parts > 1][:1]:
+            cases = ", ".join(map(str, cohort.loc[cohort[column] == one, "case"]))
             what = f"one {column} ({one}) stands in more than one part of the split: cases {cases}"
             raise DataLeakageError(Problem("", what, "drop all but one from the tables"))
 
 
 def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
-    """Raise DataLeakageError if two parts hold files of equal content, CohortError if one lacks."""
-    for column in PATHS:
-        paths = cohort[column].dropna().map(lambda name: data_dir / name)
-        if absent := [path for path in paths if not path.exists()]:
-            what = f"is missing ({len(absent)} of the listed images are)"
-            mend = "complete the download or empty the path in images.csv"
-            raise CohortError(Problem(str(absent[0]), what, mend))
-        sizes = paths.map(lambda path: path.stat().st_size)  # files of other sizes differ
-        content = paths[sizes.duplicated(keep=False)].map(checksum)
-        if len(rows := _crossing(cohort["split"], content)):
-            first, second = paths[cohort.loc[rows].drop_duplicates("split").index][:2]
-            what = f"has the same content as {second}; both sides of the split hold it"
-            raise DataLeakageError(Problem(str(first), what, "drop one of the two subjects"))
-
-
-def _crossing(parts: pd.Series, values: pd.Series) -> pd.Index:
-    """Rows of the first value that stands in more than one part of the split."""
-    values = values.dropna()
-    crossing = values[parts.groupby(values).transform("nunique").reindex(values.index) > 1]
-    return crossing[crossing == next(iter(crossing), None)].index
+    """Raise DataLeakageError if two listed files have equal content, CohortError if one lacks."""
+    listed = pd.concat([cohort[column] for column in PATHS], ignore_index=True).dropna()
+    paths = listed.map(lambda name: data_dir / name)
+    if absent := [path for path in paths if not path.exists()]:
+        what = f"is missing ({len(absent)} of the listed images are)"
+        mend = "complete the download or empty the path in images.csv"
+        raise CohortError(Problem(str(absent[0]), what, mend))
+    sizes = paths.map(lambda path: path.stat().st_size)  # files of other sizes differ
+    content = paths[sizes.duplicated(keep=False)].map(checksum)
+    if len(again := content[content.duplicated()]):
+        first = paths[content[content == again.iloc[0]].index[0]]
+        what = f"has the same content as {first}, so that a split may put it on both sides"
+        mend = "drop one of the two from images.csv"
+        raise DataLeakageError(Problem(str(paths[again.index[0]]), what, mend))
 
 
 def check_training_cases(cohort: pd.DataFrame, cases: np.ndarray, where: str) -> None:

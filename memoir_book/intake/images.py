@@ -8,6 +8,8 @@ import pandas as pd
 
 from memoir_core.tables import CohortError, Problem, parse, read_images
 
+from .text import read_text
+
 GLOBS = {  # the first pattern that finds anything is used
     "t1_path": (
         "subjects/sub-*/ses-*/t1_linear/*_T1w.nii*",
@@ -21,7 +23,7 @@ GLOBS = {  # the first pattern that finds anything is used
 def list_images(data_dir: Path) -> pd.DataFrame:
     """Read a download's images.csv, or look for the images where there is none."""
     manifest = Path(data_dir) / "images.csv"
-    return read_images(manifest) if manifest.exists() else find_images(Path(data_dir))
+    return read_images(read_text(manifest)) if manifest.exists() else find_images(Path(data_dir))
 
 
 def find_images(data_dir: Path) -> pd.DataFrame:

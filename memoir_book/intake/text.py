@@ -1,0 +1,65 @@
+"""Read a table as people have it: whatever separates its fields, however its letters are coded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from memoir_core.tables import CohortError, Problem
+
+AS_CSV = "save it as CSV UTF-8 with commas, or download it again"
+MOST = 500  # MB; ADNIMERGE has 15
+
+
+def read_text(path: Path) -> pd.DataFrame:
+    """Read any table as text, stripped; the index is the line in the file, '' a missing value.
+
+    Commas, semicolons (with decimal commas) or tabs; UTF-8, UTF-16 or Windows' code page.
+    Raises CohortError with file and mend where it is no table.
+    """
+
+    def unusable(what: str, mend: str = AS_CSV) -> CohortError:
+        return CohortError(Problem(str(path), what, mend))
+
+    path = Path(path)
+    if not path.exists():
+        raise unusable("is missing", "download the full table again")
+    if not path.is_file():
+        raise unusable("is no file", "put the table itself there")
+    if path.stat().st_size > MOST * 1e6:
+        raise unusable(f"is larger than {MOST} MB", "keep the columns and rows that are needed")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        what = f"cannot be opened ({error.strerror})"
+        raise unusable(what, "give yourself the right to read it") from error
+    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if raw[:2] in (b"PK", b"\x1f\x8b") or raw.lstrip()[:1] == b"<" or (b"\0" in raw and not wide):
+        raise unusable("is a workbook, a web page or another file that is no text table")
+    try:
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", errors="replace")  # what Excel calls plain CSV
+    header = next(iter(text.split("\n")), "")
+    separator = max(",;\t", key=header.count)
+    options: Any = {"sep": separator, "dtype": str, "skipinitialspace": True, "index_col": False}
+    options |= {"keep_default_na": False, "skip_blank_lines": False}
+    try:
+        with warnings.catch_warnings():  # a row of more fields than the header would shift values
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(io.StringIO(text), **options)
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise unusable(
+            f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
+        ) from error
+    table.columns = table.columns.str.strip()
+    table = table.apply(lambda column: column.str.strip()).set_axis(table.index + 2)
+    table = table[(table != "").any(axis=1)]  # blank lines
+    if separator != ",":
+        table = table.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True)
+    table.attrs["file"] = str(path)
+    return table
