@@ -28,7 +28,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
-from memoir_book import chapters, store
+from memoir_book import chapters, experts, store
 from memoir_book.answers import BATCH, answer_plan
 from memoir_book.weights import BACKBONES, Weights
 from memoir_core import files, llm, vqa
@@ -103,7 +103,7 @@ def compare_classes(device: str, scratch: Path) -> dict[str, Any]:
         )
         found[key] = {
             "class": type(four.model).__name__,
-            "four_bit_share": llm.four_bit_share(four.model),
+            "four_bit_share": experts.four_bit_share(four.model),
             "gap_to_rounded": largest_gap(quantised, rounded),
             "gap_to_unquantised": largest_gap(quantised, full),
         }

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from memoir_core import files, llm, vqa
 from memoir_core.config import SMALL
 
-from . import onednn, reading, weights
+from . import experts, onednn, reading, weights
 from .weights import BACKBONES, SOURCES, Backbone, Weights
 
 BATCH = 8  # prompts at a time
@@ -105,7 +105,7 @@ def answer_plan(
         except (MemoryError, torch.OutOfMemoryError) as error:
             what = f"{backbone.title} does not fit into memory on {device}: skipped"
             raise NoRoom(what) from error
-        share, memory = llm.four_bit_share(loaded.model), loaded.model.get_memory_footprint()
+        share, memory = experts.four_bit_share(loaded.model), loaded.model.get_memory_footprint()
         if share and device == "cpu":
             # bitsandbytes unpacks a layer's weights each time a CPU multiplies by them, for every
             # token that is written. Unpacked once they are the same numbers, in more memory.

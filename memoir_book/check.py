@@ -55,7 +55,7 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
 def read_visits(data_dir: Path) -> pd.DataFrame:
     """Read a download's ADNIMERGE.csv, and say how dates were understood where that was judged."""
     text = read_text(data_dir / "ADNIMERGE.csv")
-    for column in text.columns.intersection(DATES):
+    for column in text.columns.intersection([*DATES]):
         if day_first(text[column]):
             print(f"ADNIMERGE.csv, {column}: read with the day first, as numbers above 12 show")
     return read_adnimerge(text)
@@ -81,12 +81,16 @@ def main(arguments: list[str] | None = None) -> int:
     if not data.is_dir():
         parser.error(f"{data} is not a folder")
     problems = check_download(data, not options.skip_images)
-    with atomic_path(options.csv) as temporary:
-        table = pd.DataFrame(problems, columns=Problem._fields)
-        table[COLUMNS].to_csv(temporary, index=False)
+    listed = f"they are listed in {options.csv}"
+    try:
+        with atomic_path(options.csv) as temporary:
+            table = pd.DataFrame(problems, columns=Problem._fields)
+            table[COLUMNS].to_csv(temporary, index=False)
+    except OSError as error:
+        listed = f"{options.csv} could not be written ({error.strerror}); name another with --csv"
     if problems:
         print(*problems, sep="\n")
-        print(f"{len(problems)} problems; they are listed in {options.csv}")
+        print(f"{len(problems)} problems; {listed}")
         return 1
     visits = read_adnimerge(read_text(data / "ADNIMERGE.csv"))
     found, _ = build_cohort(visits, list_images(data), None, seed=0)

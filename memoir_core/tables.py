@@ -32,7 +32,7 @@ EXPECTED |= {"VISCODE": "a visit (bl, m06, m12, ...; where ADNI writes v03, VISC
 DATES = ("EXAMDATE", "EXAMDATE_bl")
 EXPECTED |= dict.fromkeys(DATES, "a date (2012-05-31, 5/31/2012)")
 EMPTY = "the field is empty", "fill it or drop the row"
-MIXED = "some dates begin with the day, others with the month; write all like 2012-05-31"
+MIXED, AS_ISO = "some dates begin with the day, others with the month", "write all like 2012-05-31"
 
 
 class Problem(NamedTuple):
@@ -133,7 +133,7 @@ def _read_table(
         for row, column, value, fails in failed[FAILURE].itertuples(index=False):
             mend = "correct it, or leave the field empty if it is unknown"
             said = (f"{value[:80]!r} is not {fails}", mend) if isinstance(value, str) else EMPTY
-            said = MIXED.split("; ") if fails == MIXED else said
+            said = (MIXED, AS_ISO) if fails == MIXED else said
             problems.append(Problem(file, *said, "" if fails == MIXED else str(row), column))
     table = text.apply(parse).dropna(subset=keys).drop_duplicates()
     for row in table.index[table.duplicated(keys)]:

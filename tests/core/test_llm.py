@@ -10,6 +10,7 @@ from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bi
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memoir_book import experts
 from memoir_core import llm, vqa
 
 LONG = (
@@ -297,8 +298,8 @@ def test_the_share_in_four_bits_is_counted_by_hand(folder, loaded):
     four = llm.load_4bit(folder)
     dense = {n: p.numel() for n, p in loaded.model.named_parameters() if ".layers." in n}
     matrices = sum(size for name, size in dense.items() if "proj" in name)
-    assert llm.four_bit_share(four.model) == matrices / sum(dense.values()) > 0.95
-    assert llm.four_bit_share(loaded.model) == 0
+    assert experts.four_bit_share(four.model) == matrices / sum(dense.values()) > 0.95
+    assert experts.four_bit_share(loaded.model) == 0
 
 
 def test_experts_are_held_in_four_bits_too(mixture):
@@ -312,7 +313,7 @@ def test_experts_are_held_in_four_bits_too(mixture):
             packed, state = quantize_4bit(weight.data, compress_statistics=True, quant_type="nf4")
             weight.data.copy_(dequantize_4bit(packed, state))
             assert name not in held or held[name].dtype == torch.uint8
-    assert llm.four_bit_share(four.model) > 0.95
+    assert experts.four_bit_share(four.model) > 0.95
     for a, b, c in zip(
         llm.answer_batch(four, [LONG, SHORT], OPTIONS),
         llm.answer_batch(dense, [LONG, SHORT], OPTIONS),
@@ -327,6 +328,6 @@ def test_experts_are_held_in_four_bits_too(mixture):
 
 
 def test_experts_left_in_16_bits_would_be_told(mixture, monkeypatch):
-    plain_quantiser = llm.Bnb4BitHfQuantizer
-    monkeypatch.setitem(llm.AUTO_QUANTIZER_MAPPING, "bitsandbytes_4bit", plain_quantiser)
-    assert 0.1 < llm.four_bit_share(llm.load_4bit(mixture).model) < 0.6
+    plain_quantiser = experts.Bnb4BitHfQuantizer
+    monkeypatch.setitem(experts.AUTO_QUANTIZER_MAPPING, "bitsandbytes_4bit", plain_quantiser)
+    assert 0.1 < experts.four_bit_share(llm.load_4bit(mixture).model) < 0.6

@@ -4,6 +4,7 @@ import pytest
 import tinyllm
 import torch
 
+from memoir_book import experts
 from memoir_core import llm, vqa
 
 CONTEXT = [(7, "A man; MMSE 21.", "Dementia"), (5, "A woman; MMSE 30.", "CN")]
@@ -52,7 +53,7 @@ def test_an_answer_ends_with_its_turn(dense, key):
 
 def test_nearly_all_of_the_decoder_is_held_in_4_bit(folder):
     four = llm.load_4bit(folder, chat=True)
-    assert llm.four_bit_share(four.model) > 0.95
+    assert experts.four_bit_share(four.model) > 0.95
     assert all(torch.isfinite(p).all() for p in four.model.parameters() if p.is_floating_point())
     assert len(llm.answer_batch(four, [LONG, SHORT], OPTIONS, most=3)) == 2
 
