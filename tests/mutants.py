@@ -303,6 +303,10 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("- train[column].mean()", "- test[column].mean()"),
         ("and labels:", "or labels:"),
     ],
+    "experts": [
+        ("numel() * (1 + packed)", "numel()"),
+        ("return ready or expert", "return ready"),
+    ],
     "llm": [
         ('bnb_4bit_quant_type="nf4"', 'bnb_4bit_quant_type="fp4"'),
         ("bnb_4bit_use_double_quant=True", "bnb_4bit_use_double_quant=False"),
@@ -317,8 +321,6 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("text_and_option = turn[", "text_and_option = text + option or turn["),
         ("[..., 0].mean(1)", "[..., 0].sum(1)"),
         ("if found.isnan().any()", "if False"),
-        ("numel() * (1 + packed)", "numel()"),
-        ("return ready or expert", "return ready"),
         ('told["enable_thinking"] = False', 'told["enable_thinking"] = True'),
         ("skip_special_tokens=not loaded.chat", "skip_special_tokens=True"),
         ('"truncated": count == len(tokens)', '"truncated": count >= 24'),
