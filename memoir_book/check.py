@@ -1,7 +1,8 @@
 """Check a download before a run: `python -m memoir_book.check DATA`.
 
 Lists every problem of the tables and images at once, with the mend of each, and writes the list
-as CSV. It names files, subjects and dates: it is for whoever holds the data.
+as CSV; then says what the book will leave out for want of data, and what of the machine would stop
+the run. It names files, subjects and dates: it is for whoever holds the data.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import pandas as pd
 from tqdm.contrib.concurrent import thread_map
 
 from memoir_core.cohort import build_cohort, counts, read_adnimerge
+from memoir_core.config import PROFILES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 from memoir_core.volumes import VolumeError, read_volume
 
+from . import doctor
 from .intake import list_images, read_text
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
@@ -76,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with ADNIMERGE.csv and images")
     parser.add_argument("--csv", type=Path, default=Path("problems.csv"), help="write it here")
     parser.add_argument("--skip-images", action="store_true", help="check the tables only")
+    parser.add_argument("--profile", default="quick", choices=tuple(PROFILES), help="of the run")
+    parser.add_argument("--device", default="auto", help="of the run: auto, cpu or cuda")
     options = parser.parse_args(arguments)
     data = options.data
     if not data.is_dir():
@@ -96,6 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
     found, _ = build_cohort(visits, list_images(data), None, seed=0)
     print(counts(found).to_string())
     with_fa = found["has_fa"].sum()
+    machine = [*doctor.versions(), *doctor.machine(PROFILES[options.profile], options.device)]
+    for level, what, text in machine:
+        if level != "ok":
+            print(f"{options.profile} on this machine, {level}: {what}: {text}")
     print(f"No problem found; {with_fa} of {len(found)} subjects have an FA volume.")
     return 0
 

@@ -17,12 +17,16 @@ from memoir_core.config import PROFILES, Profile  # others need packages, which 
 
 from . import chapters
 
+PYTHON = (3, 11)
 GIB_WANTED = {"smoke": 6, "quick": 8, "paper": 40}  # of disk: volumes, checkpoints, text models
 
 
 def versions() -> Iterator[tuple[str, str, str]]:
     """Compare installed packages with both files of requirements: level, name, what was found."""
     chapters.runs_dir()  # needs the checkout, and says so
+    if sys.version_info[:2] != PYTHON:
+        found, tested = (".".join(map(str, v)) for v in (sys.version_info[:3], PYTHON))
+        yield "note", "Python", f"{found}; tested was {tested}"
     files = (chapters.ROOT / f"requirements{end}.txt" for end in ("", "-weights"))
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):

@@ -93,6 +93,34 @@ def test_all_problems_are_listed_not_only_the_first(download, tmp_path, capsys):
     assert f"{len(found)} problems" in capsys.readouterr().out
 
 
+def test_the_machine_is_looked_at_with_the_data(download, tmp_path, capsys, monkeypatch):
+    said = [("ok", "memory", "much"), ("fail", "disk", "full; free some")]
+    monkeypatch.setattr(check.doctor, "machine", lambda profile, device: iter(said))
+    assert check.main([str(download), "--csv", str(tmp_path / "p.csv"), "--profile", "paper"]) == 0
+    out = capsys.readouterr().out
+    assert "paper on this machine, fail: disk: full; free some" in out and "much" not in out
+
+
+def test_a_list_that_cannot_be_written_is_no_crash(download, tmp_path, capsys):
+    (download / "ADNIMERGE.csv").unlink()
+    (tmp_path / "taken").write_text("a file, no folder")
+    assert check.main([str(download), "--csv", str(tmp_path / "taken" / "p.csv")]) == 1
+    out = capsys.readouterr().out
+    assert "is missing" in out and "could not be written" in out
+
+
+def test_dates_that_begin_with_the_day_are_told(download, tmp_path, capsys):
+    path = download / "ADNIMERGE.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["EXAMDATE"] = pd.to_datetime(table["EXAMDATE"]).dt.strftime("%d/%m/%Y")
+    plain, _ = build(download)
+    table.to_csv(path, index=False)
+    options = [str(download), "--csv", str(tmp_path / "p.csv"), "--skip-images"]
+    assert check.main(options) == 0
+    assert "EXAMDATE: read with the day first" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(build(download)[0], plain)
+
+
 def test_a_table_that_cannot_be_read_does_not_hide_the_other(download):
     (download / "ADNIMERGE.csv").write_text("RID,PTID\n1,2\n")
     images = pd.read_csv(download / "images.csv", dtype=str)

@@ -39,6 +39,12 @@ def test_missing_packages_fail_and_other_versions_are_noted(monkeypatch, capsys)
     assert "memory" not in capsys.readouterr().out
 
 
+def test_another_python_is_noted(monkeypatch):
+    assert ("Python", "note") not in by(doctor.versions())
+    monkeypatch.setattr(doctor, "PYTHON", (3, 99))
+    assert by(doctor.versions())["Python", "note"].endswith("; tested was 3.99")
+
+
 def test_a_full_disk_and_a_folder_without_rights_fail(runs, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
     assert "free some" in by(doctor.machine(SMOKE, "cpu"))["disk", "fail"]

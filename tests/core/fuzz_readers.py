@@ -18,6 +18,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from memoir_book.intake import read_text
 from memoir_core import tables, volumes
 
 TABLE = (
@@ -78,9 +79,9 @@ def one(kind: str, rng: np.random.Generator, folder: Path, base: bytes) -> tuple
     path.write_bytes(data)
     try:
         if kind == "table":
-            tables.read_adnimerge(path)
+            tables.read_adnimerge(read_text(path))
         elif kind == "images":
-            tables.read_images(path)
+            tables.read_images(read_text(path) if rng.random() < 0.5 else path)
         else:
             volumes.read_volume(path)
     except (tables.CohortError, volumes.VolumeError) as error:
