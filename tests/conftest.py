@@ -109,10 +109,10 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished():
-    """The run folder of the whole book, killed in every chapter on the way."""
+    """The run folder of the whole book, killed on the way."""
     import bookrun
 
-    return bookrun.run_killed_in_every_chapter()
+    return bookrun.run_killed_on_the_way()
 
 
 @pytest.fixture(scope="session")
