@@ -3,6 +3,7 @@
 `finished` and `site` in conftest.py call this module.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def kill_in(chapter, before, folder):
 def run_killed_on_the_way():
     """Run the book, kill it in the chapters of `KILL`, and let it finish."""
     folder = RUNS / "papermill" / NAME
-    pairs = [pair for pair in zip(CHAPTERS, CHAPTERS[1:], strict=False) if pair[1].number in KILL]
+    pairs = [pair for pair in itertools.pairwise(CHAPTERS) if pair[1].number in KILL]
     killed = [chapter.number for before, chapter in pairs if kill_in(chapter, before, folder)]
     print("killed in chapters", *killed)
     assert killed == [*KILL], "a fast machine may have finished one first: kill it earlier"
