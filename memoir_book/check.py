@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm.contrib.concurrent import thread_map
 
 from memoir_core.cohort import build_cohort, counts, read_adnimerge
-from memoir_core.config import PROFILES
+from memoir_core.config import PROFILES, SCORES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 from memoir_core.volumes import VolumeError, read_volume
@@ -49,6 +49,7 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
             problems += filter(None, found)
     try:
         if not problems:  # what only shows when the tables meet
+            problems += doubts(tables[0], str(data_dir / "ADNIMERGE.csv"))
             build_cohort(tables[0], tables[1], data_dir, seed=0)
     except CohortError as error:
         problems += error.problems
@@ -62,6 +63,28 @@ def read_visits(data_dir: Path) -> pd.DataFrame:
         if day_first(text[column]):
             print(f"ADNIMERGE.csv, {column}: read with the day first, as numbers above 12 show")
     return read_adnimerge(text)
+
+
+def doubts(visits: pd.DataFrame, file: str) -> list[Problem]:
+    """Find what is well formed and yet wrong, by what the columns of ADNIMERGE say together."""
+    grown = (visits.groupby("PTID")["AGE"].transform("max") - visits["AGE"]) > 0.5
+    late = visits["EXAMDATE"] > pd.Timestamp.now() + pd.Timedelta("1D")
+    mean, classes = visits[list(SCORES)].mean(), visits.groupby("DX")[list(SCORES)].mean()
+    reckon = "it must be that at baseline; `python -m memoir_book.intake adni` reckons it back"
+    exchanged = "look whether columns, or the numbers of the classes, are exchanged"
+    found = [
+        (grown.any(), "AGE", f"differs between the rows of a person ({grown.sum()} rows)", reckon),
+        (
+            late.any(),
+            "EXAMDATE",
+            f"lies in the future ({late.sum()} rows)",
+            "look at how it was written",
+        ),
+        (mean["ADAS13"] < mean["ADAS11"], "ADAS13", "is below ADAS11, a part of it", exchanged),
+    ]
+    worse = (classes.reindex(["CN", "Dementia"]).diff().iloc[1] * [1, 1, 1, -1, -1]).items()
+    found += [(d < 0, str(name), "is worse in CN than in Dementia", exchanged) for name, d in worse]
+    return [Problem(file, what, mend, "", column) for wrong, column, what, mend in found if wrong]
 
 
 def _volume_problem(path: Path) -> Problem | None:

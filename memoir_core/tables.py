@@ -103,6 +103,8 @@ def _read_table(
 
     text = source if isinstance(source, pd.DataFrame) else _csv(source)
     file = str(text.attrs.get("file", "the table"))
+    known = {name.lower(): name for name in (*KEYS, *required, *optional, "VISCODE2", "DIAGNOSIS")}
+    text = text.rename(columns=lambda name: known.get(name.strip().lower(), name))
     if "VISCODE2" in text:  # ADNI2 and later, where VISCODE is the phase's own (v03, 4_bl)
         text = text.assign(
             VISCODE=text["VISCODE2"].mask(text["VISCODE2"] == "", text.get("VISCODE"))
@@ -153,7 +155,7 @@ def _csv(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         what = f"cannot be read as a CSV table in UTF-8 ({str(error).splitlines()[0][:80]})"
         raise CohortError(Problem(str(path), what, "download the full table again")) from error
-    table = table.rename(columns=str.strip).set_axis(table.index + 2)
+    table = table.set_axis(table.index + 2)
     table.attrs["file"] = path
     return table
 

@@ -61,5 +61,10 @@ def read_text(path: Path) -> pd.DataFrame:
     table = table[(table != "").any(axis=1)]  # blank lines
     if separator != ",":
         table = table.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True)
+    for name in table.columns[table.columns.str.fullmatch(r".+\.\d+")]:  # pandas' name for a second
+        first = name.rpartition(".")[0]
+        if first in table and (table[first] != table[name]).any():
+            what = f"has two columns called {first[:80]}, which differ"
+            raise unusable(what, "delete or rename one of them")
     table.attrs["file"] = str(path)
     return table

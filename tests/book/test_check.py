@@ -196,3 +196,27 @@ def test_the_mechanism_behind_the_scores_is_a_parameter(tmp_path):
         table, _ = build(tmp_path, images=False)
         accuracy[drift] = baselines(table)["dx3 logistic"]["balanced_accuracy"]
     assert accuracy[0.0] > 0.85 > 0.78 > accuracy[SCORE_DRIFT]
+
+
+SWAPPED = {"CN": "Dementia", "Dementia": "CN"}
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "words"),
+    [
+        (lambda t: t.assign(AGE=t["AGE"] + (t["VISCODE"] != "bl")), "AGE", "between the rows"),
+        (lambda t: t.assign(EXAMDATE=t["EXAMDATE"] + pd.Timedelta("9999D")), "EXAMDATE", "future"),
+        (lambda t: t.assign(ADAS11=t["ADAS13"], ADAS13=t["ADAS11"]), "ADAS13", "exchanged"),
+        (lambda t: t.assign(MMSE=t["ADAS13"], ADAS13=t["MMSE"]), "MMSE", "worse in CN"),
+        (lambda t: t.assign(MOCA=30 - t["MOCA"]), "MOCA", "worse in CN"),
+        (lambda t: t.assign(DX=t["DX"].replace(SWAPPED)), "CDRSB", "numbers of the classes"),
+    ],
+)
+def test_what_is_well_formed_and_wrong_is_found_by_what_columns_say_together(
+    tmp_path, change, column, words
+):
+    write_tables(tmp_path, 60, 0.5)
+    visits = cohort.read_adnimerge(tmp_path / "ADNIMERGE.csv")
+    assert check.doubts(visits, "a.csv") == []
+    found = {problem.column: str(problem) for problem in check.doubts(change(visits), "a.csv")}
+    assert words in found[column] and found[column].startswith(f"a.csv, {column}: ")

@@ -34,6 +34,12 @@ def test_semicolons_come_with_decimal_commas(tmp_path, sign):
     assert read(tmp_path, b'A,B\n"1,067",2\n')["A"][2] == "1,067"  # thousands, perhaps: not judged
 
 
+def test_two_columns_of_one_name_must_not_differ(tmp_path):
+    assert read(tmp_path, b"A,A\n1,1\n")["A"].tolist() == ["1"]
+    with pytest.raises(CohortError, match="two columns called A, which differ; delete"):
+        read(tmp_path, b"A,A\n1,2\n")
+
+
 def test_quotes_may_hold_what_separates(tmp_path):
     assert read(tmp_path, b'"A","B"\r\n"x, y","2"\r\n').to_numpy().tolist() == [["x, y", "2"]]
 

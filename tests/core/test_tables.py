@@ -259,6 +259,13 @@ def test_a_person_has_one_number(tmp_path):
         tables.read_adnimerge(write(tmp_path, {}, {"RID": "3", "VISCODE": "m12"}))
 
 
+def test_names_of_columns_may_be_small(tmp_path):
+    path = write(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].lower(), *lines[1:]]))
+    assert tables.read_adnimerge(path)["MMSE"].tolist() == [28]
+
+
 def test_paths_from_windows_are_understood(tmp_path):
     found = read_images(tmp_path, "PTID,VISCODE,t1_path,fa_path\n1,bl,img\\a b.nii,\n")
     assert found["t1_path"][0] == "img/a b.nii"
