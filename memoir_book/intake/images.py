@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from memoir_core.files import read_json
 from memoir_core.tables import PATHS, CohortError, Problem, parse, read_images
 
-from .loni import PTID, RULES, by_loni
 from .text import read_text
 
-PATTERNS = "subjects/sub-*/ses-*/t1_linear/*_T1w.nii.gz or sub-*/ses-*/anat/*_space-MNI*_T1w.nii.gz"
-REGISTER = "run `python -m memoir_book.intake prepare RAW OUT`, which registers it"
-REGISTER += ", or list it in images.csv if it is in MNI space although its name does not say so"
+NAMES = read_json(Path(__file__).parents[1] / "adni.json")
+DAYS = 90  # the longest way from a scan to the visit that it belongs to
+BOX = (150, 185, 150)  # mm; MNI grids are up to 50 mm larger, scanners' hold the whole head
+MEND = "run `python -m memoir_book.intake prepare {} OUT`, which registers them, or list those "
+MEND += "that are in MNI space although their names do not say so in images.csv"
 
 
 def list_images(data_dir: Path) -> pd.DataFrame:
@@ -28,101 +31,158 @@ def find_images(data_dir: Path) -> pd.DataFrame:
     """List the images of a BIDS or CAPS tree: PTID, VISCODE, t1_path, fa_path.
 
     Subject and visit come from the folders: `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999
-    at m48. Of several files the one that `RULES` names is taken; `attrs["notes"]` says of how
-    many. Raises CohortError where no T1 in MNI space is left, and as `choose`.
+    at m48. `attrs["notes"]` says by which rules one of several files was taken. Raises
+    CohortError as `choose`.
     """
-    table = candidates(Path(data_dir), walk(Path(data_dir)))
+    table = candidates(data_dir, walk(data_dir))
     if len(table) and table["description"].notna().all():
-        what = f"there is no images.csv, but ADNI/.../ as LONI unpacks it ({len(table)} files)"
+        what = f"there is no images.csv, but ADNI/... as LONI unpacks it ({len(table)} images)"
         mend = f"run `python -m memoir_book.intake adni {data_dir} OUT` and use OUT"
         raise CohortError(Problem(str(data_dir), what, mend))
-    found, said = choose(table[table["description"].isna()], Path(data_dir))
-    found.attrs["notes"] = [f"{what}: {len(which)} files" for what, which in said.items()]
+    found, said = choose(table[table["description"].isna()], data_dir)
+    found.attrs["notes"] = [f"{what}: {len(files)} files" for what, files in said.items()]
     return found
 
 
 def walk(folder: Path, without: Path | None = None) -> list[Path]:
     """List the files of a tree, through links, without hidden ones and without one folder."""
+
+    def closed(error: OSError) -> None:
+        what = f"cannot be opened ({error.strerror})"
+        raise CohortError(Problem(str(error.filename), what, "give yourself the right to read it"))
+
     seen, found = {os.path.realpath(without)} if without else set(), []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
+    for root, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != ".")
+        found += [] if real in seen else [Path(root, n) for n in sorted(names) if n[0] != "."]
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root) / name for name in sorted(names) if not name.startswith(".")]
     return found
 
 
 def candidates(folder: Path, files: list[Path]) -> pd.DataFrame:
-    """List what may be an image, one row per file: whose it is and what its name says of it.
+    """List what may be an image, a row each: whose it is, and ranks by what its name says.
 
-    Rows of LONI's folder have a `description`, those of BIDS and CAPS have none.
+    LONI's files have a `description`; a series of DICOM is one row, whose `file` ends with /.
     """
-    names = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files]
-    slices = {str(name.parent) for name in names if name.suffix.lower() in (".dcm", ".ima")}
-    names = [name for name in names if re.search(r"(?i)\.nii(\.gz)?$", name.name)]
-    rows = [row for name in names if (row := _bids(name) or by_loni(name))]
-    rows += [
-        row | {"kind": "DICOM"} for name in sorted(slices) if (row := by_loni(Path(name, "-")))
-    ]
-    columns = ["file", "PTID", "VISCODE", "kind", "description", "ID", "EXAMDATE", *RULES]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(VISCODE=parse(table["VISCODE"].astype(str).rename("VISCODE")))
+    names = pd.Series([file.relative_to(folder).as_posix() for file in files], dtype="str")
+    slices = names[names.str.contains(r"(?i)\.(?:dcm|ima)$")].str.replace(r"[^/]*$", "", regex=True)
+    names = names[names.str.contains(r"(?i)\.nii(?:\.gz)?$")]
+    names = pd.concat([names, slices.drop_duplicates()], ignore_index=True)
+
+    def part(pattern: str) -> pd.Series:
+        return names.str.extract(pattern)[0]
+
+    sub, space = part("(?:^|/)sub-([^/]+)/"), part("space-([A-Za-z0-9]+)").fillna("")
+    space = space.mask(space.eq("") & names.str.contains("/(?:t1_linear|normalized_space)/"), "MNI")
+    fa = names.str.contains(r"(?:_FA|_param-(?:FA|fa)_[a-z]+)\.nii")
+    kind = part(r"_(T1w)\.nii").mask(fa, "fa_path").replace("T1w", "t1_path")
+    ptid, described = part(r"(?:^|/)(\d{3}_S_\d{4,5})/[^/]+/"), part(r"_S_\d{4,5}/([^/]+)/")
+    image, bids = part(r"[/_]I(\d+)[/.]"), sub.notna()
+    ranks: dict = {"native": ~space.str.match("(?i)MNI|ICBM|Ixi549"), "other": ~bids}
+    ranks |= {"space": 2 - space.str.match("MNI") - space.eq("MNI152NLin6Asym")}
+    ranks |= {"desc": part("_desc-([A-Za-z]+)").map({"brain": 0, "Crop": 2}).fillna(1)}
+    ranks |= {"run": -pd.to_numeric(part(r"_run-(\d+)_").where(bids, image)).fillna(0)}
+    said = {"file": names, "PTID": parse(sub.fillna(ptid).rename("PTID")), "kind": kind}
+    said |= {"VISCODE": parse(part("(?:^|/)ses-([^/]+)/").rename("VISCODE")), "ID": image}
+    said |= {"EXAMDATE": parse(part(r"/(\d{4}-\d\d-\d\d)_").rename("EXAMDATE"))}
+    said |= {"description": described.where(~bids & ptid.notna()).str.replace("_", " ")}
+    table = pd.DataFrame(said | ranks)
+    return table[(bids & kind.notna()) | table["description"].notna()]
 
 
-def _bids(name: PurePosixPath) -> dict | None:
-    """Understand `sub-X/ses-Y/.../sub-X_ses-Y_space-Z_desc-W_T1w.nii.gz`; None if it is none."""
-    words = [*re.sub(r"(?i)\.nii(\.gz)?$", "", name.name).split("_")]
-    said = {key: value for word in words for key, _, value in [word.partition("-")] if value}
-    said |= {k: v for part in name.parts[:-1] for k, _, v in [part.partition("-")] if v}
-    fa = words[-1] == "FA" or said.get("param", "").upper() == "FA"
-    if "sub" not in said or not (fa or words[-1] == "T1w"):
-        return None
-    space, run = said.get("space", ""), re.sub(r"\D", "", said.get("run", ""))
-    clinica = not space and {"t1_linear", "normalized_space"} & {*name.parts}
-    mni = bool(re.match(r"(?i)MNI|ICBM|Ixi549", space)) or bool(clinica)
-    ranks = {"native": not mni, "other": 0, "run": -int(run or 0)}
-    ranks |= {"space": 2 - space.startswith("MNI") - (space == "MNI152NLin6Asym")}
-    ranks |= {"desc": {"brain": 0, "Crop": 2}.get(said.get("desc", ""), 1)}
-    ranks |= {"grid": said.get("res", "") not in ("2", "02", "2x2x2")}
-    whose = {"PTID": said["sub"], "VISCODE": said.get("ses")}
-    return {"file": str(name), "kind": PATHS[fa], **whose, **ranks}
+def read_collection(files: list[Path]) -> pd.DataFrame:
+    """Read IDA's tables of images, known by their columns: one row per image ID."""
+    found = [pd.DataFrame(columns=[*NAMES["collection"], "file"], dtype="str")]
+    for file in (file for file in files if file.suffix.lower() == ".csv"):
+        with open(file, "rb") as handle:
+            head = handle.readline(4096).replace(b"\0", b"").lower()
+        if re.search(rb"image[ _](data )?id|imageuid.*orig/proc", head):
+            text = read_text(file).rename(columns=str.lower).replace("", None)
+            table = pd.DataFrame(index=text.index, columns=found[0].columns, dtype="str")
+            for name, columns in NAMES["collection"].items():
+                for column in text.columns.intersection(columns, sort=False)[:1]:
+                    kind = "IMAGEUID" if name == "ID" else "" if name == "VISCODE" else name
+                    table[name] = parse(text[column].rename(kind))
+            found.append(table.assign(file=file.name))
+    return pd.concat(found, ignore_index=True).dropna(subset=["ID", "PTID"]).drop_duplicates("ID")
+
+
+def of_loni(rows: pd.DataFrame, folder: Path, collection: pd.DataFrame) -> pd.DataFrame:
+    """Add to LONI's files what the collection says of their ID: label, date, kind, native or not.
+
+    Native is what is not processed, or larger than an MNI grid: LONI's `MT1; GradWarp; N3m` is.
+    """
+    told, known = collection.set_index("ID").reindex(rows["ID"]), NAMES["descriptions"]
+    told = told.set_axis(rows.index)
+    words = told["description"].fillna(rows["description"])
+    t1, fa = words.str.contains(known["t1_path"]), words.str.contains(known["fa_path"])
+    kind = words.mask(t1, "t1_path").mask(fa, "fa_path").where(t1 | fa)
+    raw = t1 & ~words.str.contains(known["processed"])
+    raw = raw.where(told["type"].isna(), told["type"].str.match("(?i)orig"))
+    raw |= kind.isna() | rows["file"].str.endswith("/")
+    native = [r or not _mni_sized(folder / f) for r, f in zip(raw, rows["file"], strict=True)]
+    date = pd.to_datetime(told["EXAMDATE"]).fillna(rows["EXAMDATE"])
+    return rows.assign(kind=kind, native=native, EXAMDATE=date, VISCODE=told["VISCODE"])
+
+
+def _mni_sized(path: Path) -> bool:
+    import nibabel as nib
+
+    try:
+        header: Any = nib.load(path).header
+        sizes = zip(header.get_data_shape(), header.get_zooms(), BOX, strict=False)
+        return all(low <= n * zoom <= low + 50 for n, zoom, low in sizes)
+    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError):
+        return True  # `check` says why it cannot be read
+
+
+def visit_of(table: pd.DataFrame, visits: pd.DataFrame) -> pd.Series:
+    """Say to which visit each image belongs, (n,): PTID, ID, VISCODE (a label) and EXAMDATE.
+
+    By IMAGEUID, else the label where the person has such a visit, else the nearest exam date
+    within `DAYS`; NaN where there is none.
+    """
+    rows = table.assign(at=range(len(table)), day=pd.to_datetime(table["EXAMDATE"]))
+    pairs = rows.merge(visits, on="PTID", suffixes=("_said", ""))
+    days = (pairs["day"] - pairs["EXAMDATE"]).abs().dt.days.fillna(DAYS + 1)
+    days = days.mask(pairs["VISCODE_said"].eq(pairs["VISCODE"]), -1)
+    pairs["days"] = days.mask(pairs["ID"].eq(pairs["IMAGEUID"]), -2)
+    best = pairs[pairs["days"] <= DAYS].sort_values("days").drop_duplicates("at")
+    return best.set_index("at")["VISCODE"].reindex(rows["at"]).set_axis(table.index)
 
 
 def choose(table: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Keep one T1 and one FA file per visit by `RULES`; say which are left out, and why.
+    """Keep one T1 and one FA per visit, in MNI space; say what is left out, and why.
 
-    Raises CohortError where the names hold no PTID and visit, where no rule tells two files
+    Raises CohortError where folders name no PTID and visit, where no rule tells two files
     apart, and where no T1 in MNI space is left.
     """
-    table, said = table.assign(PTID=parse(table["PTID"].astype(str))), {}
-    known = table["PTID"].str.fullmatch(PTID).astype(bool) & table["VISCODE"].notna()
+    said, keys = {}, ["PTID", "VISCODE", "kind"]
+    known = table["PTID"].str.fullmatch(r"\d{3}_S_\d{4,5}").astype(bool) & table["VISCODE"].notna()
     what = "no PTID or visit can be read from the names of its folders"
     mend = "name the folders like sub-ADNI999S9999/ses-M048, or write images.csv"
     problems = [Problem(str(folder / file), what, mend) for file in table["file"][~known]]
-    keys, table = ["PTID", "VISCODE", "kind"], table[known]
-    for rank, rule in RULES.items():
+    table = table[known]
+    for rank, rule in NAMES["choice of an image"].items():
         worse = table[rank] > table.groupby(keys)[rank].transform("min")
         if worse.any():
-            said[f"several files for one visit; taken: {rule}; left out"] = [*table["file"][worse]]
+            said[f"several files for one visit, taken: {rule}; left out"] = [*table["file"][worse]]
         table = table[~worse]
-    if (native := table["native"].astype(bool)).any():
-        said[f"in native space, to use it: {REGISTER}; left out"] = [*table["file"][native]]
-    table = table[~native]
-    what, mend = (
-        "a second file for one visit, and no rule to choose",
-        "keep one, or write images.csv",
-    )
+    native, table = table[table["native"].astype(bool)], table[~table["native"].astype(bool)]
+    if len(native):
+        said[f"in native space and left out; {MEND.format(folder)}"] = [*native["file"]]
+    what = "a second file for one visit, and no rule to choose"
     again = table["file"][table.duplicated(keys)]
-    problems += [Problem(str(folder / file), what, mend) for file in again]
-    if not problems and not (table["kind"] == "t1_path").any():
-        what = f"there is neither images.csv nor a T1 volume at {PATTERNS}"
+    problems += [Problem(str(folder / f), what, "keep one, or write images.csv") for f in again]
+    if not problems and "t1_path" not in {*table["kind"]}:
+        what = "there is neither images.csv nor a T1 at (subjects/)sub-*/ses-*/t1_linear/*_T1w.nii*"
+        what += " or sub-*/ses-*/anat/*_space-MNI*_T1w.nii*"
         mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
-        if native.any():
-            what, mend = f"all {native.sum()} files are in native space", REGISTER
+        if len(native):
+            what, mend = f"all {len(native)} files are in native space", MEND.format(folder)
         problems = [Problem(str(folder), what, mend)]
     if problems:
         raise CohortError(*problems)
-    wide = table.pivot(index=keys[:2], columns="kind", values="file").reindex(columns=[*PATHS])
+    wide = table.set_index(keys)["file"].unstack().reindex(columns=[*PATHS])  # noqa: PD010
     return wide.reset_index().rename_axis(columns=None), said

@@ -2,266 +2,268 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from memoir_core import tables as core
 from memoir_core.config import SCORES
 from memoir_core.files import checksum
-from memoir_core.tables import EXPECTED, RANGES, CohortError, Problem, day_first, parse, read_text
+from memoir_core.tables import CohortError, Problem, day_first, parse
 
-NAMES = json.loads(Path(__file__).parents[1].joinpath("adni.json").read_text(encoding="utf-8"))
-DATE = r"(?:[_-]?(\d{1,2}[a-z]{3}\d{4}|\d{4}[_-]\d\d[_-]\d\d))?(?: ?\(\d+\))?\.(?:csv|tsv|txt)"
-BOXES = [f"CD{box}" for box in ("MEMORY", "ORIENT", "JUDGE", "COMMUN", "HOME", "CARE")]
-SCREENING = ("sc", "scmri", "v01", "v02", "4_sc")
+from .images import DAYS, NAMES
+from .text import read_text
+
 VALUES = ("DX", *SCORES)
 PEOPLE = ("PTGENDER", "PTEDUCAT", "APOE4", "born")
-COLUMNS = ("RID", "PTID", "code", "code2", "COLPROT", "SITE", *VALUES, "EXAMDATE", *PEOPLE, "AGE")
-COLUMNS += ("EXAMDATE_bl", "IMAGEUID")
+COLUMNS = ["RID", "PTID", "code", "code2", "COLPROT", "SITE", *VALUES, "EXAMDATE", *PEOPLE, "AGE"]
+COLUMNS += ["EXAMDATE_bl", "IMAGEUID"]
 MONTH, YEAR = 30.4375, 365.25  # days
-Said = dict[str, list[str]]  # a choice or a reason -> the rows, people or files
+Said = dict[str, list[str]]  # a choice, or a reason to leave out -> rows, visits, people or files
+
+
+def note(said: Said, what: str, which: Iterable) -> None:
+    """Add to the report what was found where, if it was."""
+    if which := [*map(str, which)]:
+        said.setdefault(what, []).extend(which)
 
 
 def find_tables(files: list[Path], said: Said) -> dict[str, list[Path]]:
-    """Find ADNI's tables by name, dated or not; of several editions take the newest, and say so.
+    """Find ADNI's tables by name, dated or not; of several editions the newest, which is said.
 
     Raises CohortError where two of one date differ.
     """
     editions: dict[tuple[str, str], list] = {}
-    for file in files:
-        for table, known in NAMES["tables"].items():
-            name = rf"(?i)(?:all_subjects_)?({known['file']}){DATE}"
+    for table, known in NAMES["tables"].items():
+        name = rf"(?i)(?:all_subjects_)?({known['file']}){NAMES['date in a name']}"
+        for file in files:
             if match := re.fullmatch(name, file.name):
                 day = pd.to_datetime((match[2] or "1Jan1990").replace("_", "-"), errors="coerce")
                 editions.setdefault((table, match[1].lower()), []).append((day, file))
-    found: dict[str, list[Path]] = {}
+    tables: dict[str, list[Path]] = {}
     for (table, _), dated in editions.items():
         newest = [file for day, file in dated if day == max(day for day, _ in dated)]
-        if len(newest) > 1 and len({checksum(file) for file in newest if file.is_file()}) > 1:
-            what, mend = f"and {newest[1]} are of one date and differ", "keep one in the folder"
+        if len(newest) > 1 and len({*map(checksum, newest)}) > 1:
+            what, mend = f"and {newest[1]} are of one date and differ", "keep one of the two there"
             raise CohortError(Problem(str(newest[0]), what, mend))
-        found.setdefault(table, []).append(newest[0])
+        tables.setdefault(table, []).append(newest[0])
         older = [file for _, file in dated if file != newest[0]]
         note(said, "an older edition of a table, or a copy, is left out", older)
-    return found
+    return tables
+
+
+def read_visits(tables: dict[str, list[Path]], said: Said) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read and join tables: one row per visit in ADNIMERGE's columns, and the rows it came from.
+
+    AGE is that at EXAMDATE_bl. Raises CohortError with all values that are not as expected, and
+    where a person is two.
+    """
+    problems: list[Problem] = []
+    rows = [tidy(path, name, problems, said) for name, paths in tables.items() for path in paths]
+    if problems:
+        raise CohortError(*problems)
+    table = pd.concat(rows, ignore_index=True)
+    table = table.reindex(columns=[*dict.fromkeys([*table, *COLUMNS])])  # empty if nothing gives it
+    table = name_visits(name_people(table), said)
+    return keep(ages(join(table, said), said), said), table
 
 
 def tidy(file: Path, table: str, problems: list[Problem], said: Said) -> pd.DataFrame:
     """Read one table: its columns in ADNIMERGE's names, parsed, and `code`, `code2` (VISCODE2).
 
-    What is not as `EXPECTED` goes to `problems`.
+    What is not as expected goes to `problems`.
     """
     text = read_text(file).rename(columns=str.upper)
-    text = text.loc[:, ~text.columns.duplicated()].astype(object)
+    text = text.loc[:, ~text.columns.duplicated()].astype("str")
+    text = text.mask(
+        text.isin(core.MISSING) | text.apply(lambda c: c.str.fullmatch(core.MISSING_CODE))
+    )
     _derive(text)
-    wanted = NAMES["tables"][table]["columns"]
-    rows = pd.DataFrame({"line": text.index}, text.index)
-    for field, columns in {**NAMES["every table"], **wanted}.items():
-        filled = text.reindex(columns=[name for name in columns if name in text])
-        filled = filled.loc[:, filled.notna().any()]
-        if not len(filled.columns):
-            if field in wanted and field in (*VALUES, *PEOPLE):
+    own, rows = NAMES["tables"][table]["columns"], pd.DataFrame({"line": text.index}, text.index)
+    for field, columns in {**NAMES["every table"], **own}.items():
+        filled = text[text.columns.intersection(columns)].dropna(axis=1, how="all")
+        if filled.empty:
+            if field in (*VALUES, *PEOPLE):
                 said[f"{file.name} has no {field} ({', '.join(columns)})"] = []
             continue
-        written = filled.bfill(axis=1).iloc[:, 0].astype("str")
-        name = filled.columns[0]
-        if name == "DIAGNOSIS":
+        names = [name for name in columns if name in filled]
+        written = filled[names].bfill(axis=1)[names[0]].astype("str")
+        rows[field] = written if field == "born" else parse(written.rename(field))
+        if names[0] == "DIAGNOSIS":
             said[f"{file.name}: DIAGNOSIS is DX (1 = CN, 2 = MCI, 3 = Dementia)"] = []
-        if field == "born":
-            rows[field] = _middle_of_month(written)
-            continue
-        rows[field] = parse(written.rename(field))
-        if field.startswith("EXAMDATE") and (first := day_first(written)) is not False:
-            said[f"{file.name}, {name}: the dates begin with the day"] = []
+        if field in core.DATES and (first := day_first(written)) is not False:
+            said[f"{file.name}, {names[0]}: the dates begin with the day"] = []
             if first is None:
-                what = "some dates begin with the day, some with the month"
-                problems.append(Problem(str(file), what, "write all like 2012-05-31", "", name))
+                what, mend = core.MIXED.split("; ")
+                problems.append(Problem(str(file), what, mend, "", names[0]))
         for line in written.index[written.notna() & rows[field].isna()]:
-            what = f"{written[line][:80]!r} is not {EXPECTED.get(field)}"
+            what = f"{written[line][:80]!r} is not {core.EXPECTED.get(field)}"
             mend = "correct it, or leave the field empty if it is unknown"
-            problems.append(Problem(str(file), what, mend, str(line), name))
+            problems.append(Problem(str(file), what, mend, str(line), names[0]))
     for code, name in (("code", "VISCODE"), ("code2", "VISCODE2")):
         rows[code] = text[name].str.lower() if name in text else None
+    said[f"{file}: {len(rows)} rows"] = []
     return rows.assign(table=table, file=file.name)
 
 
 def _derive(text: pd.DataFrame) -> None:
     """Add what stands in several columns: CDR's sum of boxes, the alleles, the day of birth."""
     if "DXCHANGE" in text:
-        text["DXCHANGE"] = text["DXCHANGE"].str.removesuffix(".0").replace(NAMES["a newer state"])
-    if {*BOXES} <= {*text}:
-        boxes = text[BOXES].apply(pd.to_numeric, errors="coerce")
-        text["BOXES"] = (
-            boxes.sum(axis=1, min_count=6).where(boxes.notna().all(axis=1)).map(str, "ignore")
-        )
+        newer = NAMES["newer state of DXCHANGE"]
+        text["DXCHANGE"] = text["DXCHANGE"].str.removesuffix(".0").replace(newer)
+    if {*NAMES["boxes of CDR"]} <= {*text}:
+        boxes = text[NAMES["boxes of CDR"]].apply(pd.to_numeric, errors="coerce")
+        text["BOXES"] = boxes.sum(axis=1, skipna=False).map(str, "ignore")
     if {"APGEN1", "APGEN2"} <= {*text}:
-        text["ALLELES"] = text["APGEN1"].str[:1] + "/" + text["APGEN2"].str[:1]
+        text["ALLELES"] = text["APGEN1"] + "/" + text["APGEN2"]
     for name in {"GENOTYPE", "ALLELES"} & {*text}:
-        both = text[name].str.extract(r"([234])\D*([234])")
-        text[name] = (both == "4").sum(axis=1).astype(str).where(both.notna().all(axis=1))
+        both = text[name].str.extract(r"([234])(?:\.0)?/[Ee]?([234])")
+        text[name] = (both == "4").sum(axis=1).astype("str").where(both.notna().all(axis=1))
     if "PTDOBYY" in text:
-        month = text["PTDOBMM"].fillna("7") if "PTDOBMM" in text else "7"
-        text["BORN"] = month + "/" + text["PTDOBYY"].str[:4]
-
-
-def _middle_of_month(text: pd.Series) -> pd.Series:
-    day = pd.to_datetime(text, format="mixed", errors="coerce")
-    return day.dt.to_period("M").dt.to_timestamp() + pd.Timedelta(days=14)
-
-
-def note(said: Said, what: str, which: Iterable) -> None:
-    """Add to a report what was found where, if it was."""
-    if which := [*map(str, which)]:
-        said.setdefault(what, []).extend(which)
-
-
-def _where(rows: pd.DataFrame) -> list[str]:
-    return [f"{file} line {line}" for file, line in zip(rows["file"], rows["line"], strict=True)]
-
-
-def join(rows: pd.DataFrame, said: Said) -> tuple[pd.DataFrame, pd.Series]:
-    """Join the rows of all tables into visits: ADNIMERGE before the single tables, bl before sc.
-
-    Returns one row per visit, in ADNIMERGE's columns and with AGE at the baseline, and the visit
-    by PTID and VISCODE as the phases write it. Raises CohortError where one RID stands under two
-    PTIDs or one PTID under two RIDs.
-    """
-    rows = rows.reindex(columns=[*dict.fromkeys([*rows, *COLUMNS])])  # empty if no table gives it
-    rows = _visits(_named(rows), said)
-    merged, keys = rows["table"] == "ADNIMERGE", ["PTID", "VISCODE"]
-    if merged.any():
-        rows["SITE"] = rows["SITE"].where(merged)  # SITEID is another coding
-    group = rows.groupby([*keys, "table", "screening"])
-    for name in (*VALUES, "EXAMDATE"):
-        bad = (group[name].transform("nunique") > 1) & rows[name].notna()
-        what = (
-            f"two rows of one table contradict each other in the {name} of a visit; neither counts"
+        text["BORN"] = (
+            text.get("PTDOBMM", text["PTDOBYY"] * 0).fillna("7") + "/" + text["PTDOBYY"].str[:4]
         )
-        note(said, what, _where(rows[bad]))
-        rows[name] = rows[name].mask(bad)
-    rows = rows.sort_values(["single", "screening", "order"], kind="stable")
-    twins = rows.groupby(keys)["screening"].nunique().loc[lambda n: n > 1]
-    what = "screening and baseline are one visit, bl; what bl has counts, what it lacks is of sc"
-    note(said, what, [" ".join(key) for key in twins.index])
-    people = rows.sort_values(["single", "EXAMDATE"], kind="stable").groupby("PTID")
-    visits = rows.groupby(keys, as_index=False).first()
-    _compare(rows, visits, said)
-    for name in ("RID", "SITE", *PEOPLE):
-        visits[name] = visits["PTID"].map(people[name].first())
-        if name in PEOPLE:
-            many = people[name].nunique().loc[lambda n: n > 1].index
-            note(said, f"{name} differs between the rows of a person; the first counts", many)
-    visits["SITE"] = visits["SITE"].fillna(visits["PTID"].str[:3].str.lstrip("0"))
-    visits = _ages(visits, said)
-    kept = visits[[*VALUES]].notna().any(axis=1) | ~visits["single"]
-    visits = visits[kept]
-    for name, why in (("EXAMDATE", " (USERDATE is the day of entry)"), ("PTGENDER", "")):
-        absent = visits[name].isna()
-        which = visits.loc[absent, "PTID"] + " " + visits.loc[absent, "VISCODE"]
-        note(said, f"a visit whose {name} stands in no table{why} is left out", which)
-        visits = visits[~absent]
-    labels = rows.dropna(subset="code").drop_duplicates(["PTID", "code"])
-    labels = labels.set_index(["PTID", "code"])["VISCODE"]
-    return visits.sort_values(["RID", "EXAMDATE"], ignore_index=True), labels
+    for name in {"PTDOB", "BORN"} & {*text}:  # the middle of the month; of the year if it is absent
+        day = pd.to_datetime(text[name].str.replace(".0", ""), format="mixed", errors="coerce")
+        text[name] = day.dt.strftime("%Y-%m-15")
 
 
-def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give every row PTID and RID, also where its table has one of them only."""
-    pairs = rows[["PTID", "RID", "file", "line"]].dropna().drop_duplicates(["PTID", "RID"])
+def name_people(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give every row PTID and RID, also where its table has one of them only.
+
+    Raises CohortError where one stands under two of the other.
+    """
     problems = []
     for key, other in (("PTID", "RID"), ("RID", "PTID")):
-        for row in pairs[pairs.duplicated(key)].to_dict("records"):
-            names = ", ".join(map(str, pairs.loc[pairs[key] == row[key], other]))
-            what = f"one {key} ({row[key]}) stands under two {other}s ({names})"
-            mend = "correct one, or drop its rows: one person must not be two"
-            problems.append(Problem(row["file"], what, mend, str(row["line"]), key))
+        names = rows.groupby(key)[other].nunique()
+        for name in names.index[names > 1]:
+            what = f"one {key} ({name}) stands under two {other}s"
+            files = ", ".join(rows.loc[rows[key] == name, "file"].unique())
+            problems.append(Problem(files, what, "correct one of them: a person must not be two"))
     if problems:
         raise CohortError(*problems)
-    ptid = rows["PTID"].fillna(rows["RID"].map(pairs.set_index("RID")["PTID"]))
-    rid = rows["RID"].fillna(ptid.map(pairs.set_index("PTID")["RID"]))
-    return rows.assign(PTID=ptid, RID=rid.fillna(pd.to_numeric(ptid.str[6:])))
+    ptid = rows["PTID"].astype("str").fillna(rows["RID"].map(rows.groupby("RID")["PTID"].first()))
+    rid = rows["RID"].fillna(ptid.map(rows.groupby("PTID")["RID"].first()))
+    return rows.assign(PTID=ptid, RID=rid.fillna(pd.to_numeric(ptid.str[6:], errors="coerce")))
 
 
-def _visits(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
+def name_visits(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
     """Say to which visit each row belongs: VISCODE2, what it is elsewhere, else VISCODE."""
-    note(said, "a row whose PTID no table gives is left out", _where(rows[rows["PTID"].isna()]))
-    rows = rows[rows["PTID"].notna()]
-    second, code = (parse(rows[name].astype("str").rename("VISCODE")) for name in ("code2", "code"))
+    second, code, fourth = (
+        parse(rows[name].astype("str").str.removeprefix(prefix).rename("VISCODE"))
+        for name, prefix in (("code2", ""), ("code", ""), ("code", "4_"))
+    )
     if second.notna().any():
-        said.setdefault("VISCODE2 says the visit, VISCODE only where it is empty", [])
-    known = rows.assign(VISCODE=second).dropna(subset=["VISCODE", "code"])
-    known = known.drop_duplicates(["PTID", "code"]).set_index(["PTID", "code"])["VISCODE"]
-    told = known.reindex(pd.MultiIndex.from_frame(rows[["PTID", "code"]])).set_axis(rows.index)
+        said["VISCODE2 says the visit, VISCODE only where it is empty"] = []
+    pair = rows["PTID"] + " " + rows["code"].astype("str")
+    elsewhere = pair.map(second.groupby(pair).first())
     new = rows["COLPROT"].eq("ADNI4").groupby(rows["PTID"]).transform("all")  # 4_bl is their bl
-    fourth = parse(rows["code"].str.removeprefix("4_").where(new).rename("VISCODE"))
-    visit = second.fillna(told).fillna(code).fillna(fourth)
-    order = rows["table"].map([*NAMES["tables"]].index)
-    screening = rows["code2"].fillna(rows["code"]).isin(SCREENING)
-    single = order > 0
-    rows = rows.assign(VISCODE=visit, order=order, single=single, screening=screening)
-    failed = single & (visit == "f")
-    note(said, "a failed screening is no visit and left out", _where(rows[failed]))
-    lost = visit.isna() & ~rows["table"].isin(["PTDEMOG", "APOERES"])
-    what = "a row is left out: neither VISCODE2 nor another table says which visit VISCODE is"
-    note(said, what, _where(rows[lost]))
-    return rows[~failed & ~lost].copy()
+    visit = second.fillna(elsewhere).fillna(code).fillna(fourth.where(new.eq(True)))
+    single = rows["table"] != "ADNIMERGE"
+    rows = rows.assign(VISCODE=visit, single=single, visit=rows["PTID"] + " " + visit)
+    rows["screening"] = rows["code2"].fillna(rows["code"]).isin(NAMES["screening"])
+    rows["place"] = rows["file"] + " line " + rows["line"].astype("str")
+    rows["person"] = rows["table"].isin(["APOERES", "PTDEMOG"])
+    for what, out in (
+        ("a row whose PTID no table gives is left out", rows["PTID"].isna()),
+        ("a failed screening is no visit and is left out", single & (visit == "f")),
+        ("a row whose VISCODE no table explains is left out", visit.isna() & ~rows["person"]),
+    ):
+        note(said, what, rows["place"][out])
+        rows = rows[~out.reindex(rows.index)]
+    return rows.copy()
 
 
-def _compare(rows: pd.DataFrame, visits: pd.DataFrame, said: Said) -> None:
+def join(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
+    """Join the rows into visits: ADNIMERGE before the single tables, bl before the screening."""
+    if not rows["single"].all():
+        rows["SITE"] = rows["SITE"].mask(rows["single"])  # SITEID is another coding
+    group = rows[~rows["person"]].groupby(["visit", "table", "screening"])
+    for name in (*VALUES, "EXAMDATE"):
+        two = group[name].transform("nunique").reindex(rows.index) > 1
+        what = f"two rows of a table contradict each other in the {name} of a visit; neither counts"
+        note(said, what, rows["place"][two])
+        rows[name] = rows[name].mask(two)
+    rows = rows.sort_values(["single", "screening"], kind="stable")
+    twins = rows.groupby("visit")["screening"].nunique()
+    what = "screening and baseline are one visit, bl; what bl lacks is of the screening"
+    note(said, what, twins.index[twins > 1])
+    _compare(rows, said)
+    visits = rows.groupby("visit", as_index=False).first()
+    people = rows.sort_values(["single", "EXAMDATE"], kind="stable").groupby("PTID")
+    for name in ("RID", "SITE", *PEOPLE):
+        visits[name] = visits["PTID"].map(people[name].first())
+        many = people[name].nunique()
+        what = f"{name} differs between the rows of a person; the first counts"
+        note(said, what, many.index[many > 1])
+    return visits.assign(SITE=visits["SITE"].fillna(visits["PTID"].str[:3].str.lstrip("0")))
+
+
+def _compare(rows: pd.DataFrame, said: Said) -> None:
     """Note what the single tables add to ADNIMERGE, and where they say another thing."""
-    named = (visits["PTID"] + " " + visits["VISCODE"]).set_axis(visits.index)
-    if (~visits["single"]).any():
-        for phase, added in named[visits["single"]].groupby(visits["COLPROT"], dropna=False):
-            note(said, f"visits of {phase} that ADNIMERGE lacks, from the single tables", added)
-    keys = ["PTID", "VISCODE"]
+    merged, single = (rows[rows["single"] == s].groupby("visit")[[*VALUES]].first() for s in (0, 1))
+    single = single.reindex(merged.index)
+    lacks = merged.isna() & single.notna()
+    other = merged.notna() & single.notna() & (merged != single)
     for name in VALUES:
-        one = rows[~rows["single"]].groupby(keys)[name].first()
-        other = rows[rows["single"]].groupby(keys)[name].first().reindex(one.index)
-        filled, differs = one.isna() & other.notna(), one.notna() & other.notna() & (one != other)
-        which = [" ".join(key) for key in one.index[filled]]
-        note(said, f"{name} that ADNIMERGE lacks, from the single tables", which)
-        which = [" ".join(key) for key in one.index[differs]]
-        note(said, f"{name} differs between ADNIMERGE and its own table; ADNIMERGE counts", which)
-    own = rows[~rows["screening"] & ~rows["table"].isin(["PTDEMOG", "APOERES"])]
-    dates = own.groupby(keys)["EXAMDATE"]
-    far = (dates.max() - dates.min()).dt.days.loc[lambda days: days > 90].index
-    what = "tables date one visit more than 90 days apart; the upper table's date counts"
-    note(said, what, map(" ".join, far))
+        note(said, f"{name} that ADNIMERGE lacks is of its own table", lacks.index[lacks[name]])
+        note(said, f"{name} of its own table differs; ADNIMERGE counts", other.index[other[name]])
+    dates = rows[~rows["screening"] & ~rows["person"]].groupby("visit")["EXAMDATE"]
+    far = (dates.max() - dates.min()).dt.days
+    what = f"tables date one visit more than {DAYS} days apart; the first table's date counts"
+    note(said, what, far.index[far > DAYS])
 
 
-def _ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
+def ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
     """Add EXAMDATE_bl, and make AGE the age on that day: by ADNIMERGE, else by birth."""
     ptid, date = visits["PTID"], visits["EXAMDATE"]
+
+    def first(days: pd.Series) -> pd.Series:
+        return pd.to_datetime(days).groupby(ptid).transform("min")
+
     months = pd.to_numeric(visits["VISCODE"].str.extract(r"^m(\d+)$")[0])
-    back = date - pd.to_timedelta((months * MONTH).round(), unit="D")
-    start = pd.to_datetime(visits["EXAMDATE_bl"]).groupby(ptid).transform("min")
-    start = start.fillna(date.where(visits["VISCODE"] == "bl").groupby(ptid).transform("min"))
+    start = first(visits["EXAMDATE_bl"]).fillna(first(date.where(visits["VISCODE"] == "bl")))
     what = "no table dates the baseline; it is reckoned back from the months of the visits"
     note(said, what, ptid[start.isna()].unique())
-    start = start.fillna(back.groupby(ptid).transform("min"))
-    note(said, "visits dated before the baseline", (ptid + " " + visits["VISCODE"])[date < start])
-    years = (date - start).dt.days / YEAR
-    age, grown = visits["AGE"].astype(float), visits["AGE"].astype(float) - years
-    constant, growing = (
-        a.groupby(ptid).transform(lambda a: a.max() - a.min()) <= 0.5 for a in (age, grown)
-    )
-    what = "AGE grows from visit to visit; the age at the baseline is reckoned back"
-    note(said, what, ptid[~constant & growing].unique())
-    lost = age.notna() & ~constant & ~growing
-    note(said, "AGE contradicts itself; birth counts, or it stays empty", ptid[lost].unique())
-    age = age.where(constant, grown.where(growing)).groupby(ptid).transform("median")
+    start = start.fillna(first(date - pd.to_timedelta((months * MONTH).round(), unit="D")))
+    note(said, "visits dated before the baseline", visits["visit"][date < start])
+    given, years = visits["AGE"].astype(float), (date - start).dt.days / YEAR
+    both = pd.DataFrame({"fixed": given, "grows": given - years}).groupby(ptid)
+    spread = (both.transform("max") - both.transform("min")).le(0.5)
+    age = given.where(spread["fixed"], (given - years).where(spread["grows"]))
+    age = age.groupby(ptid).transform("median")
     birth = ((start - pd.to_datetime(visits["born"])).dt.days / YEAR).round(2)
-    far = (age - birth).abs() > 1.5
-    note(said, "AGE and the day of birth disagree by years; AGE counts", ptid[far].unique())
-    note(
-        said,
-        "AGE is of the date of birth and the baseline",
-        ptid[age.isna() & birth.notna()].unique(),
-    )
-    age = age.fillna(birth)
-    age = age.where(age.between(*RANGES["AGE"]))
-    note(said, "no table gives an age that can be; it stays empty", ptid[age.isna()].unique())
-    return visits.assign(AGE=age, EXAMDATE_bl=start)
+    for what, who in (
+        (
+            "AGE grows from visit to visit; it is reckoned back to the baseline",
+            ~spread["fixed"] & spread["grows"],
+        ),
+        ("AGE contradicts itself and does not count", given.notna() & ~spread.any(axis=1)),
+        (
+            "AGE and the day of birth disagree by more than a year; AGE counts",
+            (age - birth).abs() > 1,
+        ),
+        ("AGE is of the day of birth and the baseline", age.isna() & birth.notna()),
+        ("no table gives an age", age.isna() & birth.isna()),
+    ):
+        note(said, what, ptid[who].unique())
+    return visits.assign(AGE=age.fillna(birth), EXAMDATE_bl=start)
+
+
+def keep(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
+    """Keep the visits with a value, a date and a sex; note those that ADNIMERGE did not have."""
+    visits = visits[visits[[*VALUES]].notna().any(axis=1) | ~visits["single"]]
+    for name, why in (("EXAMDATE", " (USERDATE is the day of entry)"), ("PTGENDER", "")):
+        lost = visits[name].isna()
+        note(said, f"a visit is left out: no table gives its {name}{why}", visits["visit"][lost])
+        visits = visits[~lost]
+    added = visits[visits["single"]] if not visits["single"].all() else visits[:0]
+    for phase, which in added["visit"].groupby(added["COLPROT"].fillna("no phase")):
+        note(said, f"visits of {phase} that ADNIMERGE lacks, from the single tables", which)
+    if visits.empty:
+        what, mend = "no visit is left of the tables", "see the report above; PTDEMOG holds the sex"
+        raise CohortError(Problem("", what, mend))
+    visits = visits.sort_values(["RID", "EXAMDATE"], ignore_index=True)
+    return visits.astype({"RID": "Int64"})

@@ -147,9 +147,10 @@ def test_a_tree_without_a_manifest_is_read(download, layout):
         month = 0 if row.VISCODE == "bl" else int(row.VISCODE[1:])
         subject = "sub-ADNI" + row.PTID.replace("_", "")
         base = download / ("subjects" if layout == "caps" else "") / subject / f"ses-M{month:03d}"
+        t1 = "t1_linear/{}_T1w" if layout == "caps" else "anat/{}_space-MNI152NLin6Asym_T1w"
         names = {
-            "t1_path": f"{'t1_linear' if layout == 'caps' else 'anat'}/{subject}_T1w.nii.gz",
-            "fa_path": f"dwi/space-MNI/{subject}_FA.nii.gz",
+            "t1_path": f"{t1.format(subject)}.nii.gz",
+            "fa_path": f"dwi/{subject}_space-MNI152NLin6Asym_FA.nii.gz",
         }
         for column, name in names.items():
             if isinstance(getattr(row, column), str):
