@@ -112,6 +112,10 @@ def list_all(folder: Path, visits, collection, said: Said) -> pd.DataFrame:
         ):
             note(said, what, loni["file"][loni[column].isna()])
             loni = loni.dropna(subset=column)
+        day = visits.set_index(keys)["EXAMDATE"].reindex(pd.MultiIndex.from_frame(loni[keys]))
+        far = (loni["EXAMDATE"] - day.array).abs().dt.days > DAYS
+        what = f"image more than {DAYS} days from the visit that its label or IMAGEUID names; kept"
+        note(said, what, loni["file"][far])
         images, more = choose(pd.concat([table[table["description"].isna()], loni]), folder)
         said |= more
     vendors = collection.assign(VISCODE=visit_of(collection, visits)).dropna(subset="MANUFACTURER")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -89,15 +90,16 @@ def tidy(file: Path, table: str, problems: list[Problem], said: Said) -> pd.Data
                 said[f"{file.name} has no {field} ({', '.join(columns)})"] = []
             continue
         names = [name for name in columns if name in filled]
-        written = filled[names].bfill(axis=1)[names[0]].astype("str")
+        written = reduce(pd.Series.fillna, (text[name] for name in names))
         rows[field] = written if field == "born" else parse(written.rename(field))
         if names[0] == "DIAGNOSIS":
             said[f"{file.name}: DIAGNOSIS is DX (1 = CN, 2 = MCI, 3 = Dementia)"] = []
-        if field in core.DATES and (first := day_first(written)) is not False:
+        if field in core.DATES and day_first(written) is None:
+            what, mend = core.MIXED.split("; ")
+            problems.append(Problem(str(file), what, mend, "", names[0]))
+            continue
+        if field in core.DATES and day_first(written):
             said[f"{file.name}, {names[0]}: the dates begin with the day"] = []
-            if first is None:
-                what, mend = core.MIXED.split("; ")
-                problems.append(Problem(str(file), what, mend, "", names[0]))
         for line in written.index[written.notna() & rows[field].isna()]:
             what = f"{written[line][:80]!r} is not {core.EXPECTED.get(field)}"
             mend = "correct it, or leave the field empty if it is unknown"
