@@ -18,6 +18,8 @@ from .images import DAYS, candidates, choose, of_loni, read_collection, visit_of
 from .tables import Said, find_tables, note, read_visits
 from .text import read_text
 
+KEYS = ["PTID", "VISCODE"]
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("download", type=Path, help="folder with ADNI's tables, at any depth")
@@ -72,12 +74,11 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
 
     Raises CohortError with what must be mended first.
     """
-    own = not (out / "ADNIMERGE.csv").exists() or (out / "intake.json").exists()
-    if not download.is_dir() or out.resolve() == download.resolve() or not own:
-        what = f"no folder, or {out} the same, or with tables that this command did not write"
-        raise CohortError(
-            Problem(str(download), what, "name a folder with ADNI's tables, and a new")
-        )
+    foreign = (out / "ADNIMERGE.csv").exists() and not (out / "intake.json").exists()
+    if not download.is_dir() or out.resolve() == download.resolve() or foreign:
+        what = f"is no folder, or {out} is the same, or holds tables of another origin"
+        mend = "name a folder with ADNI's tables, and a new one to write"
+        raise CohortError(Problem(str(download), what, mend))
     files = walk(download, out)
     tables = find_tables(files, said)
     if not {"ADNIMERGE", "DXSUM"} & {*tables}:
@@ -90,42 +91,57 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     both = collection.assign(code=collection["VISCODE"].str.lower())
     both = both.merge(labels[["PTID", "code", "VISCODE"]], on=["PTID", "code"], how="left")
     collection["VISCODE"] = both["VISCODE_y"].fillna(parse(both["code"].rename("VISCODE"))).array
-    images = list_all(folder, visits, collection, said)
+    if (folder / "images.csv").exists():
+        images = read_images(read_text(folder / "images.csv"))
+        if "PTID" not in images:
+            ids = [collection, candidates(download, files), visits.assign(ID=visits["IMAGEUID"])]
+            images = by_id(images, pd.concat(ids), visits, said)
+    else:
+        images = by_name(candidates(folder, walk(folder, out)), folder, visits, collection, said)
+    known = (images["PTID"] + " " + images["VISCODE"]).isin(visits["visit"])
+    note(said, "images of a visit that is not in the tables", images["PTID"][~known])
+    vendors = collection.assign(VISCODE=visit_of(collection, visits)).dropna(subset="MANUFACTURER")
+    if "MANUFACTURER" not in images and len(vendors):
+        vendors = vendors.drop_duplicates(KEYS)[[*KEYS, "MANUFACTURER"]]
+        images = images.merge(vendors, on=KEYS, how="left")
+    for column in PATHS:
+        images[column] = images[column].map(lambda name: str((folder / name).absolute()), "ignore")
     check_copies(images, folder)
     filled = visits.dropna(axis=1, how="all").columns.intersection([*OPTIONAL])
     return visits.reindex(columns=[*REQUIRED, *filled]), images
 
 
-def list_all(folder: Path, visits, collection, said: Said) -> pd.DataFrame:
-    """List the images of any layout, with whole paths, and the scanner's vendor where known."""
-    keys = ["PTID", "VISCODE"]
-    if (folder / "images.csv").exists():
-        images = read_images(read_text(folder / "images.csv"))
-    else:
-        table = candidates(folder, walk(folder))
-        loni = of_loni(table[table["description"].notna()], folder, collection)
-        loni["other"] = ~loni["ID"].isin(visits["IMAGEUID"].dropna())
-        loni["VISCODE"] = visit_of(loni, visits)
-        for what, column in (
-            ("neither a T1 nor an FA by its description", "kind"),
-            (f"no visit of the person within {DAYS} days of the image", "VISCODE"),
-        ):
-            note(said, what, loni["file"][loni[column].isna()])
-            loni = loni.dropna(subset=column)
-        day = visits.set_index(keys)["EXAMDATE"].reindex(pd.MultiIndex.from_frame(loni[keys]))
-        far = (loni["EXAMDATE"] - day.array).abs().dt.days > DAYS
-        what = f"image more than {DAYS} days from the visit that its label or IMAGEUID names; kept"
-        note(said, what, loni["file"][far])
-        images, more = choose(pd.concat([table[table["description"].isna()], loni]), folder)
-        said |= more
-    vendors = collection.assign(VISCODE=visit_of(collection, visits)).dropna(subset="MANUFACTURER")
-    if "PTID" in images:
-        known = (images["PTID"] + " " + images["VISCODE"]).isin(visits["visit"])
-        note(said, "images of a visit that is not in the tables", images["PTID"][~known])
-        if "MANUFACTURER" not in images and len(vendors):
-            images = images.merge(
-                vendors.drop_duplicates(keys)[[*keys, "MANUFACTURER"]], how="left"
-            )
-    for column in PATHS:
-        images[column] = images[column].map(lambda name: str((folder / name).absolute()), "ignore")
+def by_id(images: pd.DataFrame, known: pd.DataFrame, visits, said: Said) -> pd.DataFrame:
+    """Give PTID and VISCODE to images that are listed by IMAGEUID, as `prepare` does."""
+    rows = known.dropna(subset=["ID", "PTID"]).drop_duplicates("ID").set_index("ID")
+    rows = rows.reindex(images["IMAGEUID"]).reset_index(names="ID")
+    images = images.assign(PTID=rows["PTID"], VISCODE=visit_of(rows, visits))
+    lost = images["VISCODE"].isna()
+    what = f"image without a visit: no table names its ID, or none within {DAYS} days of it"
+    note(said, what, images["IMAGEUID"][lost])
+    images = images[~lost].sort_values("IMAGEUID", key=pd.to_numeric, kind="stable")
+    again = images.duplicated(KEYS, keep="last")
+    note(
+        said, "several images for one visit, taken: the highest image ID", images["IMAGEUID"][again]
+    )
+    return images[~again].drop(columns="IMAGEUID")
+
+
+def by_name(table: pd.DataFrame, folder: Path, visits, collection, said: Said) -> pd.DataFrame:
+    """Choose the images of a tree of BIDS or CAPS, or of LONI, whose visits it looks up."""
+    loni = of_loni(table[table["description"].notna()], folder, collection)
+    loni["other"] = ~loni["ID"].isin(visits["IMAGEUID"].dropna())
+    loni["VISCODE"] = visit_of(loni, visits)
+    for what, column in (
+        ("neither a T1 nor an FA by its description", "kind"),
+        (f"no visit of the person within {DAYS} days of the image", "VISCODE"),
+    ):
+        note(said, what, loni["file"][loni[column].isna()])
+        loni = loni.dropna(subset=column)
+    day = visits.set_index(KEYS)["EXAMDATE"].reindex(pd.MultiIndex.from_frame(loni[KEYS]))
+    far = (loni["EXAMDATE"] - day.array).abs().dt.days > DAYS
+    what = f"image more than {DAYS} days from the visit that its label or IMAGEUID names; kept"
+    note(said, what, loni["file"][far])
+    images, more = choose(pd.concat([table[table["description"].isna()], loni]), folder)
+    said |= more
     return images

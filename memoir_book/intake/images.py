@@ -17,8 +17,9 @@ from .text import read_text
 NAMES = read_json(Path(__file__).parents[1] / "adni.json")
 DAYS = 90  # the longest way from a scan to the visit that it belongs to
 BOX = (150, 185, 150)  # mm; MNI grids are up to 50 mm larger, scanners' hold the whole head
-MEND = "run `python -m memoir_book.intake prepare {} OUT`, which registers them, or list those "
-MEND += "that are in MNI space although their names do not say so in images.csv"
+MEND = "run `python -m memoir_book.intake prepare {} NEW`, which registers them, and then "
+MEND += "`python -m memoir_book.intake adni {} OUT --images NEW`; or write images.csv, if they are "
+MEND += "in MNI space although their names do not say so"
 
 
 def list_images(data_dir: Path) -> pd.DataFrame:
@@ -171,7 +172,7 @@ def choose(table: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, l
         table = table[~worse]
     native, table = table[table["native"].astype(bool)], table[~table["native"].astype(bool)]
     if len(native):
-        said[f"in native space and left out; {MEND.format(folder)}"] = [*native["file"]]
+        said[f"in native space and left out; {MEND.format(folder, folder)}"] = [*native["file"]]
     what = "a second file for one visit, and no rule to choose"
     again = table["file"][table.duplicated(keys)]
     problems += [Problem(str(folder / f), what, "keep one, or write images.csv") for f in again]
@@ -180,7 +181,7 @@ def choose(table: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, l
         what += " or sub-*/ses-*/anat/*_space-MNI*_T1w.nii*"
         mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
         if len(native):
-            what, mend = f"all {len(native)} files are in native space", MEND.format(folder)
+            what, mend = f"all {len(native)} files are in native space", MEND.format(folder, folder)
         problems = [Problem(str(folder), what, mend)]
     if problems:
         raise CohortError(*problems)

@@ -78,9 +78,8 @@ def tidy(file: Path, table: str, problems: list[Problem], said: Said) -> pd.Data
     """
     text = read_text(file).rename(columns=str.upper)
     text = text.loc[:, ~text.columns.duplicated()].astype("str")
-    text = text.mask(
-        text.isin(core.MISSING) | text.apply(lambda c: c.str.fullmatch(core.MISSING_CODE))
-    )
+    codes = text.apply(lambda column: column.str.fullmatch(core.MISSING_CODE))
+    text = text.mask(text.isin(core.MISSING) | codes)
     _derive(text)
     own, rows = NAMES["tables"][table]["columns"], pd.DataFrame({"line": text.index}, text.index)
     for field, columns in {**NAMES["every table"], **own}.items():
@@ -95,8 +94,7 @@ def tidy(file: Path, table: str, problems: list[Problem], said: Said) -> pd.Data
         if names[0] == "DIAGNOSIS":
             said[f"{file.name}: DIAGNOSIS is DX (1 = CN, 2 = MCI, 3 = Dementia)"] = []
         if field in core.DATES and day_first(written) is None:
-            what, mend = core.MIXED.split("; ")
-            problems.append(Problem(str(file), what, mend, "", names[0]))
+            problems.append(Problem(str(file), core.MIXED, core.AS_ISO, "", names[0]))
             continue
         if field in core.DATES and day_first(written):
             said[f"{file.name}, {names[0]}: the dates begin with the day"] = []
@@ -124,9 +122,8 @@ def _derive(text: pd.DataFrame) -> None:
         both = text[name].str.extract(r"([234])(?:\.0)?/[Ee]?([234])")
         text[name] = (both == "4").sum(axis=1).astype("str").where(both.notna().all(axis=1))
     if "PTDOBYY" in text:
-        text["BORN"] = (
-            text.get("PTDOBMM", text["PTDOBYY"] * 0).fillna("7") + "/" + text["PTDOBYY"].str[:4]
-        )
+        month = text.reindex(columns=["PTDOBMM"])["PTDOBMM"].astype("str").fillna("7")
+        text["BORN"] = month + "/" + text["PTDOBYY"].str[:4]
     for name in {"PTDOB", "BORN"} & {*text}:  # the middle of the month; of the year if it is absent
         day = pd.to_datetime(text[name].str.replace(".0", ""), format="mixed", errors="coerce")
         text[name] = day.dt.strftime("%Y-%m-15")
@@ -137,13 +134,13 @@ def name_people(rows: pd.DataFrame) -> pd.DataFrame:
 
     Raises CohortError where one stands under two of the other.
     """
-    problems = []
+    mend, problems = "correct one of them: a person must not be two", []
     for key, other in (("PTID", "RID"), ("RID", "PTID")):
         names = rows.groupby(key)[other].nunique()
         for name in names.index[names > 1]:
-            what = f"one {key} ({name}) stands under two {other}s"
             files = ", ".join(rows.loc[rows[key] == name, "file"].unique())
-            problems.append(Problem(files, what, "correct one of them: a person must not be two"))
+            what = f"one {key} ({name}) stands under two {other}s"
+            problems.append(Problem(files, what, mend))
     if problems:
         raise CohortError(*problems)
     ptid = rows["PTID"].astype("str").fillna(rows["RID"].map(rows.groupby("RID")["PTID"].first()))
@@ -237,16 +234,12 @@ def ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
     age = given.where(spread["fixed"], (given - years).where(spread["grows"]))
     age = age.groupby(ptid).transform("median")
     birth = ((start - pd.to_datetime(visits["born"])).dt.days / YEAR).round(2)
+    birth = birth.where(birth.between(*core.RANGES["AGE"]))
+    grows, lost = ~spread["fixed"] & spread["grows"], given.notna() & ~spread.any(axis=1)
     for what, who in (
-        (
-            "AGE grows from visit to visit; it is reckoned back to the baseline",
-            ~spread["fixed"] & spread["grows"],
-        ),
-        ("AGE contradicts itself and does not count", given.notna() & ~spread.any(axis=1)),
-        (
-            "AGE and the day of birth disagree by more than a year; AGE counts",
-            (age - birth).abs() > 1,
-        ),
+        ("AGE grows from visit to visit; it is reckoned back to the baseline", grows),
+        ("AGE contradicts itself and does not count", lost),
+        ("AGE and birth disagree by more than a year; AGE counts", (age - birth).abs() > 1),
         ("AGE is of the day of birth and the baseline", age.isna() & birth.notna()),
         ("no table gives an age", age.isna() & birth.isna()),
     ):

@@ -337,7 +337,7 @@ def test_native_space_is_refused_with_the_command_that_registers(tmp_path):
     base, stem = tree()
     put(tmp_path, f"{base}/anat/{stem}_run-01_T1w.nii.gz", f"{base}/anat/{stem}_run-02_T1w.nii.gz")
     with pytest.raises(
-        CohortError, match=r"native space; run `python -m memoir_book.intake prepare"
+        CohortError, match=r"native space; run `python -m memoir_book\.intake prepare"
     ):
         intake.find_images(tmp_path)
     put(tmp_path, f"derivatives/x/{base}/anat/{stem}_space-MNI152NLin6Asym_desc-preproc_T1w.nii.gz")
@@ -419,6 +419,29 @@ def test_what_the_scanner_left_is_refused(unpacked, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_registered_images_are_listed_by_their_id(unpacked, tmp_path):
+    """`prepare` knows the ID of an image; the download's folders know whose it is and when."""
+    download, series = unpacked
+    for image in (101, 103):
+        series(ANNA, "MPRAGE", "2013-03-05", image)
+    downloads.collection(
+        download / "T1.csv", [("I104", BERT, "bl", "MPRAGE", "Original", "5/6/2014")]
+    )
+    new, ids = tmp_path / "new", ("101", "103", "104", "777", "888")
+    put(new, *(f"I{image}/T1.nii.gz" for image in ids))
+    rows = [{"IMAGEUID": n, "t1_path": f"I{n}/T1.nii.gz", "fa_path": ""} for n in ids]
+    pd.DataFrame(rows).to_csv(new / "images.csv", index=False)
+    assert convert(download, tmp_path / "out", "--images", str(new)) == 0
+    assert listed(tmp_path / "out") == {
+        (ANNA, "m12"): "I103",  # of two on one day the later image
+        (BERT, "bl"): "I104",
+        (BERT, "m12"): "I777",
+    }
+    report = json.loads((tmp_path / "out" / "intake.json").read_text())
+    left = {name: step["what"] for step in report for name in step["which"]}
+    assert "without a visit" in left["888"] and "highest image ID" in left["101"]
+
+
 def test_one_image_under_two_people_is_refused(merged, tmp_path, capsys):
     download = tmp_path / "download"
     table = downloads.read(merged / "images.csv")
@@ -459,7 +482,8 @@ def test_nothing_is_overwritten_that_the_command_did_not_write(merged, tmp_path,
     assert convert(tmp_path / "nowhere", tmp_path / "new") == 1
     assert "name a folder" in capsys.readouterr().out
     assert (tmp_path / "out" / "ADNIMERGE.csv").read_text() == "mine"
-    assert convert(merged, tmp_path / "new") == 0 == convert(merged, tmp_path / "new")
+    put(tmp_path, "out/intake.json", content="[]")  # as an earlier call of the command leaves it
+    assert convert(merged, tmp_path / "out") == 0
 
 
 def test_a_folder_without_adnis_tables_is_said_to_be_one(tmp_path, capsys):
