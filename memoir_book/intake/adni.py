@@ -88,6 +88,7 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     visits, rows = read_visits(tables, said)
     labels = rows.dropna(subset="code").drop_duplicates(["PTID", "code"])
     collection = read_collection(files)
+    said |= {f"{file}: a table of images": [] for file in collection["file"].unique()}
     both = collection.assign(code=collection["VISCODE"].str.lower())
     both = both.merge(labels[["PTID", "code", "VISCODE"]], on=["PTID", "code"], how="left")
     collection["VISCODE"] = both["VISCODE_y"].fillna(parse(both["code"].rename("VISCODE"))).array
