@@ -106,13 +106,13 @@ def add_image_fields(cohort: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFra
 def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset()) -> str:
     """Describe one subject in two to five sentences, the same on every machine.
 
-    `record` holds `case` and the columns in `FIELDS`, NaN or None where a value is missing; the two
-    image fields may be left out. What `withhold` names is left out of the text. Raises ValueError
-    where it names no field, or the record holds a value outside its codes.
+    `record` (see `records`) holds `case` and columns in `FIELDS`, NaN or None where a value is
+    missing; it may hold DX_NAME, what the diagnosis is called. What it lacks, or `withhold` names,
+    is left out of the text. Raises ValueError where that names no field, or a value is no code.
     """
     if unknown := sorted(set(withhold) - set(FIELDS)):
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
-    told = [n for n in FIELDS if n not in withhold and (n in record or n not in IMAGE_NAMES)]
+    told = [n for n in FIELDS if n not in withhold and n in record]
     shown = {  # None: to be called missing
         name: None if pd.isna(record[name]) or record[name] == "" else record[name] for name in told
     }
@@ -121,6 +121,8 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
         if shown.get(name) is not None and shown[name] not in known:
             said = f"case {record['case']}: {name}={shown[name]!r} is not one of "
             raise ValueError(f"{said}{', '.join(map(str, known))}; mend the record")
+    if shown.get("DX") is not None:
+        shown["DX"] = record.get("DX_NAME") or DX_NAMES[shown["DX"]]
     style = hashlib.sha256(f"case {int(record['case'])}".encode()).digest()
     scores = "{name} {value:.0f} ({band})"  # thirds of an ADAS point carry no clinical meaning
     images = "{name} {band} for the age (percentile {value:.0f})"
@@ -160,20 +162,24 @@ def _measures(shown: dict, names: dict, form: str, missing: str, wordings: tuple
 
 
 def _closing(shown: dict, style: int) -> str:
-    cdr, dx = "CDR-SB not recorded (severity not known)", "not recorded"
+    cdr, dx = "CDR-SB not recorded (severity not known)", shown.get("DX") or "not recorded"
     if (value := shown.get("CDRSB")) is not None:
         cdr = f"CDR-SB {value:g} ({band('CDRSB', value)})"
-    if shown.get("DX") is not None:
-        dx = DX_NAMES[shown["DX"]]
     if "CDRSB" in shown and "DX" in shown:
         return _CLOSINGS[style % len(_CLOSINGS)].format(cdr=cdr, dx=dx)
     return f"Diagnosis: {dx}." if "DX" in shown else f"{cdr}." if "CDRSB" in shown else ""
 
 
+def records(cohort: pd.DataFrame) -> list[dict]:
+    """Subjects for `caption`, without the fields that are known of nobody."""
+    absent = [name for name in FIELDS if name in cohort and cohort[name].isna().all()]
+    return cohort.drop(columns=absent).to_dict("records")
+
+
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:
     """Make the rows of captions.jsonl: case, split, caption, caption_blind."""
     rows = []
-    for record in cohort.to_dict("records"):
+    for record in records(cohort):
         rows.append({"case": int(record["case"]), "split": record["split"]})
         rows[-1] |= {"caption": caption(record), "caption_blind": caption(record, withhold=BLIND)}
     return rows

@@ -82,11 +82,12 @@ def predict(
 
 
 def predict_subsets(
-    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler
-) -> dict[str, pd.DataFrame]:
-    """Predict from each of the seven subsets: 't1+fa+clinical' -> table of `predict`."""
+    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler,
+    subsets: Sequence[Sequence[str]] = SUBSETS,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Predict from each of the seven subsets, or fewer: 't1+fa+clinical' -> table of `predict`."""
     given = model, embeddings, present, subjects, scaler
-    return {"+".join(subset): predict(*given, subset) for subset in SUBSETS}
+    return {"+".join(subset): predict(*given, subset) for subset in subsets}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -1,8 +1,169 @@
-"""Not there yet."""
+"""OASIS-1, open data, from a folder in nilearn's layout, or fetched by nilearn.
+
+It holds grey-matter density maps (SPM8, DARTEL, modulated, 2 mm), no T1, and one sheet. The global
+CDR becomes the class: 0 is CN, 0.5 "very mild (CDR 0.5)", 1 or more Dementia: a rule and no
+diagnosis. People younger than 60 are left out, since age would then be the diagnosis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from memoir_core.files import atomic_path, checksum, digest
+from memoir_core.tables import CohortError, Problem
+
+from .. import chapters
+from ..dataset import FILE
+
+AGREEMENT = "https://sites.wustl.edu/oasisbrains/"
+SHEET, MAPS = "oasis_cross-sectional.csv", "OAS1_*_MR1/mwrc1OAS1_*_bet.nii*"
+COUNTS = {0.0: 135, 0.5: 70, 1.0: 28, 2.0: 2}  # sessions by CDR, of the whole sheet
+YOUNGEST = 60
+RANGES: dict[str, tuple[float, float]] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mmse": (0, 30), "cdr": (0, 3)}
+RANGES |= {"etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
+EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
+EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5, 1, 2 or 3"}
 
 
-def add_arguments(parser) -> None: ...
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="new folder for the tables and images")
+    what = "a folder that holds oasis1/; without it, nilearn fetches the data"
+    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help=what)
+    what = "you have read OASIS's data use agreement, and accept it"
+    parser.add_argument("--accept-agreement", action="store_true", help=what)
 
 
-def run(options) -> int:
-    raise NotImplementedError
+def run(options: argparse.Namespace) -> int:
+    """Write OUT, which all chapters and `python -m memoir_book.check` read."""
+    source = options.source or _fetched(options.accept_agreement)
+    cohort = write(source, options.out, options.accept_agreement)
+    print(f"{len(cohort)} subjects in {options.out}")
+    return 0
+
+
+def as_download(data: str, accepted: bool) -> str:
+    """Turn 'oasis', or a folder in nilearn's layout, into a download in the cache; else `data`."""
+    source = _fetched(accepted) if data == "oasis" else Path(data).expanduser()
+    sheet = _sheet(source)
+    if sheet is None or (source / "ADNIMERGE.csv").exists():
+        return data
+    maps = [(path.name, path.stat().st_size) for path in sorted(sheet.parent.glob(MAPS))]
+    out = chapters.cache_dir() / f"oasis-{digest([checksum(sheet), maps])[:12]}"
+    if not (out / FILE).exists():
+        write(source, out, accepted)
+    return str(out)
+
+
+def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
+    """Write tables, links to the maps, dataset.json; return the rows of ADNIMERGE.csv.
+
+    CohortError: the agreement is not accepted, the sheet damaged, or OUT holds other files.
+    """
+    if (sheet := _sheet(source)) is None:
+        mend = "name the folder that holds oasis1/"
+        raise CohortError(Problem(str(source), f"there is no {SHEET}", mend))
+    if out.exists() and not (out / FILE).exists():
+        raise CohortError(Problem(str(out), "is there already", "name a new folder"))
+    _agree(sheet.with_name("data_usage_agreement.txt"), accepted)
+    kept, maps = choose(read_sheet(sheet), sheet.parent)
+    name, cdr, sex = kept["id"].str[:9], kept["cdr"], kept["mf"].map({"M": "Male", "F": "Female"})
+    dx = cdr.map(lambda cdr: "CN" if cdr == 0 else "MCI" if cdr < 1 else "Dementia")
+    rows = pd.DataFrame({"RID": name.str[5:].astype(int), "PTID": name, "VISCODE": "bl", "DX": dx})
+    rows = rows.assign(AGE=kept["age"], PTGENDER=sex, MMSE=kept["mmse"], nWBV=kept["nwbv"])
+    rows[["EXAMDATE", "APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA"]] = ""
+    images = rows[["PTID", "VISCODE"]].assign(fa_path="")
+    images["t1_path"] = [f"images/{n}_gm{''.join(maps[n].suffixes)}" for n in name]
+    with atomic_path(out) as new:
+        (new / "images").mkdir(parents=True)
+        for old, target in zip(map(maps.get, name), images["t1_path"], strict=True):
+            try:
+                os.link(old.resolve(), new / target)
+            except OSError:  # another disk
+                shutil.copyfile(old, new / target)
+        rows.to_csv(new / "ADNIMERGE.csv", index=False)
+        images.to_csv(new / "images.csv", index=False)
+        shutil.copyfile(Path(chapters.__file__).with_name("oasis.json"), new / FILE)
+    return rows
+
+
+def read_sheet(path: Path) -> pd.DataFrame:
+    """Read the sheet: columns as nilearn names them, an index of lines. CohortError: damaged.
+
+    Copies in circulation have lost decimal points or rows.
+    """
+    mend = f"download the sheet again ({AGREEMENT})"
+    try:
+        text = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise CohortError(Problem(str(path), "cannot be read as a CSV table", mend)) from error
+    text.columns = text.columns.str.strip().str.lower().str.replace("/", "")
+    if lost := [name for name in EXPECTED if name not in text]:
+        raise CohortError(Problem(str(path), f"lacks the column {', '.join(lost)}", mend))
+    text = text.apply(lambda column: column.str.strip()).set_axis(text.index + 2)
+    sheet = text.assign(**{n: pd.to_numeric(text[n], errors="coerce") for n in RANGES})
+    good = {n: sheet[n].between(*ends) | (text[n] == "") for n, ends in RANGES.items()}
+    good |= {n: good[n] & (text[n] != "") for n in ("age", "nwbv")}
+    good["id"] = text["id"].str.fullmatch(r"OAS1_\d{4}_MR[12]") & ~text["id"].duplicated()
+    good["mf"] = text["mf"].isin(["M", "F"])
+    good["cdr"] = sheet["cdr"].isin([*COUNTS, 3]) | (text["cdr"] == "")
+    wrong = [(line, name) for name, fits in good.items() for line in fits.index[~fits]]
+    said = {at: f"{text.loc[at][:40]!r} is not {EXPECTED[at[1]]}" for at in wrong}
+    problems = [Problem(str(path), said[at], mend, str(at[0]), at[1]) for at in sorted(wrong)]
+    found = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS]
+    if not problems and len(sheet) >= sum(COUNTS.values()) and found != [*COUNTS.values()]:
+        what = f"has {found} sessions with CDR {[*COUNTS]}, the whole sheet {[*COUNTS.values()]}"
+        problems = [Problem(str(path), what, mend)]
+    if problems:
+        raise CohortError(*problems)
+    return sheet
+
+
+def choose(sheet: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, Path]]:
+    """Say and leave out whom the book cannot use; return the rest, and the map of each subject."""
+    maps = {path.parent.name[:9]: path for path in sorted(folder.glob(MAPS)) if path.is_file()}
+    print(f"{SHEET}: {len(sheet)} sessions, {len(maps)} maps")
+    for what, out in {
+        "of a second scan": sheet["id"].str.endswith("_MR2"),
+        f"of people younger than {YOUNGEST}": sheet["age"] < YOUNGEST,
+        "without CDR or MMSE": sheet[["cdr", "mmse"]].isna().any(axis=1),
+        "without a map (mwrc1..., DARTEL)": ~sheet["id"].str[:9].isin(maps),
+    }.items():
+        print(f"  left out: {out[sheet.index].sum()} sessions {what}")
+        sheet = sheet[~out[sheet.index]]
+    if sheet.empty:
+        mend = "name the folder that holds oasis1/ with its maps"
+        raise CohortError(Problem(str(folder), "nobody is left", mend))
+    return sheet, maps
+
+
+def _sheet(folder: Path) -> Path | None:
+    return next((p for p in (folder / "oasis1" / SHEET, folder / SHEET) if p.is_file()), None)
+
+
+def _agree(text: Path, accepted: bool) -> None:
+    """Show the agreement; CohortError where it is not accepted."""
+    print(f"Who uses OASIS has to accept its data use agreement: {AGREEMENT}")
+    print(text.read_text(encoding="utf-8", errors="replace") if text.exists() else "")
+    if not accepted:
+        mend = "read it, then give ACCEPT=yes (make book) or --accept-agreement (intake oasis)"
+        raise CohortError(Problem("", "the data use agreement is not accepted", mend))
+
+
+def _fetched(accepted: bool) -> Path:
+    folder = chapters.cache_dir() / "nilearn"
+    if _sheet(folder) is None:
+        from nilearn import datasets
+
+        _agree(folder / "none", accepted)
+        try:
+            datasets.fetch_oasis_vbm(data_dir=folder)
+        except (OSError, ValueError) as error:
+            what = f"OASIS-1 could not be fetched ({str(error)[:80]})"
+            mend = "try again where there is a network, or name a folder that holds oasis1/"
+            raise CohortError(Problem("", what, mend)) from error
+    return folder
