@@ -121,8 +121,8 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
         if shown.get(name) is not None and shown[name] not in known:
             said = f"case {record['case']}: {name}={shown[name]!r} is not one of "
             raise ValueError(f"{said}{', '.join(map(str, known))}; mend the record")
-    if shown.get("DX") is not None:
-        shown["DX"] = record.get("DX_NAME") or DX_NAMES[shown["DX"]]
+    if (dx := shown.get("DX")) is not None:
+        shown["DX"] = record.get("DX_NAME") or DX_NAMES[dx]
     style = hashlib.sha256(f"case {int(record['case'])}".encode()).digest()
     scores = "{name} {value:.0f} ({band})"  # thirds of an ADAS point carry no clinical meaning
     images = "{name} {band} for the age (percentile {value:.0f})"

@@ -194,8 +194,8 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
             more["one_class"] = names[said[0]] if len(np.unique(said)) == 1 else ""
             scored[task] = "balanced_accuracy", said == truth, groups, more
         for task, column in NUMBERS.items():
-            if len(error := (table[column] - table[f"{column}_pred"]).abs().dropna()):
-                scored[task] = "mae", error, None, {"one_class": ""}
+            error = (table[column] - table[f"{column}_pred"]).abs().dropna()
+            scored[task] = "mae", error, None, {"one_class": ""}
         for task, (metric, values, groups, more) in scored.items():
             known = published.get(task, {}).get(name.replace("fa", "dti"))
             row: dict[str, Any] = {"subset": name, "task": task, "metric": metric}

@@ -19,13 +19,14 @@ from memoir_core.tables import CohortError, Problem
 
 from .. import chapters
 from ..dataset import FILE
+from .text import read_text
 
 AGREEMENT = "https://sites.wustl.edu/oasisbrains/"
 SHEET, MAPS = "oasis_cross-sectional.csv", "OAS1_*_MR1/mwrc1OAS1_*_bet.nii*"
 COUNTS = {0.0: 135, 0.5: 70, 1.0: 28, 2.0: 2}  # sessions by CDR, of the whole sheet
 YOUNGEST = 60
-RANGES: dict[str, tuple[float, float]] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mmse": (0, 30), "cdr": (0, 3)}
-RANGES |= {"etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
+RANGES: dict[str, tuple] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mmse": (0, 30)}
+RANGES |= {"cdr": (0, 3), "etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5, 1, 2 or 3"}
 
@@ -80,11 +81,11 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     images["t1_path"] = [f"images/{n}_gm{''.join(maps[n].suffixes)}" for n in name]
     with atomic_path(out) as new:
         (new / "images").mkdir(parents=True)
-        for old, target in zip(map(maps.get, name), images["t1_path"], strict=True):
+        for person, target in zip(name, images["t1_path"], strict=True):
             try:
-                os.link(old.resolve(), new / target)
+                os.link(maps[person].resolve(), new / target)
             except OSError:  # another disk
-                shutil.copyfile(old, new / target)
+                shutil.copyfile(maps[person], new / target)
         rows.to_csv(new / "ADNIMERGE.csv", index=False)
         images.to_csv(new / "images.csv", index=False)
         shutil.copyfile(Path(chapters.__file__).with_name("oasis.json"), new / FILE)
@@ -96,15 +97,10 @@ def read_sheet(path: Path) -> pd.DataFrame:
 
     Copies in circulation have lost decimal points or rows.
     """
-    mend = f"download the sheet again ({AGREEMENT})"
-    try:
-        text = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise CohortError(Problem(str(path), "cannot be read as a CSV table", mend)) from error
-    text.columns = text.columns.str.strip().str.lower().str.replace("/", "")
+    mend, text = f"download the sheet again ({AGREEMENT})", read_text(path)
+    text.columns = text.columns.str.lower().str.replace("/", "")
     if lost := [name for name in EXPECTED if name not in text]:
         raise CohortError(Problem(str(path), f"lacks the column {', '.join(lost)}", mend))
-    text = text.apply(lambda column: column.str.strip()).set_axis(text.index + 2)
     sheet = text.assign(**{n: pd.to_numeric(text[n], errors="coerce") for n in RANGES})
     good = {n: sheet[n].between(*ends) | (text[n] == "") for n, ends in RANGES.items()}
     good |= {n: good[n] & (text[n] != "") for n in ("age", "nwbv")}
