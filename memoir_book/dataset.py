@@ -26,11 +26,6 @@ class Dataset:
     baseline: str = ""  # a column of ADNIMERGE.csv that chapter 5 sets beside the network
     notes: list[str] = field(default_factory=list)  # sentences that stand in every chapter
 
-    @property
-    def measured(self) -> str:
-        """What the columns of `measures` are, in words."""
-        return f"{self.baseline} alone" if self.baseline else "ventricle and fornix"
-
     def reword(self, text: str, classes: bool = True) -> str:
         """Call images, and `classes`, by this cohort's names; `notes` and names of columns stay."""
         words = {"T1": self.t1, "t1": self.kind} | (self.classes if classes else {})
@@ -53,6 +48,11 @@ class Dataset:
         """`Volumes.measures` (n rows), without what means nothing here, and with the baseline."""
         known = found if self.kind == "t1" else found.assign(ventricle_share=np.nan)
         return known.join(cohort[[self.baseline]]) if self.baseline else known
+
+    def measured(self, found: pd.DataFrame) -> str:
+        """What a table of `measures` holds, in words: 'ventricle and fornix', 'nWBV alone'."""
+        names = [re.sub("_.*", "", name) for name in found.dropna(axis=1, how="all")]
+        return " and ".join(names) if len(names) > 1 else f"{''.join(names)} alone"
 
 
 def read_dataset(folder: Path) -> Dataset:

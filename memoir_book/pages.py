@@ -124,7 +124,8 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
                 output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
             data = output if "text" in output else output.get("data", {})
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
-                if "base64" not in (said := "".join(data[kind])):  # a viewer names its own
+                said = "".join(data[kind])
+                if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort
                     data[kind] = dataset.reword(said, classes)
         if "outputs" in cell:
             cell["outputs"] = kept

@@ -25,11 +25,9 @@ def lacks(cohort: pd.DataFrame) -> list[str]:
     if len(absent) == len(WITHOUT):
         said.append("no score and no APOE4: no clinical modality, and the subsets without it")
     elif absent:
-        rest = ", ".join(WITHOUT[name] for name in absent if name != "CDRSB")
         said += [WITHOUT["CDRSB"]] * ("CDRSB" in absent)
-        said += [f"{rest}: captions do not mention it, and the clinical input lacks it"] * bool(
-            rest
-        )
+        rest = ", ".join(WITHOUT[name] for name in absent if name != "CDRSB")
+        said += [f"{rest}: captions and the clinical input go without"] * bool(rest)
     if cohort["EXAMDATE"].isna().all():
         said.append("no exam date: one visit each, so that nothing is said of time")
     sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)

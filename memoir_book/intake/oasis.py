@@ -1,14 +1,12 @@
 """OASIS-1, open data, from a folder in nilearn's layout, or fetched by nilearn.
 
-It holds grey-matter density maps (SPM8, DARTEL, modulated, 2 mm), no T1, and one sheet. The global
-CDR becomes the class: 0 is CN, 0.5 "very mild (CDR 0.5)", 1 or more Dementia: a rule and no
-diagnosis. People younger than 60 are left out, since age would then be the diagnosis.
+It holds maps of grey-matter density (SPM8, DARTEL, modulated, 2 mm) and a sheet. The global CDR
+becomes the class: a rule, no diagnosis. Under 60, age would be the diagnosis: they are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -33,17 +31,15 @@ EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="new folder for the tables and images")
-    what = "a folder that holds oasis1/; without it, nilearn fetches the data"
-    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help=what)
-    what = "you have read OASIS's data use agreement, and accept it"
-    parser.add_argument("--accept-agreement", action="store_true", help=what)
+    what = "holds oasis1/ (default: nilearn fetches it)", "you accept OASIS's data use agreement"
+    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help=what[0])
+    parser.add_argument("--accept-agreement", action="store_true", help=what[1])
 
 
 def run(options: argparse.Namespace) -> int:
     """Write OUT, which all chapters and `python -m memoir_book.check` read."""
     source = options.source or _fetched(options.accept_agreement)
-    cohort = write(source, options.out, options.accept_agreement)
-    print(f"{len(cohort)} subjects in {options.out}")
+    print(len(write(source, options.out, options.accept_agreement)), "subjects:", options.out)
     return 0
 
 
@@ -61,19 +57,16 @@ def as_download(data: str, accepted: bool) -> str:
 
 
 def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
-    """Write tables, links to the maps, dataset.json; return the rows of ADNIMERGE.csv.
-
-    CohortError: the agreement is not accepted, the sheet damaged, or OUT holds other files.
-    """
+    """Write tables, maps and dataset.json; return the rows of ADNIMERGE.csv, or CohortError."""
     if (sheet := _sheet(source)) is None:
-        mend = "name the folder that holds oasis1/"
-        raise CohortError(Problem(str(source), f"there is no {SHEET}", mend))
+        what = f"there is no {SHEET}", "name the folder that holds oasis1/"
+        raise CohortError(Problem(str(source), *what))
     if out.exists() and not (out / FILE).exists():
         raise CohortError(Problem(str(out), "is there already", "name a new folder"))
     _agree(sheet.with_name("data_usage_agreement.txt"), accepted)
     kept, maps = choose(read_sheet(sheet), sheet.parent)
     name, cdr, sex = kept["id"].str[:9], kept["cdr"], kept["mf"].map({"M": "Male", "F": "Female"})
-    dx = cdr.map(lambda cdr: "CN" if cdr == 0 else "MCI" if cdr < 1 else "Dementia")
+    dx = cdr.map({0: "CN", 0.5: "MCI"}).fillna("Dementia")
     rows = pd.DataFrame({"RID": name.str[5:].astype(int), "PTID": name, "VISCODE": "bl", "DX": dx})
     rows = rows.assign(AGE=kept["age"], PTGENDER=sex, MMSE=kept["mmse"], nWBV=kept["nwbv"])
     rows[["EXAMDATE", "APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA"]] = ""
@@ -82,10 +75,7 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     with atomic_path(out) as new:
         (new / "images").mkdir(parents=True)
         for person, target in zip(name, images["t1_path"], strict=True):
-            try:
-                os.link(maps[person].resolve(), new / target)
-            except OSError:  # another disk
-                shutil.copyfile(maps[person], new / target)
+            shutil.copyfile(maps[person], new / target)
         rows.to_csv(new / "ADNIMERGE.csv", index=False)
         images.to_csv(new / "images.csv", index=False)
         shutil.copyfile(Path(chapters.__file__).with_name("oasis.json"), new / FILE)
@@ -93,12 +83,9 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
-    """Read the sheet: columns as nilearn names them, an index of lines. CohortError: damaged.
-
-    Copies in circulation have lost decimal points or rows.
-    """
+    """Read the sheet, columns as nilearn names them. CohortError: points or rows have got lost."""
     mend, text = f"download the sheet again ({AGREEMENT})", read_text(path)
-    text.columns = text.columns.str.lower().str.replace("/", "")
+    text.columns = text.columns.str.lower().str.replace("/", "")  # M/F is mf
     if lost := [name for name in EXPECTED if name not in text]:
         raise CohortError(Problem(str(path), f"lacks the column {', '.join(lost)}", mend))
     sheet = text.assign(**{n: pd.to_numeric(text[n], errors="coerce") for n in RANGES})
@@ -110,9 +97,9 @@ def read_sheet(path: Path) -> pd.DataFrame:
     wrong = [(line, name) for name, fits in good.items() for line in fits.index[~fits]]
     said = {at: f"{text.loc[at][:40]!r} is not {EXPECTED[at[1]]}" for at in wrong}
     problems = [Problem(str(path), said[at], mend, str(at[0]), at[1]) for at in sorted(wrong)]
-    found = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS]
-    if not problems and len(sheet) >= sum(COUNTS.values()) and found != [*COUNTS.values()]:
-        what = f"has {found} sessions with CDR {[*COUNTS]}, the whole sheet {[*COUNTS.values()]}"
+    found, whole = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS], [*COUNTS.values()]
+    if not problems and len(sheet) >= sum(whole) and found != whole:  # a shorter one is an extract
+        what = f"has {found} sessions with CDR {[*COUNTS]}, the whole sheet {whole}"
         problems = [Problem(str(path), what, mend)]
     if problems:
         raise CohortError(*problems)
@@ -131,10 +118,9 @@ def choose(sheet: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, P
     }.items():
         print(f"  left out: {out[sheet.index].sum()} sessions {what}")
         sheet = sheet[~out[sheet.index]]
-    if sheet.empty:
-        mend = "name the folder that holds oasis1/ with its maps"
-        raise CohortError(Problem(str(folder), "nobody is left", mend))
-    return sheet, maps
+    if len(sheet):
+        return sheet, maps
+    raise CohortError(Problem(str(folder), "nobody is left", "add the maps to this folder"))
 
 
 def _sheet(folder: Path) -> Path | None:
@@ -153,13 +139,12 @@ def _agree(text: Path, accepted: bool) -> None:
 def _fetched(accepted: bool) -> Path:
     folder = chapters.cache_dir() / "nilearn"
     if _sheet(folder) is None:
-        from nilearn import datasets
-
         _agree(folder / "none", accepted)
         try:
+            from nilearn import datasets
+
             datasets.fetch_oasis_vbm(data_dir=folder)
         except (OSError, ValueError) as error:
-            what = f"OASIS-1 could not be fetched ({str(error)[:80]})"
             mend = "try again where there is a network, or name a folder that holds oasis1/"
-            raise CohortError(Problem("", what, mend)) from error
+            raise CohortError(Problem("OASIS-1", f"no download: {error}"[:80], mend)) from error
     return folder

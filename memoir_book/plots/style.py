@@ -58,6 +58,9 @@ def _alt_text(figure: Figure) -> tuple[dict, dict]:
 
 def describe(figure: Any, words: str) -> Figure:
     """Say in words what a figure shows; notebooks and pages use them as its alt text."""
+    figure.set_label(words)
+    if "synthetic" in words:  # is not of this cohort, or needs no other words
+        return figure
     figure.set_label(_reword(words))
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         names = [text.get_text() for text in axis.get_ticklabels()]
