@@ -51,7 +51,7 @@ class Dataset:
 
     def measured(self, found: pd.DataFrame) -> str:
         """What a table of `measures` holds, in words: 'ventricle and fornix', 'nWBV alone'."""
-        names = [re.sub("_.*", "", name) for name in found.dropna(axis=1, how="all")]
+        names = [re.sub("_.*", "", str(name)) for name in found.dropna(axis=1, how="all")]
         return " and ".join(names) if len(names) > 1 else f"{''.join(names)} alone"
 
 

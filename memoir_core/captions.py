@@ -112,10 +112,8 @@ def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset(
     """
     if unknown := sorted(set(withhold) - set(FIELDS)):
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
-    told = [n for n in FIELDS if n not in withhold and n in record]
-    shown = {  # None: to be called missing
-        name: None if pd.isna(record[name]) or record[name] == "" else record[name] for name in told
-    }
+    told = {n: record[n] for n in FIELDS if n not in withhold and n in record}
+    shown = {n: None if pd.isna(v) or v == "" else v for n, v in told.items()}  # None: missing
     codes: dict[str, dict] = {"PTGENDER": SEX_NAMES, "APOE4": _APOE, "DX": DX_NAMES}
     for name, known in codes.items():
         if shown.get(name) is not None and shown[name] not in known:
@@ -152,11 +150,10 @@ def _opening(shown: dict, style: int) -> str:
 
 def _measures(shown: dict, names: dict, form: str, missing: str, wordings: tuple, style: int):
     items = []
-    for field in [field for field in names if field in shown]:
-        value, item = shown[field], f"{names[field]} {missing}"
-        if value is not None:
-            item = form.format(name=names[field], value=value, band=band(field, value))
-        items.append(item)
+    for field, name in ((field, name) for field, name in names.items() if field in shown):
+        known = (value := shown[field]) is not None
+        item = form.format(name=name, value=value, band=band(field, value)) if known else ""
+        items.append(item or f"{name} {missing}")
     text = wordings[style % len(wordings)].format(", ".join(items)) if items else ""
     return text[:1].upper() + text[1:]
 
@@ -178,8 +175,6 @@ def records(cohort: pd.DataFrame) -> list[dict]:
 
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:
     """Make the rows of captions.jsonl: case, split, caption, caption_blind."""
-    rows = []
-    for record in records(cohort):
-        rows.append({"case": int(record["case"]), "split": record["split"]})
-        rows[-1] |= {"caption": caption(record), "caption_blind": caption(record, withhold=BLIND)}
-    return rows
+    rows = [({"case": int(r["case"]), "split": r["split"]}, r) for r in records(cohort)]
+    hidden: dict[str, Collection] = {"caption": (), "caption_blind": BLIND}
+    return [row | {k: caption(r, withhold=h) for k, h in hidden.items()} for row, r in rows]

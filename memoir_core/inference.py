@@ -19,10 +19,7 @@ from .model import HEADS, Memoir
 
 @torch.no_grad()
 def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Tensor, Tensor]:
-    """Encode every modality of every subject once.
-
-    Returns embeddings (n, 3, 512), zero where absent, and present (n, 3) bool, on the CPU.
-    """
+    """Encode everybody once, on the CPU: (n, 3, 512), zero where absent; present (n, 3) bool."""
     device = next(model.parameters()).device
     model.eval()
     embeddings, present = [], []

@@ -182,8 +182,7 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
     published : task -> subset -> published value. Returns a long table: subset, task, metric,
     value, low, high, n, published. n is smaller for FA alone, because only some subjects have it.
     For dx3, dx2 and sex also auc, auc_low, auc_high, and one_class: the class that everybody was
-    given, '' where it was not one for all. There, no draw can change the value: an interval
-    without width is no certainty.
+    given, or ''. There, no draw can change the value: an interval without width is no certainty.
     """
     rows = []
     for name, table in predictions.items():

@@ -129,8 +129,7 @@ def plan_questions(
 
     One in ten goes to each of the five other kinds, fewer where less than 24 would be left for the
     diagnosis; all in both protocols. The first sixth, diagnoses, is also asked in each control
-    and with the query's own caption. Of a kind that too few can be asked, all are: none where
-    nobody has a CDR-SB. ValueError: fewer than 6 questions.
+    and with the query's own caption. Of a kind that too few can be asked, all are, or nobody.
     """
     if questions < 6:
         raise ValueError(f"questions={questions}: choose 6 at least, one of each kind")
@@ -145,8 +144,8 @@ def plan_questions(
         able = [case for case in order if case in answers[kind]]
         wanted += [(kind, case) for case in able[:count]]
     few = [(kind, case) for kind, case in wanted if kind == "diagnosis"][: questions // 6]
-    own = zip(cohort["DX"], cohort["DX_NAME"], strict=True) if "DX_NAME" in cohort else ()
-    plan, names = [], DX_NAMES | dict(own)
+    plan, by_class = [], cohort.drop_duplicates("DX").set_index("DX")
+    names = DX_NAMES | dict(by_class.get("DX_NAME", {}))
     for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
         for kind, case in wanted if protocol in PROTOCOLS else few:
             turn = order.index(case) + (protocol == "shuffled context")  # own cases or the next's
