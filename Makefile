@@ -2,6 +2,7 @@
 # make test    every check that CI runs
 # Options of `make book`: PROFILE=smoke|quick|paper DATA=folder RUN=name SEED=n DEVICE=auto|cpu|cuda
 #                         WEIGHTS=offline|hub (default: the profile's)
+#                         DATA=oasis ACCEPT=yes (open data; yes: you accept their agreement)
 # With DATA, chapters and pages are built in runs/<run>/ only, for you alone.
 
 PROFILE ?= quick
@@ -10,6 +11,8 @@ RUN ?=
 SEED ?= 0
 DEVICE ?= auto
 WEIGHTS ?=
+ACCEPT ?=
+export MEMOIR_ACCEPT = $(ACCEPT)
 export PROFILE DATA RUN SEED DEVICE WEIGHTS  # recipes read them from the environment: no shell expands them
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memoir_core.config import DX, SCORES
-from memoir_core.metrics import Metrics, majority
+from memoir_core.metrics import NUMBERS, Metrics, majority
 
 
 def baselines(cohort: pd.DataFrame) -> Metrics:
@@ -25,7 +25,9 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
     found: Metrics = {}
     features = [*SCORES, "APOE4"]
     logistic = make_pipeline(
-        SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=2000)
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(max_iter=2000),
     )
     for task, names in (("dx3", DX), ("dx2", ("CN", "Dementia"))):
         fit, check = (part[part["DX"].isin(names)] for part in (train, test))
@@ -33,9 +35,9 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
         value = float(balanced_accuracy_score(check["DX"], predicted))
         found[f"{task} constant"] = {"balanced_accuracy": 1 / len(names)}
         found[f"{task} logistic"] = {"balanced_accuracy": value}
-    for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
-        error = (test[column] - train[column].mean()).abs().mean()
-        found[f"{task} constant"] = {"mae": float(error)}
+    for task, column in NUMBERS.items():
+        if len(error := (test[column] - train[column].mean()).abs().dropna()):
+            found[f"{task} constant"] = {"mae": float(error.mean())}
     return found
 
 

@@ -22,6 +22,7 @@ from memoir_core.files import DamagedFileError, MissingArtefactError, read_json,
 
 from . import chapters, codepages, manifest, published, seeds, store
 from .chapters import CHAPTERS, ROOT
+from .dataset import read_dataset
 
 PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
@@ -64,9 +65,10 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
             f"{', '.join(absent)}:\n  python -m memoir_book.run --run {name}"
         )
     source, out = ROOT, ROOT / "book"
+    dataset = read_dataset(store.data_folder(settings))
     if not store.is_synthetic(settings):
         source, out = run_dir / "book", run_dir / "book"
-        _copy_private(source)
+        _copy_private(source, " ".join([PRIVATE, *dataset.notes]))
     codepages.write_pages(source)
     folder = source / "book" / "chapters"
     shutil.rmtree(folder, ignore_errors=True)
@@ -78,11 +80,11 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
             raise DamagedFileError(f"{path} is not the page that the run left; run it again")
         shutil.copyfile(path, folder / path.name)
     for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
-        (folder / file).write_text(text, encoding="utf-8")
+        (folder / file).write_text(dataset.reword(text), encoding="utf-8")
     return source, out
 
 
-def _copy_private(source: Path) -> None:
+def _copy_private(source: Path, banner: str) -> None:
     """Copy what surrounds the chapters, with a banner, and closed to search engines."""
     shutil.rmtree(source, ignore_errors=True)
     for name in ("book/_ext", "book/_static", "memoir_core"):
@@ -91,7 +93,7 @@ def _copy_private(source: Path) -> None:
         if path.is_file():
             shutil.copyfile(path, source / path.relative_to(ROOT))
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    config["sphinx"]["config"]["html_theme_options"]["announcement"] = PRIVATE
+    config["sphinx"]["config"]["html_theme_options"]["announcement"] = banner
     config["sphinx"]["config"]["myst_html_meta"] = {"robots": "noindex, nofollow"}
     (source / "_config.yml").write_text(yaml.safe_dump(config, width=1000), encoding="utf-8")
 
@@ -100,9 +102,11 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
     """Make an executed notebook fit to be shown.
 
     Of each progress bar only the last state is kept; paths begin at the project, and DATA
-    stands for the data folder; the metadata name the run.
+    stands for the data folder; the metadata name the run. Tables and prints call images and classes
+    by the cohort's names; where language models are asked (chapter 9), classes stay as they are.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
+    dataset, classes = read_dataset(Path(data_dir or "none")), not notebook.name.startswith(".09")
     for cell in content["cells"]:
         kept: list[dict] = []
         for output in cell.get("outputs", ()):
@@ -118,6 +122,11 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
             if output.get("name") == "stderr":
                 lines = output["text"].split("\n")
                 output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
+            data = output if "text" in output else output.get("data", {})
+            for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
+                said = "".join(data[kind])
+                if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort
+                    data[kind] = dataset.reword(said, classes)
         if "outputs" in cell:
             cell["outputs"] = kept
     text = json.dumps(content, ensure_ascii=False)

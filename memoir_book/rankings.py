@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from sklearn.metrics import ndcg_score
 
-from memoir_core.captions import BLIND, FIELDS_OF, PROTOCOLS, caption
+from memoir_core.captions import BLIND, FIELDS_OF, PROTOCOLS, caption, records
 from memoir_core.config import MODALITIES, SUBSETS
 from memoir_core.inference import fuse
 from memoir_core.metrics import majority
@@ -62,7 +62,7 @@ def retrieve_subsets(
 
     Returns rows of retrieval_subsets.jsonl: those of `retrieve`, and subset, as in 't1+clinical'.
     """
-    records = {row["case"]: row for row in cohort.to_dict("records")}
+    asked_about = {row["case"]: row for row in records(cohort)}
     made = []
     for subset in SUBSETS:
         asked = cases[present[cases, MODALITIES.index("fa")]] if "fa" in subset else cases
@@ -72,7 +72,9 @@ def retrieve_subsets(
         some = np.isfinite(vectors).all(axis=1)
         asked = asked[some]
         if len(asked):
-            queries = {p: [subset_text(records[c], subset, p) for c in asked] for p in PROTOCOLS}
+            queries = {
+                p: [subset_text(asked_about[c], subset, p) for c in asked] for p in PROTOCOLS
+            }
             found = unit_rows(vectors[some]), asked, captions, top_k, rerank_k, queries
             made += [{"subset": "+".join(subset)} | r for r in retrieve(index, reranker, *found)]
     return made

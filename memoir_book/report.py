@@ -33,6 +33,7 @@ COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "h
 COLUMNS += ["n_published", "gap_published", "gap", "gap_low", "gap_high"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
 REPRODUCED, PATTERN, NOT, UNTOLD = VERDICTS
+COMPARABLE = ("ADNI", "synthetic")  # cohorts
 MARGIN = 0.03  # a smaller published gap decides no order: about 1.5 SE at 474 subjects
 GAPS = ("gap", "language model", "text similarity")  # kinds that are compared in their group
 # How far off a level may be on another cohort, and an interval reach; of an error, as its part
@@ -77,7 +78,8 @@ def collect(book: Run) -> pd.DataFrame:
             known = pick(theirs, known) if isinstance(known, str) else {"value": known}
             known.setdefault("n", place.get("n_of", {}).get(figure, place.get("n_published")))
             rows.append(_row(place, figure, kind, known, found, n))
-    return judge(pd.DataFrame(rows, columns=COLUMNS), book.profile.name, book.synthetic)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return judge(table, book.profile.name, book.synthetic, book.cohort_label in COMPARABLE)
 
 
 def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,11 +92,12 @@ def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     own = scores["protocol"] == "own_caption"  # the nearest to what is described: chapter 9
     ours["llms"] = scores[own].to_dict("records")
     query = read_jsonl(book.path("retrieval.jsonl"))[0]
+    given = pd.read_parquet(book.path("cohort.parquet"))[[*SCORES, "APOE4"]]
     first, _ = manifest.current(manifest.read_manifest(book.dir))["stage1/model.safetensors"]
     ours["made"] = {
         "voxels": int(np.prod(read_json(book.path("volumes.json"))["shape"])),
         "parameters (millions)": ours["03"]["parameters"] / 1e6,
-        "clinical inputs": len(SCORES) + 1 - len(ours["stage2"]["hide"]),
+        "clinical inputs": len({*given.columns[given.notna().any()]} - {*ours["stage2"]["hide"]}),
         "begins with stage 1": int(ours["stage2"]["start"] == first),
         **{"candidates": len(query["retrieved"]), "reranked": len(query["reranked"])},
     }
@@ -121,20 +124,29 @@ def _shares(matrix: list[list[int]]) -> dict:
     """Shares of each true class, with Wilson's interval and the number of people."""
     shares: dict = {truth: {} for truth in DX}
     for (row, truth), (column, predicted) in product(enumerate(DX), repeat=2):
-        count, n = matrix[row][column], sum(matrix[row])
+        if not (n := sum(matrix[row])):
+            continue
+        count = matrix[row][column]
         ends = binomtest(count, n).proportion_ci(method="wilson")
         shares[truth][predicted] = {"value": count / n, "low": ends.low, "high": ends.high, "n": n}
     return shares
 
 
-def judge(table: pd.DataFrame, profile: str, is_synthetic: bool) -> pd.DataFrame:
-    """Add gaps, 'verdict' and 'why' by `rules`; of `COLUMNS`, those that lack are not known."""
+def judge(
+    table: pd.DataFrame, profile: str, is_synthetic: bool, comparable: bool = True
+) -> pd.DataFrame:
+    """Add gaps, 'verdict' and 'why' by `rules`; of `COLUMNS`, those that lack are not known.
+
+    comparable : False for a cohort that is another kind of cohort than the published one.
+    """
     table = table.reindex(columns=[*dict.fromkeys([*table, *COLUMNS])])
     table[COLUMNS[4:]] = table[COLUMNS[4:]].astype(float)
     rows: list[dict] = [dict(row) for row in table.to_dict("records")]
     for row in rows:
         row |= _gap(row, [r for r in rows if r["group"] == row["group"] and pd.notna(r["value"])])
         row["verdict"], row["why"] = _verdict(row, profile, profile == "paper" and not is_synthetic)
+        if not comparable:
+            row["verdict"], row["why"] = UNTOLD, "another cohort than the published one"
     return pd.DataFrame(rows, index=table.index)
 
 
@@ -220,7 +232,12 @@ def source(book: Run) -> dict[str, Any]:
     known = manifest.read_manifest(book.dir)["chapters"]
     reads = known["01_cohort"]["reads"]
     return {
-        **{"label": book.label, "cohort": book.cohort_label, "profile": book.profile.name},
+        **{
+            "label": book.label,
+            "notes": book.dataset.notes,
+            "cohort": book.cohort_label,
+            "profile": book.profile.name,
+        },
         **{"seed": book.seed, "device": book.device, "versions": manifest.machine()["versions"]},
         "data": {key: reads[key] for key in ("tables", "images") if key in reads},
         "code": digest({name: record["code"] for name, record in known.items()}),

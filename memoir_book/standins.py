@@ -73,7 +73,7 @@ def train_questions(
     texts = {row["case"]: row["caption_blind"] for row in captions}
     answers, rng = vqa.reference_answers(cohort), np.random.default_rng(seed)
     train = {int(case) for case in cohort[cohort["split"] == "train"]["case"]}
-    others = [kind for kind in vqa.QUESTIONS if kind != "diagnosis"]
+    others = [k for k in vqa.QUESTIONS if k != "diagnosis" and train & answers[k].keys()]
     steps = []
     for number in range(max(1, examples // batch)):
         kind = "diagnosis" if number % 2 == 0 else others[number // 2 % len(others)]

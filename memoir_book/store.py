@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 
 from memoir_core.config import Profile, get_profile
@@ -23,6 +24,8 @@ from memoir_core.files import MissingArtefactError, checksum, digest, read_json,
 
 from . import chapters, manifest
 from .chapters import get_chapter
+from .dataset import Dataset, read_dataset
+from .intake import needs, oasis
 from .manifest import MANIFEST, RunMismatchError, read_manifest, write_manifest
 
 COMMON = ("profile", "run", "data_dir", "seed", "device")
@@ -42,6 +45,7 @@ class Run:
     chapter: str
     parameters: dict[str, Any]  # the notebook's own, with what 0 and '' stand for
     reads: dict[str, str]  # artefact -> checksum when the chapter began
+    dataset: Dataset = field(default_factory=Dataset)
     weights: dict[str, dict] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
@@ -51,7 +55,7 @@ class Run:
 
     @property
     def cohort_label(self) -> str:
-        return "synthetic" if self.synthetic else "ADNI"
+        return "synthetic" if self.synthetic else self.dataset.name
 
     @property
     def label(self) -> str:
@@ -61,6 +65,12 @@ class Run:
 
     def path(self, *parts: str) -> Path:
         return self.dir.joinpath(*parts)
+
+    def say_what_is_absent(self, cohort: Path | None = None) -> None:
+        """Print what this cohort is, where it is not ADNI, and what nobody in it has."""
+        absent = needs.lacks(pd.read_parquet(cohort)) if cohort else []
+        for line in [*self.dataset.notes, *map(self.dataset.reword, absent)]:
+            print(line)
 
     def use_weights(self, name: str, found: Any) -> None:
         """Note which weights (`weights.Weights`) the chapter uses where `name` was asked for."""
@@ -109,8 +119,9 @@ def start_chapter(
     torch.manual_seed(settings["seed"])
     own = chapters.resolved(spec, values, asdict(sizes))
     at = (name, sizes, settings["seed"], chosen, data, is_synthetic(settings))
-    book = Run(*at, spec.name, own, reads)
+    book = Run(*at, spec.name, own, reads, read_dataset(data))
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
+    book.say_what_is_absent(folder / "cohort.parquet" if "cohort.parquet" in spec.reads else None)
     return book
 
 
@@ -120,6 +131,9 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     Raises ValueError, FileNotFoundError (of the data), or RunMismatchError where the run was begun
     with other settings.
     """
+    data_dir = (
+        oasis.as_download(data_dir, os.environ.get("MEMOIR_ACCEPT") == "yes") if data_dir else ""
+    )
     data = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
     if data and not Path(data).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder")

@@ -106,21 +106,21 @@ def add_image_fields(cohort: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFra
 def caption(record: Mapping[Any, Any], *, withhold: Collection[str] = frozenset()) -> str:
     """Describe one subject in two to five sentences, the same on every machine.
 
-    `record` holds `case` and the columns in `FIELDS`, NaN or None where a value is missing; the two
-    image fields may be left out. What `withhold` names is left out of the text. Raises ValueError
-    where it names no field, or the record holds a value outside its codes.
+    `record` (see `records`) holds `case` and columns in `FIELDS`, NaN or None where a value is
+    missing; it may hold DX_NAME, what the diagnosis is called. What it lacks, or `withhold` names,
+    is left out of the text. Raises ValueError where that names no field, or a value is no code.
     """
     if unknown := sorted(set(withhold) - set(FIELDS)):
         raise ValueError(f"withhold={unknown} is unknown; choose from {', '.join(FIELDS)}")
-    told = [n for n in FIELDS if n not in withhold and (n in record or n not in IMAGE_NAMES)]
-    shown = {  # None: to be called missing
-        name: None if pd.isna(record[name]) or record[name] == "" else record[name] for name in told
-    }
+    told = {n: record[n] for n in FIELDS if n not in withhold and n in record}
+    shown = {n: None if pd.isna(v) or v == "" else v for n, v in told.items()}  # None: missing
     codes: dict[str, dict] = {"PTGENDER": SEX_NAMES, "APOE4": _APOE, "DX": DX_NAMES}
     for name, known in codes.items():
         if shown.get(name) is not None and shown[name] not in known:
             said = f"case {record['case']}: {name}={shown[name]!r} is not one of "
             raise ValueError(f"{said}{', '.join(map(str, known))}; mend the record")
+    if (dx := shown.get("DX")) is not None:
+        shown["DX"] = record.get("DX_NAME") or DX_NAMES[dx]
     style = hashlib.sha256(f"case {int(record['case'])}".encode()).digest()
     scores = "{name} {value:.0f} ({band})"  # thirds of an ADAS point carry no clinical meaning
     images = "{name} {band} for the age (percentile {value:.0f})"
@@ -150,30 +150,31 @@ def _opening(shown: dict, style: int) -> str:
 
 def _measures(shown: dict, names: dict, form: str, missing: str, wordings: tuple, style: int):
     items = []
-    for field in [field for field in names if field in shown]:
-        value, item = shown[field], f"{names[field]} {missing}"
-        if value is not None:
-            item = form.format(name=names[field], value=value, band=band(field, value))
-        items.append(item)
+    for field, name in ((field, name) for field, name in names.items() if field in shown):
+        known = (value := shown[field]) is not None
+        item = form.format(name=name, value=value, band=band(field, value)) if known else ""
+        items.append(item or f"{name} {missing}")
     text = wordings[style % len(wordings)].format(", ".join(items)) if items else ""
     return text[:1].upper() + text[1:]
 
 
 def _closing(shown: dict, style: int) -> str:
-    cdr, dx = "CDR-SB not recorded (severity not known)", "not recorded"
+    cdr, dx = "CDR-SB not recorded (severity not known)", shown.get("DX") or "not recorded"
     if (value := shown.get("CDRSB")) is not None:
         cdr = f"CDR-SB {value:g} ({band('CDRSB', value)})"
-    if shown.get("DX") is not None:
-        dx = DX_NAMES[shown["DX"]]
     if "CDRSB" in shown and "DX" in shown:
         return _CLOSINGS[style % len(_CLOSINGS)].format(cdr=cdr, dx=dx)
     return f"Diagnosis: {dx}." if "DX" in shown else f"{cdr}." if "CDRSB" in shown else ""
 
 
+def records(cohort: pd.DataFrame) -> list[dict]:
+    """Subjects for `caption`, without the fields that are known of nobody."""
+    absent = [name for name in FIELDS if name in cohort and cohort[name].isna().all()]
+    return cohort.drop(columns=absent).to_dict("records")
+
+
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:
     """Make the rows of captions.jsonl: case, split, caption, caption_blind."""
-    rows = []
-    for record in cohort.to_dict("records"):
-        rows.append({"case": int(record["case"]), "split": record["split"]})
-        rows[-1] |= {"caption": caption(record), "caption_blind": caption(record, withhold=BLIND)}
-    return rows
+    rows = [({"case": int(r["case"]), "split": r["split"]}, r) for r in records(cohort)]
+    hidden: dict[str, Collection] = {"caption": (), "caption_blind": BLIND}
+    return [row | {k: caption(r, withhold=h) for k, h in hidden.items()} for row, r in rows]

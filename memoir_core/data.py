@@ -46,7 +46,7 @@ class Scaler:
         scores, age, cdrsb = train[list(SCORES)], train["AGE"], train["CDRSB"]
         mean = tuple(scores.mean().fillna(0.0))
         std = tuple(scores.std().fillna(1.0).replace(0.0, 1.0))
-        ends = age.mean(), age.std(), cdrsb.mean(), cdrsb.std()
+        ends = age.mean(), age.std() or 1.0, cdrsb.mean(), cdrsb.std() or 1.0  # NaN: no such head
         return cls(mean, std, *map(float, (*ends, *of_fa)))
 
 

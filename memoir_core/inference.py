@@ -19,10 +19,7 @@ from .model import HEADS, Memoir
 
 @torch.no_grad()
 def encode(model: Memoir, data: MemoirDataset, batch_size: int = 16) -> tuple[Tensor, Tensor]:
-    """Encode every modality of every subject once.
-
-    Returns embeddings (n, 3, 512), zero where absent, and present (n, 3) bool, on the CPU.
-    """
+    """Encode everybody once, on the CPU: (n, 3, 512), zero where absent; present (n, 3) bool."""
     device = next(model.parameters()).device
     model.eval()
     embeddings, present = [], []
@@ -82,11 +79,12 @@ def predict(
 
 
 def predict_subsets(
-    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler
-) -> dict[str, pd.DataFrame]:
-    """Predict from each of the seven subsets: 't1+fa+clinical' -> table of `predict`."""
+    model: Memoir, embeddings: Tensor, present: Tensor, subjects: pd.DataFrame, scaler: Scaler,
+    subsets: Sequence[Sequence[str]] = SUBSETS,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Predict from each of the seven subsets, or fewer: 't1+fa+clinical' -> table of `predict`."""
     given = model, embeddings, present, subjects, scaler
-    return {"+".join(subset): predict(*given, subset) for subset in SUBSETS}
+    return {"+".join(subset): predict(*given, subset) for subset in subsets}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -23,6 +23,7 @@ from .data import Scaler
 Metrics = dict[str, dict[str, float]]
 Tables = dict[str, pd.DataFrame]  # of predictions, see `inference.predict_subsets`
 _P3 = [f"p_{name}" for name in DX]
+NUMBERS = {"age": "AGE", "cdrsb": "CDRSB"}  # what is regressed
 COLLAPSED = 0.99  # a mean cosine above this is that of a constant
 majority = statistics.mode  # the most frequent label; on a tie, the one that comes first
 
@@ -30,11 +31,12 @@ majority = statistics.mode  # the most frequent label; on a tie, the one that co
 def task_metrics(table: pd.DataFrame) -> Metrics:
     """Compute the published metrics from a table of predictions, see `inference.predict`.
 
-    dx3, dx2, sex: balanced_accuracy, macro_f1, auc (dx3: one against the rest, mean over
-    classes; dx2: CN against Dementia, MCI left out); age, cdrsb: mae (years, points) and r2.
+    dx3, dx2, sex: balanced_accuracy, macro_f1, auc (dx3: one against the rest, mean over classes;
+    dx2: CN against Dementia); age, cdrsb: mae (years, points) and r2, unless known of nobody.
     """
     scored = {task: _classification(truth, p) for task, (truth, p, _) in heads(table).items()}
-    return scored | {"age": _regression(table, "AGE"), "cdrsb": _regression(table, "CDRSB")}
+    found = {task: _regression(table, name) for task, name in NUMBERS.items()}
+    return scored | {task: errors for task, errors in found.items() if errors}
 
 
 def heads(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
@@ -72,7 +74,9 @@ def _auc(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _regression(table: pd.DataFrame, name: str) -> dict[str, float]:
-    known = table[table[name].notna()]
+    known = table.dropna(subset=[name, f"{name}_pred"])
+    if known.empty:
+        return {}
     truth, error = known[name].to_numpy(), (known[f"{name}_pred"] - known[name]).to_numpy()
     spread = ((truth - truth.mean()) ** 2).sum()
     r2 = 1 - (error**2).sum() / spread if spread else float("nan")
@@ -82,11 +86,11 @@ def _regression(table: pd.DataFrame, name: str) -> dict[str, float]:
 def composite(metrics: Metrics, scaler: Scaler) -> float:
     """The score that picks the checkpoint: diagnosis first, severity and age a little.
 
-    Mean balanced accuracy of both diagnoses, minus a tenth of the mean of both errors in SDs.
+    Mean balanced accuracy of both diagnoses, minus a tenth of the mean of the errors in SDs.
     """
     diagnosis = (metrics["dx3"]["balanced_accuracy"] + metrics["dx2"]["balanced_accuracy"]) / 2
-    errors = metrics["age"]["mae"] / scaler.age_std + metrics["cdrsb"]["mae"] / scaler.cdrsb_std
-    return diagnosis - 0.1 * errors / 2
+    errors = [metrics[t]["mae"] / getattr(scaler, f"{t}_std") for t in NUMBERS if t in metrics]
+    return diagnosis - 0.1 * sum(errors) / max(1, len(errors))
 
 
 def confusion(table: pd.DataFrame) -> np.ndarray:
@@ -178,8 +182,7 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
     published : task -> subset -> published value. Returns a long table: subset, task, metric,
     value, low, high, n, published. n is smaller for FA alone, because only some subjects have it.
     For dx3, dx2 and sex also auc, auc_low, auc_high, and one_class: the class that everybody was
-    given, '' where it was not one for all. There, no draw can change the value: an interval
-    without width is no certainty.
+    given, or ''. There, no draw can change the value: an interval without width is no certainty.
     """
     rows = []
     for name, table in predictions.items():
@@ -189,7 +192,7 @@ def ablate(predictions: Tables, published: dict, samples: int, seed: int) -> pd.
             more = _auc_interval(p, truth, groups, samples, seed)
             more["one_class"] = names[said[0]] if len(np.unique(said)) == 1 else ""
             scored[task] = "balanced_accuracy", said == truth, groups, more
-        for task, column in (("age", "AGE"), ("cdrsb", "CDRSB")):
+        for task, column in NUMBERS.items():
             error = (table[column] - table[f"{column}_pred"]).abs().dropna()
             scored[task] = "mae", error, None, {"one_class": ""}
         for task, (metric, values, groups, more) in scored.items():
@@ -212,6 +215,5 @@ def _auc_interval(
 
 def hits(table: pd.DataFrame, task: str = "dx3") -> np.ndarray:
     """Which rows of a table of predictions have the right diagnosis, or 'sex': (n,) bool."""
-    if task == "sex":
-        return ((table["p_Male"] > 0.5) == (table["PTGENDER"] == "Male")).to_numpy()
-    return np.array(DX)[table[_P3].to_numpy().argmax(axis=1)] == table["DX"].to_numpy()
+    truth, p, _ = heads(table)[task]
+    return p.argmax(axis=1) == truth

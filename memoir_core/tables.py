@@ -182,7 +182,7 @@ def parse(text: pd.Series) -> pd.Series:
     if name in ("IMAGEUID", "SITE"):  # I12345 and, after a trip through a spreadsheet, 12345.0
         return text.str.upper().str.removeprefix("I").str.removesuffix(".0")
     if name == "MANUFACTURER":  # GE MEDICAL SYSTEMS
-        return text.str.upper().str.split().str[0]
+        return text.str.upper().str.extract(r"(\S+)")[0]
     if name in PATHS:  # as Windows writes them
         return text.str.replace("\\", "/")
     if name in DATES:

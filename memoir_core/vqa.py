@@ -129,8 +129,10 @@ def plan_questions(
 
     One in ten goes to each of the five other kinds, fewer where less than 24 would be left for the
     diagnosis; all in both protocols. The first sixth, diagnoses, is also asked in each control
-    and with the query's own caption. ValueError: the test part is too small for a kind.
+    and with the query's own caption. Of a kind that too few can be asked, all are, or nobody.
     """
+    if questions < 6:
+        raise ValueError(f"questions={questions}: choose 6 at least, one of each kind")
     texts = {row["case"]: row for row in captions}
     hits = {(row["case"], row["protocol"]): row["reranked"] for row in retrieval}
     answers = reference_answers(cohort)
@@ -140,15 +142,12 @@ def plan_questions(
     for kind in QUESTIONS:
         count = questions - 5 * each if kind == "diagnosis" else each
         able = [case for case in order if case in answers[kind]]
-        if count < 1 or len(able) < count:
-            raise ValueError(
-                f"questions={questions} asks for {count} questions on {kind}, but {len(able)} of "
-                f"{len(order)} test cases can be asked; choose fewer, but 6 at least"
-            )
         wanted += [(kind, case) for case in able[:count]]
-    plan = []
+    few = [(kind, case) for kind, case in wanted if kind == "diagnosis"][: questions // 6]
+    plan, by_class = [], cohort.drop_duplicates("DX").set_index("DX")
+    names = DX_NAMES | dict(by_class.get("DX_NAME", {}))
     for protocol in (*PROTOCOLS, IN_PROMPT, *CONTROLS):
-        for kind, case in wanted if protocol in PROTOCOLS else wanted[: questions // 6]:
+        for kind, case in wanted if protocol in PROTOCOLS else few:
             turn = order.index(case) + (protocol == "shuffled context")  # own cases or the next's
             ranking = "own_caption" if protocol == "own_caption" else "blind"
             found = hits[order[turn % len(order)], ranking]
@@ -162,7 +161,7 @@ def plan_questions(
                 if protocol == "shuffled labels":
                     mixed = np.random.default_rng([seed, case]).permutation(labels).tolist()
                 context = [
-                    (c, text.replace(DX_NAMES[old], DX_NAMES[new]), new)
+                    (c, text.replace(names[old], names[new]), new)
                     for (c, text, old), new in zip(context, mixed, strict=True)
                 ]
             shown = texts[case]["caption" if protocol == IN_PROMPT else "caption_blind"]

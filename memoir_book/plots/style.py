@@ -7,7 +7,7 @@ Figures have an opaque white background, so that they read on light and dark pag
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from IPython import get_ipython
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
@@ -31,8 +32,16 @@ COLOURS: dict[Any, str] = {
 }
 
 
-def use_style() -> None:
-    """Set the book's matplotlib style for this kernel, and let figures carry their alt text."""
+_reword: Callable[[str], str] = str
+
+
+def use_style(reword: Callable[[str], str] = str) -> None:
+    """Set the book's matplotlib style for this kernel, and let figures carry their alt text.
+
+    reword : what a cohort calls its images and classes, see `Dataset.reword`.
+    """
+    global _reword
+    _reword = reword
     shell = get_ipython()
     if shell is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
@@ -50,6 +59,16 @@ def _alt_text(figure: Figure) -> tuple[dict, dict]:
 def describe(figure: Any, words: str) -> Figure:
     """Say in words what a figure shows; notebooks and pages use them as its alt text."""
     figure.set_label(words)
+    if "synthetic" in words:  # is not of this cohort, or needs no other words
+        return figure
+    figure.set_label(_reword(words))
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        names = [text.get_text() for text in axis.get_ticklabels()]
+        if names != (new := [_reword(name) for name in names]):
+            axis.set_ticks(axis.get_ticklocs(), new)
+    for text in figure.findobj(Text):
+        if (new_text := _reword(text.get_text())) != text.get_text():
+            text.set_text(new_text)
     return figure
 
 

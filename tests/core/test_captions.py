@@ -16,6 +16,7 @@ from memoir_core.captions import (
     caption,
     caption_rows,
 )
+from memoir_core.captions import records as of_cohort
 
 NOTHING = (None, np.nan)
 percent = st.one_of(st.sampled_from(NOTHING), st.integers(0, 100))
@@ -131,6 +132,26 @@ def test_rows_of_captions():
     assert rows[5]["caption_blind"] == caption(table.iloc[5], withhold=BLIND)
     openings = {row["caption"].split()[0] for row in rows}
     assert openings == {"A", "An", "The", "Record"}  # several wordings
+
+
+def test_what_is_known_of_nobody_is_not_mentioned():
+    table = people().assign(CDRSB=np.nan, MOCA=np.nan, FORNIX_FA=np.nan)
+    table.loc[3, "MMSE"] = np.nan
+    for row, record in zip(caption_rows(table), table.to_dict("records"), strict=True):
+        assert not any(word in row["caption"] for word in ("CDR-SB", "MoCA", "fornix"))
+        assert row["caption"] == caption(record, withhold={"CDRSB", "MOCA", "FORNIX_FA"})
+    assert "MMSE not recorded" in caption_rows(table)[3]["caption"]  # of one person: said
+    assert {*of_cohort(table)[5]} == {*table} - {"CDRSB", "MOCA", "FORNIX_FA"}
+
+
+def test_a_class_may_have_another_name():
+    table = people()
+    named = caption_rows(table.assign(DX_NAME=table["DX"].replace({"MCI": "stage 0.5"})))
+    for old, new, dx in zip(caption_rows(table), named, table["DX"], strict=True):
+        words = {"MCI": "stage 0.5", "CN": "CN", "Dementia": "Dementia"}[dx]
+        plain = {"MCI": "mild cognitive impairment (MCI)", "CN": "cognitively normal (CN)"}
+        assert new["caption"] == old["caption"].replace(plain.get(dx, "dementia"), words)
+        assert new["caption_blind"] == old["caption_blind"]
 
 
 # --- percentiles for the age ------------------------------------------------------------

@@ -116,6 +116,13 @@ def test_the_composite_is_what_the_chapter_says():
     diagnosis = found["dx3"]["balanced_accuracy"] / 2 + found["dx2"]["balanced_accuracy"] / 2
     errors = found["age"]["mae"] / 8.0 / 2 + found["cdrsb"]["mae"] / 2.5 / 2
     assert metrics.composite(found, scaler) == pytest.approx(diagnosis - 0.1 * errors)
+    age = found["age"]["mae"] / 8.0
+    for unknown in ({"CDRSB": np.nan}, {"CDRSB_pred": np.nan}):  # of anybody; of train
+        less = metrics.task_metrics(table.assign(**unknown))
+        assert less == {task: value for task, value in found.items() if task != "cdrsb"}
+        assert metrics.composite(less, scaler) == pytest.approx(diagnosis - 0.1 * age)
+    neither = metrics.task_metrics(table.assign(CDRSB=np.nan, AGE=np.nan))
+    assert metrics.composite(neither, scaler) == pytest.approx(diagnosis)
 
 
 def test_redraws_stay_within_their_group_and_repeat():

@@ -256,6 +256,29 @@ def test_a_hidden_score_is_in_no_batch_of_a_training(subjects, tmp_path, monkeyp
         assert not known[:, 0].any() and known[:, 1:].any()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_both_stages_go_without_fa_and_without_cdrsb(tmp_path):
+    table = small.cohort().assign(CDRSB=np.nan, has_fa=False)
+    subjects = table, small.volumes(table)
+    first = train(1, subjects, tmp_path / "one").iloc[-1]
+    assert np.isfinite(
+        first[["train_loss", "val_loss", "val_loss_t1_clinical"]].astype(float)
+    ).all()
+    assert first[["val_loss_t1_fa", "val_recall@5_fa_clinical", "cosine_fa"]].isna().all()
+    history = train(2, subjects, tmp_path / "two", epochs=3)
+    assert np.isfinite(history["composite"]).all() and "cdrsb_mae" not in history
+    found, scaler = inference.load_trained(tmp_path / "two")
+    val = table[table["split"] == "val"]
+    z = inference.encode(found, MemoirDataset(table, subjects[1], scaler, "val"))
+    tables = inference.predict_subsets(found, *z, val, scaler, [("t1", "clinical"), ("t1",)])
+    assert [*tables] == ["t1+clinical", "t1"]
+    assert all(
+        t["CDRSB_pred"].isna().all() and t["AGE_pred"].notna().all() for t in tables.values()
+    )
+    best = composite(task_metrics(tables["t1+clinical"]), scaler)
+    assert history["composite"].max() == pytest.approx(best, rel=1e-4)
+
+
 def test_the_best_epoch_by_the_composite_is_kept(subjects, tmp_path, monkeypatch):
     after, scores = [], iter([0.2, 0.5, 0.3])
 

@@ -264,12 +264,30 @@ def test_a_subset_query_sees_its_subset_only(cohort, captions):
         assert row["reference"] == known[row["case"]] and row["kind"] == "diagnosis"
 
 
-@pytest.mark.parametrize(
-    ("questions", "says"), [(600, "60 questions on severity|12 test"), (5, "")]
-)
-def test_too_many_or_too_few_questions(cohort, captions, retrieval, questions, says):
-    with pytest.raises(ValueError, match=rf"questions={questions} .*(?:{says}).*6 at least"):
-        vqa.plan_questions(cohort, captions, retrieval, questions, seed=0)
+def test_a_test_part_that_is_too_small_is_asked_whole(cohort, captions, retrieval):
+    plan = vqa.plan_questions(cohort, captions, retrieval, 600, seed=0)
+    tested = {row["case"] for row in retrieval}
+    for kind in vqa.QUESTIONS:
+        asked = [r["case"] for r in plan if (r["kind"], r["protocol"]) == (kind, "blind")]
+        assert sorted(asked) == sorted(tested)
+    with pytest.raises(ValueError, match="questions=5: choose 6 at least"):
+        vqa.plan_questions(cohort, captions, retrieval, 5, seed=0)
+
+
+def test_what_no_record_answers_is_not_asked(cohort, captions, retrieval):
+    plan = vqa.plan_questions(cohort, captions, retrieval, 12, seed=0)
+    less = vqa.plan_questions(cohort.assign(CDRSB=np.nan), captions, retrieval, 12, seed=0)
+    assert less == [row for row in plan if row["kind"] != "severity"]
+
+
+def test_controls_swap_the_names_that_the_captions_have(cohort, retrieval):
+    named = cohort.assign(DX_NAME=cohort["DX"].replace({"MCI": "stage 0.5"}))
+    plan = vqa.plan_questions(named, caption_rows(named), retrieval, 12, seed=0)
+    swapped = [row for row in plan if row["protocol"] == "swapped label"]
+    names = {"MCI": "stage 0.5", "CN": "CN", "Dementia": "Dementia"}
+    assert swapped and all(
+        names[label] in text.split("iagnos")[-1] for r in swapped for _, text, label in r["context"]
+    )
 
 
 def test_the_id_of_a_question_changes_with_its_prompt(plan):
