@@ -15,13 +15,14 @@ import pandas as pd
 from tqdm.contrib.concurrent import thread_map
 
 from memoir_core.cohort import build_cohort, counts, read_adnimerge
-from memoir_core.config import PROFILES, SCORES
+from memoir_core.config import DX, PROFILES, SCORES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 from memoir_core.volumes import VolumeError, read_volume
 
 from . import doctor
-from .intake import list_images, read_text
+from .intake import lacks, list_images, read_merged
+from .intake.needs import LEAST
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
 
@@ -50,7 +51,11 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
     try:
         if not problems:  # what only shows when the tables meet
             problems += doubts(tables[0], str(data_dir / "ADNIMERGE.csv"))
-            build_cohort(tables[0], tables[1], data_dir, seed=0)
+            cohort, _ = build_cohort(tables[0], tables[1], data_dir, seed=0)
+            sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)
+            mend = f"training needs {LEAST} at least: take more people into the download"
+            few = sizes[sizes < LEAST].items()
+            problems += [Problem("", f"class {dx} has {n} subjects", mend) for dx, n in few]
     except CohortError as error:
         problems += error.problems
     return problems
@@ -58,7 +63,7 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
 
 def read_visits(data_dir: Path) -> pd.DataFrame:
     """Read a download's ADNIMERGE.csv, and say how dates were understood where that was judged."""
-    text = read_text(data_dir / "ADNIMERGE.csv")
+    text = read_merged(data_dir)
     for column in text.columns.intersection([*DATES]):
         if day_first(text[column]):
             print(f"ADNIMERGE.csv, {column}: read with the day first, as numbers above 12 show")
@@ -120,9 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(*problems, sep="\n")
         print(f"{len(problems)} problems; {listed}")
         return 1
-    visits = read_adnimerge(read_text(data / "ADNIMERGE.csv"))
-    found, _ = build_cohort(visits, list_images(data), None, seed=0)
+    images = list_images(data)
+    found, _ = build_cohort(read_adnimerge(read_merged(data)), images, None, seed=0)
     print(counts(found).to_string())
+    print(*images.attrs.get("notes", ()), *lacks(found), sep="\n")
     with_fa = found["has_fa"].sum()
     machine = [*doctor.versions(), *doctor.machine(PROFILES[options.profile], options.device)]
     for level, what, text in machine:

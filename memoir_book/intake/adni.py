@@ -69,6 +69,14 @@ def found(folder: Path) -> str:
     return f"{folder} holds {', '.join(names)}; {command}" if names else ""
 
 
+def read_merged(folder: Path) -> pd.DataFrame:
+    """Read a folder's ADNIMERGE.csv as text; CohortError says what else lies there, and the way."""
+    path = folder / "ADNIMERGE.csv"
+    if not path.exists() and (other := found(folder)):
+        raise CohortError(Problem(str(path), "is missing", other))
+    return read_text(path)
+
+
 def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     """Make the visits and the list of images (in `folder`); `said` gets every choice.
 

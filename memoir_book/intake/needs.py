@@ -32,7 +32,6 @@ def lacks(cohort: pd.DataFrame) -> list[str]:
         said.append("no exam date: one visit each, so that nothing is said of time")
     sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)
     for name, n in sizes[sizes < ENOUGH].items():
-        what = f"fewer than {ENOUGH} subjects of class {name} ({n}): "
-        few = "its figures rest on a test subject or three, and say next to nothing"
-        said.append(what + (few if n >= LEAST else f"training needs {LEAST} at least"))
+        what = "its figures rest on a test subject or three, and say next to nothing"
+        said.append(f"fewer than {ENOUGH} subjects of class {name} ({n}): {what}")
     return said

@@ -221,3 +221,24 @@ def test_what_is_well_formed_and_wrong_is_found_by_what_columns_say_together(
     assert check.doubts(visits, "a.csv") == []
     found = {problem.column: str(problem) for problem in check.doubts(change(visits), "a.csv")}
     assert words in found[column] and found[column].startswith(f"a.csv, {column}: ")
+
+
+def test_what_a_download_lacks_is_said_before_the_training(download, tmp_path, capsys):
+    table = pd.read_csv(download / "ADNIMERGE.csv", dtype=str, keep_default_na=False)
+    table.assign(CDRSB="").to_csv(download / "ADNIMERGE.csv", index=False)
+    images = pd.read_csv(download / "images.csv", dtype=str)
+    images.assign(fa_path="").to_csv(download / "images.csv", index=False)
+    assert check.main([str(download), "--csv", str(tmp_path / "p.csv"), "--skip-images"]) == 0
+    out = capsys.readouterr().out
+    for words in ("no FA volume", "no CDR-SB", "fewer than 15 subjects of class MCI (8)"):
+        assert words in out
+    one = table[table["DX"].isin(["CN", "Dementia"])]
+    one.to_csv(download / "ADNIMERGE.csv", index=False)
+    (problem,) = check.check_download(download, images=False)
+    assert str(problem).startswith("class MCI has 0 subjects; training needs 5")
+
+
+def test_a_download_as_it_is_given_out_is_recognised(download, tmp_path):
+    (download / "ADNIMERGE.csv").rename(download / "ADNIMERGE_15Dec2025.csv")
+    (problem,) = check.check_download(download, images=False)
+    assert "holds ADNIMERGE_15Dec2025.csv; `python -m memoir_book.intake adni" in str(problem)

@@ -87,7 +87,7 @@ def test_who_filters_visits_in_the_notebook_changes_the_cohort(download):
 
 def test_the_chapter_reads_each_table_once():
     text = "\n".join(source for source, _ in cells())
-    for reader in ("read_text(book.data_dir", "list_images(book.data_dir"):
+    for reader in ("read_merged(book.data_dir", "list_images(book.data_dir"):
         assert text.count(reader) == 1
 
 
