@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memoir_core.config import DX, MODALITIES
 from memoir_core.model import Memoir
-from memoir_core.volumes import GRID, GRID_MM, MNI_CENTRE
+from memoir_core.volumes import AFFINE, GRID, GRID_MM, on_grid
 
 
 class T1Only(torch.nn.Module):
@@ -73,7 +73,7 @@ def largest_fall(values: np.ndarray) -> dict[str, float]:
     """
     at = np.unravel_index(np.abs(values).argmax(), values.shape)
     extent = GRID_MM * np.array(GRID)
-    mm = MNI_CENTRE + extent * ((np.array(at) + 0.5) / values.shape - 0.5)
+    mm = AFFINE[:3, 3] - GRID_MM / 2 + extent * (np.array(at) + 0.5) / values.shape
     both = np.corrcoef(values.ravel(), values[::-1].ravel())[0, 1] if np.ptp(values) else np.nan
     found = {"fall": float(values[at]), "mirror": float(both)}
     return found | dict(zip("xyz", map(float, mm), strict=True))
@@ -81,11 +81,8 @@ def largest_fall(values: np.ndarray) -> dict[str, float]:
 
 def template(shape: tuple[int, int, int]) -> np.ndarray:
     """The MNI template (ICBM 2009a, from nilearn) on a grid of `shape`: (X, Y, Z) float32."""
-    from nilearn import datasets, image
+    from nilearn import datasets
 
-    affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
-    affine[:3, 3] = MNI_CENTRE - GRID_MM * (np.array(GRID) - 1) / 2  # RAS, as cached volumes
-    loaded = datasets.load_mni152_template(resolution=int(GRID_MM))
-    fitted: Any = image.resample_img(loaded, affine, GRID, copy_header=True, force_resample=True)
-    volume = torch.from_numpy(fitted.get_fdata(dtype=np.float32))
+    loaded: Any = datasets.load_mni152_template(resolution=int(GRID_MM))
+    volume = torch.from_numpy(on_grid(loaded.get_fdata(dtype=np.float32), loaded.affine))
     return torch.nn.AdaptiveAvgPool3d(shape)(volume[None])[0].numpy()
