@@ -18,10 +18,10 @@ from memoir_core.cohort import build_cohort, counts, read_adnimerge
 from memoir_core.config import DX, PROFILES, SCORES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
-from memoir_core.volumes import VolumeError, read_volume
 
 from . import doctor
-from .intake import lacks, list_images, read_merged
+from .dataset import read_dataset
+from .intake import content, lacks, list_images, read_merged
 from .intake.needs import LEAST
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
@@ -30,7 +30,7 @@ COLUMNS = ["file", "line", "column", "what", "mend"]
 def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
     """Find everything that must be mended in a folder with ADNIMERGE.csv and images.
 
-    `images` also reads every listed volume (about 20 per second and core).
+    `images` also reads every listed volume and looks at it (about 10 per second and core).
     """
     problems: list[Problem] = []
     tables = []
@@ -40,14 +40,18 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
         except CohortError as error:
             problems += error.problems
     for listed in tables:
-        names = [name for column in PATHS if column in listed for name in listed[column].dropna()]
-        paths = [data_dir / name for name in dict.fromkeys(names)]
+        kinds = dict(zip(PATHS, (read_dataset(data_dir).kind, "fa"), strict=True))
+        named = {
+            data_dir / n: k for c, k in kinds.items() if c in listed for n in listed[c].dropna()
+        }
         mend = "download it, or empty its path in images.csv"
-        problems += [Problem(str(p), "is missing", mend) for p in paths if not p.exists()]
+        problems += [Problem(str(p), "is missing", mend) for p in named if not p.exists()]
         if images:
-            there = [path for path in paths if path.exists()]
-            found = thread_map(_volume_problem, there, desc="reading volumes", mininterval=2)
-            problems += filter(None, found)
+            there = {path: kind for path, kind in named.items() if path.exists()}
+            looked = thread_map(
+                _image_problem, there, there.values(), desc="looking at images", mininterval=2
+            )
+            problems += filter(None, looked)
     try:
         if not problems:  # what only shows when the tables meet
             problems += doubts(tables[0], str(data_dir / "ADNIMERGE.csv"))
@@ -92,13 +96,9 @@ def doubts(visits: pd.DataFrame, file: str) -> list[Problem]:
     return [Problem(file, what, mend, "", column) for wrong, column, what, mend in found if wrong]
 
 
-def _volume_problem(path: Path) -> Problem | None:
-    try:
-        read_volume(path)
-    except VolumeError as error:
-        what, _, mend = str(error).removeprefix(str(path)).strip().rpartition("; ")
-        return Problem(str(path), what, mend)
-    return None
+def _image_problem(path: Path, kind: str) -> Problem | None:
+    what, _, mend = content.fault(path, kind).rpartition("; ")
+    return Problem(str(path), what, mend) if what else None
 
 
 def main(arguments: list[str] | None = None) -> int:
