@@ -7,8 +7,10 @@ import pandas as pd
 from ideas import idea
 from sklearn import ensemble, linear_model, model_selection
 
-from memoir_book import leakage
 from memoir_core import text
+from memoir_core.config import SCORES
+
+RECORD = [*SCORES, "APOE4"]
 
 
 def test_splitting_visits_flatters():
@@ -16,13 +18,13 @@ def test_splitting_visits_flatters():
     subjects = np.repeat(np.arange(120), 4)
     visits = pd.DataFrame({"PTID": subjects, "DX": np.array(["CN", "MCI"])[subjects * 7 % 2]})
     visits.loc[::10, "DX"] = None  # visits without a diagnosis do not count
-    for name in (*leakage.RECORD, "AGE", "PTEDUCAT"):  # a subject's own values, no signal
+    for name in (*RECORD, "AGE", "PTEDUCAT"):  # a subject's own values, no signal
         visits[name] = rng.normal(size=120)[subjects]
     found = idea(
         "11",
         "GroupShuffleSplit",
         visits=visits,
-        leakage=leakage,
+        RECORD=RECORD,
         ensemble=ensemble,
         model_selection=model_selection,
         book=SimpleNamespace(seed=0),

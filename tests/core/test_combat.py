@@ -1,9 +1,10 @@
-"""ComBat: as the reference implementation, and what it takes out and leaves in."""
+"""Chapter 11's ComBat: as the reference implementation, and what it takes out and leaves in."""
 
 import numpy as np
 import pytest
+from ideas import idea
 
-from memoir_book.harmonise import combat
+combat = idea("11", "def combat", **idea("11", "def shrink", np=np))["combat"]
 
 
 def test_numbers_of_the_reference_implementation():
