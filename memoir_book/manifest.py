@@ -7,7 +7,7 @@ it used, and the machine. Whoever reads an artefact asks it first.
 
 from __future__ import annotations
 
-import ast
+import io
 import json
 import platform
 import sys
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import resolve_name
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from .chapters import CHAPTERS, Chapter, get_chapter
 
 MANIFEST = "manifest.json"
 NEW = "new"
-_VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
+_VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 
 
 class RunMismatchError(ValueError):
@@ -171,27 +171,13 @@ def code_of(chapter: Chapter) -> dict[str, str]:
     return {f"notebooks/{chapter.notebook.name}": digest(sources), **found}
 
 
-def imported_files(code: str, package: str = "", seen: set[Path] | None = None) -> set[Path]:
+def imported_files(code: str) -> set[Path]:
     """Find the files of ours that some code imports, directly or through others."""
-    seen = set() if seen is None else seen
-    names: set[str] = set()
     code = "\n".join("" if line.lstrip()[:1] in "%!" else line for line in code.splitlines())
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom):
-            module = resolve_name("." * node.level + (node.module or ""), package)
-            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    for name in names:
-        if name.split(".")[0] not in PACKAGES:
-            continue
-        base = chapters.ROOT.joinpath(*name.split("."))
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.exists() and path not in seen:
-                seen.add(path)
-                inner = path.parent.relative_to(chapters.ROOT).as_posix().replace("/", ".")
-                imported_files(path.read_text(encoding="utf-8"), inner, seen)
-    return seen
+    others = {path.stem for path in chapters.ROOT.iterdir()}.difference(PACKAGES)
+    finder = ModuleFinder([str(chapters.ROOT)], excludes=others)
+    finder.load_module("__main__", io.StringIO(code), "", ("", "r", 1))
+    return {Path(module.__file__) for module in finder.modules.values() if module.__file__}
 
 
 def machine() -> dict[str, Any]:

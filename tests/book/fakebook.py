@@ -58,6 +58,7 @@ def write_notebook(path, code, parameters=""):
 def write(root):
     """Write notebooks, a module and a download that looks real."""
     (root / "memoir_core").mkdir()
+    (root / "memoir_core" / "__init__.py").touch()
     (root / "memoir_core" / "tool.py").write_text("value = 1\n")
     write_notebook(root / "notebooks" / "01_first.ipynb", FIRST, OWN)
     write_notebook(root / "notebooks" / "02_second.ipynb", SECOND)
