@@ -41,17 +41,11 @@ class Chapter:
         return ROOT / "notebooks" / f"{self.name}.ipynb"
 
 
-_ROWS = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
-CHAPTERS = tuple(Chapter(**row) for row in _ROWS)
-
+_TOLD = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
+CHAPTERS = tuple(Chapter(**row) for row in _TOLD["chapters"])
 # What a parameter may be, beside having the type of its default in the notebook: a choice of
 # values, or a range that includes its ends.
-CHOICES = {"visit": ("latest", "earliest"), "weights": ("", "offline", "hub")}
-RANGES: dict[str, tuple[float, float]] = {
-    **{"seed": (0, 2**32 - 1), "epochs": (0, 10_000), "lr": (0, 1), "batch_size": (0, 4096)},
-    **{"drop_t1": (0, 1), "drop_fa": (0, 1), "drop_clinical": (0, 1), "val_fraction": (0.01, 0.5)},
-    **{"questions": (0, 100_000), "occluded": (0, 1000), "outlier_z": (0.1, 100), "drift": (0, 10)},
-}
+CHOICES, RANGES = _TOLD["choices"], _TOLD["ranges"]
 
 # Type -> how it is called, and from which types of papermill and the shell it is understood.
 _KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
