@@ -1,14 +1,6 @@
 """Exercises: check a student's answer; `python -m memoir_book.exercises` lists them all.
 
-How to add an exercise to a chapter:
-
-1. Under `## Exercises` state the task in a markdown cell that begins `**Exercise 5.3.**`.
-2. Below it add three code cells: one tagged `exercise` with signature, docstring and
-   `raise NotImplementedError  # your code`; one tagged `self-check` with the cases and
-   `exercises.check(function, checks_5_3)`; one tagged `solution` and `hide-cell` with the solved
-   function, its docstring and `exercises.check(function, checks_5_3, strict=True)`.
-3. `pytest tests/book/test_exercises.py` says where these differ from each other, and wants a
-   typical mistake that the checks catch: add one.
+How to add one to a chapter: see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
