@@ -43,24 +43,12 @@ def parse_strict(text: str, options: Sequence[str]) -> str:
     return same[0] if same else "unparsed"
 
 
-def parse_answer(text: str, kind: str, options: Sequence[str]) -> str:
-    """Read as a physician would: the option that the final answer means, or 'unparsed'."""
-    return _read(text, kind, tuple(options))[0]
-
-
 def read_answer(text: str, kind: str, options: Sequence[str]) -> dict[str, str]:
-    """Read an answer both ways: 'strict', 'parsed', 'unparsed_because'; '' without options."""
+    """Read it 'strict', 'parsed' as a physician would, 'unparsed_because'; '' without options."""
     if not options:
         return {"strict": "", "parsed": "", "unparsed_because": ""}
     parsed, why = _read(text, kind, tuple(options))
     return {"strict": parse_strict(text, options), "parsed": parsed, "unparsed_because": why}
-
-
-def parse_number(text: str) -> float | None:
-    """The one number that a text names, in digits or words ('twenty-six', '26/30'), else None."""
-    text = re.sub(r"ADAS-?1[13]|(?:/|out of) ?\d+", " ", _plain(text))
-    found = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)}
-    return found.pop() if len(found) == 1 else None
 
 
 def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:

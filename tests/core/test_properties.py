@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memoir_book.reading import parse_answer
+from memoir_book.reading import read_answer
 from memoir_core import cohort, tables
 from memoir_core.config import DX
 from memoir_core.losses import IGNORE, PairwiseInfoNCE, focal_loss, info_nce
@@ -196,7 +196,7 @@ words = st.sampled_from(
 @bounded
 @given(st.one_of(st.text(max_size=60), st.lists(words, max_size=8).map(" ".join)))
 def test_an_answer_is_an_option_or_unparsed(text):
-    found = parse_answer(text, "diagnosis", OPTIONS)
+    found = read_answer(text, "diagnosis", OPTIONS)["parsed"]
     assert found in (*OPTIONS, "unparsed")
     named = {option.lower() for option in OPTIONS} & set(text.lower().split())
     if len(named) > 1 and len(text.splitlines()) == 1 and not {"no", "."} & set(text.split()):
@@ -206,5 +206,5 @@ def test_an_answer_is_an_option_or_unparsed(text):
 @bounded
 @given(st.sampled_from(OPTIONS), st.sampled_from(["{}", " {}.", "{}\nCN MCI", '"{}"', "**{}**"]))
 def test_an_option_alone_is_understood(option, frame):
-    assert parse_answer(frame.format(option), "diagnosis", OPTIONS) == option
-    assert parse_answer(frame.format(option.lower()), "diagnosis", OPTIONS) == option
+    assert read_answer(frame.format(option), "diagnosis", OPTIONS)["parsed"] == option
+    assert read_answer(frame.format(option.lower()), "diagnosis", OPTIONS)["parsed"] == option
