@@ -11,28 +11,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-_DAY, _YEAR = r"\d{1,2}(?:st|nd|rd|th)?", r"(?:19|20)\d\d"
-_GAP = r"(?:<[^>]{0,80}>|[\W_]){0,6}"  # signs, and tags of HTML
-PATTERNS = {
-    # 999_S_9999, with other separators or none, in any case
-    "PTID": r"(?<!\d)\d{3}[_\-. ]?s[_\-. ]?\d{4,5}(?!\d)",
-    # a short number, only where something says what it is: 'n = 295' is none
-    "RID": r"(?<![a-z])(?:(?:RID|PTID|subject|participant|patient)(?:[ _-]?(?:id|no|number))?"
-    rf"{_GAP}\d{{1,6}}(?![\d,.]*\d|\w)|(?<![a-z0-9])S_\d{{4,5}}(?!\d))",
-    "image ID": r"(?<![a-z0-9])I\d{4,8}(?![a-z0-9])|image[ _]?u?id"
-    rf"{_GAP}I?\d{{3,8}}(?!\w)",
-    # 2012-05-31, 2012/05/31, 20120531, 31.05.2012, 5/31/2012, 5/31/12, 31 May 2012, May 31, 2012
-    "date": rf"(?<![\d.]){_YEAR}([-/._])\d\d\1\d\d(?!\d)"
-    rf"|(?<![\w.]){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?![\w.])"
-    rf"|(?<![\d.])\d{{1,2}}([-/.])\d{{1,2}}\2{_YEAR}(?!\d)"
-    r"|(?<![\d./])\d{1,2}/\d{1,2}/\d\d(?![\d/])"
-    rf"|(?<!\d){_DAY}[ \-.]{{1,2}}{_MONTH}[ \-.,]{{1,2}}(?:{_YEAR}|\d\d)(?!\d)"
-    rf"|(?<![a-z]){_MONTH}[ \-.]{{1,2}}{_DAY},? {_YEAR}(?!\d)",
-    # images, and whole paths of Unix and Windows
-    "path": r"[\w.-]+\.(?:nii|mgz|mgh|img|hdr|dcm|parquet)(?:\.gz)?(?!\w)"
-    r"|(?<![\w<.:/])(?:/[\w.-]+){2,}|(?<!\w)[a-z]:[\\/][\w.-]+|\\\\[\w.-]+\\",
-}
+from . import published
+
+_TOLD = published.load("privacy.json")
+
+
+def _pattern(rule: str) -> re.Pattern:
+    for name, part in _TOLD["parts"].items():
+        rule = rule.replace(f"{{{name}}}", part)
+    return re.compile(rule, re.IGNORECASE)
+
+
+# Kind of identifier -> how it may be written; privacy.json names each rule by an example.
+PATTERNS = {k: [_pattern(rule) for rule in of.values()] for k, of in _TOLD["kinds"].items()}
 
 
 class PrivateDataError(ValueError):
@@ -45,7 +36,7 @@ def kinds(text: str, known: Iterable[str] = ()) -> list[str]:
     `known`: texts that must not stand in it: the data folder, PTIDs, image paths.
     """
     plain = unquote(html.unescape(text))
-    found = [kind for kind, rule in PATTERNS.items() if re.search(rule, plain, re.IGNORECASE)]
+    found = [kind for kind, rules in PATTERNS.items() if any(r.search(plain) for r in rules)]
     low = plain.lower()
     told = any(word.lower() in low for word in known if len(word) > 3)
     return found + ["text of the download"] * told

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memoir_book import privacy
+from memoir_book import privacy, published
 
 PLANTED = {
     "PTID": ["941_S_1234", "941S1234", "941-s-12345", "sub-ADNI941S1234", "941%5FS%5F1234",
@@ -29,6 +29,12 @@ CLEAN = [
 )
 def test_an_identifier_is_found_in_usual_spellings(kind, text):
     assert kind in privacy.kinds(f"<p>before {text} after</p>"), text
+
+
+def test_every_rule_finds_the_example_that_names_it():
+    for kind, rules in published.load("privacy.json")["kinds"].items():
+        for example, rule in zip(rules, privacy.PATTERNS[kind], strict=True):
+            assert rule.search(example), example
 
 
 @pytest.mark.parametrize("text", CLEAN)
