@@ -23,9 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
-
-
-# --- where the project lives ------------------------------------------------------------
+WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
 def find_repository() -> tuple[str, str] | None:
@@ -39,12 +37,6 @@ def launch_link(notebook: str, repository: tuple[str, str]) -> str:
     name, branch = repository
     path = f"notebooks/{notebook}.ipynb"
     return f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}"
-
-
-# --- Sphinx -----------------------------------------------------------------------------
-
-
-WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
 def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
