@@ -14,45 +14,11 @@ import torch
 from tqdm import tqdm
 
 from memoir_core import files, llm, vqa
-from memoir_core.config import SMALL
 
 from . import experts, onednn, reading, weights
-from .weights import BACKBONES, SOURCES, Backbone, Weights
+from .weights import Backbone, Weights
 
 BATCH = 8  # prompts at a time
-
-
-def choose_backbones(
-    names: str | Sequence[str], folder: str = "", use: str = "hub"
-) -> tuple[dict[Backbone, Weights], dict[str, Weights], list[str]]:
-    """Find the language models that can be had; small stand-ins take the place of all missing ones.
-
-    names : keys of `BACKBONES`, or one text with commas; others: ValueError.
-    folder : holds a model's weights in a folder of its name; '' looks as `weights.find` does.
-    use : 'hub' or 'offline', see there.
-
-    Returns the models to ask, all weights that were looked for, and a sentence on each name.
-    """
-    wanted = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
-    looked: dict[str, Weights] = {}
-    chosen, notes = {}, []
-    for name in wanted:
-        if name not in BACKBONES:
-            raise ValueError(f"llm {name!r} is unknown; choose from {', '.join(BACKBONES)}")
-        backbone, key = BACKBONES[name], BACKBONES[name].weights
-        found = looked.get(key) or weights.find(key, folder and Path(folder) / key, use=use)
-        looked[key] = found
-        if found.stand_in_for:
-            gate = f" ({SOURCES[key].gate})" if SOURCES[key].gate else ""
-            what = f"no weights found{gate}; not run, stand-ins instead"
-        else:
-            chosen[backbone], what = found, found.describe()
-        notes.append(f"{backbone.title}: {what}.")
-    for name in SMALL if len(chosen) < len(wanted) else ():
-        key = BACKBONES[name].weights
-        looked[key] = looked.get(key) or weights.find(key, use=use)
-        chosen[BACKBONES[name]] = looked[key]
-    return chosen, looked, notes
 
 
 class NoRoom(MemoryError):

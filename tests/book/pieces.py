@@ -127,7 +127,7 @@ def lora(folder, old=False):
 def answers(folder, old=False):
     from torch import nn
 
-    from memoir_book import answers
+    from memoir_book import answers, weights
     from memoir_core import files, llm, vqa
 
     parts = {"get_memory_footprint": lambda self: 2**20, "dequantize": lambda self: None}
@@ -141,7 +141,7 @@ def answers(folder, old=False):
     answers.time = types.SimpleNamespace(perf_counter=itertools.count().__next__)
     plan = [vqa.question("diagnosis", n, "blind", "MMSE 20", (), "MCI") for n in range(6)]
     files.write_jsonl(folder / "plan.jsonl", plan)
-    backbone = answers.BACKBONES["gemma-3-270m-nf4"]
+    backbone = weights.BACKBONES["gemma-3-270m-nf4"]
     found = types.SimpleNamespace(sha256=str(old), path=folder)
     made, _ = answers.answer_plan(plan, folder / "answers", backbone, found)
     with files.atomic_path(folder / "llm_scores.csv") as path:

