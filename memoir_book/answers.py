@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-import pandas as pd
 import torch
 from tqdm import tqdm
 
 from memoir_core import files, llm, vqa
 
-from . import experts, onednn, reading, weights
+from . import experts, onednn, weights
 from .weights import Backbone, Weights
 
 BATCH = 8  # prompts at a time
@@ -50,7 +49,7 @@ def cut_context(loaded: llm.Loaded, row: dict, reserve: int = 0) -> dict:
 def answer_plan(
     plan: Sequence[dict], folder: Path, backbone: Backbone, found: Weights,
     device: str = "cpu", adapter: str | Path = "",
-) -> tuple[pd.DataFrame, dict]:  # fmt: skip
+) -> tuple[list[dict], dict]:  # fmt: skip
     """Let one model answer the whole plan, once, and free its memory.
 
     `folder` receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
@@ -58,7 +57,7 @@ def answer_plan(
     cannot be loaded for want of memory raises `NoRoom`; a MemoryError says what to do where the
     GPU is too small for the prompts.
 
-    Returns the answers, one row per question (`read_row`), and what they cost.
+    Returns the rows of answers.jsonl, one per question, and what they cost.
     """
     settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
     settings |= {"chat": backbone.chat, "device": device}
@@ -95,7 +94,7 @@ def answer_plan(
                 found_at |= zip(part, llm.answer_batch(loaded, prompts, options), strict=True)
             made = [found_at[first[row["prompt"]]] for row in cut]
             seconds = max(time.perf_counter() - began, 1e-6)
-            # What a model prefers where the prompt says nothing, see `read_row`.
+            # What a model prefers where the prompt says nothing.
             empty = {row["kind"]: vqa.build_prompt(row["kind"], 0, "N/A") for row in plan}
             prior = {
                 kind: llm.answer_batch(loaded, [text], vqa.QUESTIONS[kind][1], most=1)[0]
@@ -130,36 +129,11 @@ def answer_plan(
         del loaded  # the next model needs the memory
         gc.collect()
         torch.cuda.empty_cache()
-    rows = files.read_jsonl(folder / "answers.jsonl")
-    answers = [read_row(row, said) for row, said in zip(plan, rows, strict=True)]
-    return pd.DataFrame(answers), files.read_json(folder / "speed.json")
+    return files.read_jsonl(folder / "answers.jsonl"), files.read_json(folder / "speed.json")
 
 
-def read_row(row: dict, said: dict) -> dict:
-    """Read what was answered to a row of the plan (a row of answers.jsonl), in four ways.
-
-    `strict` and `parsed` are options that the text names, see `reading`; `constrained` is the most
-    likely one, `calibrated` the one that gains most over a prompt that says nothing (Zhao et al.
-    2021, arXiv:2102.09690); '' where there are no options.
-    """
-    asked = {key: row[key] for key in ("id", "case", "kind", "protocol", "reference")}
-    asked |= {"question": vqa.QUESTIONS[row["kind"]][0], "raw": str(said["answer"])}
-    asked["answer"] = reading.strip_thought(asked["raw"])
-    asked |= reading.read_answer(asked["raw"], row["kind"], row["options"])
-    likely, prior = said.get("log_likelihood") or {}, said.get("prior") or {}
-    gain = {option: likely[option] - prior[option] for option in prior}
-    return asked | {
-        "constrained": max(likely, key=likely.__getitem__, default=""),
-        "calibrated": max(gain, key=gain.__getitem__, default=""),
-        "log_likelihood": likely,
-        "truncated": said.get("truncated"),
-        "cases_used": said.get("cases_used", [case for case, _, _ in row["context"]]),
-        "note": vqa.NOTE,
-    }
-
-
-def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
-    """Read what any other program answered to plan.jsonl: rows {id, answer}.
+def read_answers(path: Path, plan: Sequence[dict]) -> list[dict]:
+    """Read what any other program answered to plan.jsonl, rows {id, answer}, in its order.
 
     A ValueError names a row that lacks a field, and ids that are not those of the plan, each once.
     """
@@ -175,4 +149,4 @@ def read_answers(path: Path, plan: Sequence[dict]) -> pd.DataFrame:
                 "answer each row of the plan.jsonl beside it once, or move the file away"
             )
     said = {row["id"]: {"answer": row["answer"]} for row in rows}
-    return pd.DataFrame([read_row(row, said[row["id"]]) for row in plan])
+    return [said[row["id"]] for row in plan]

@@ -56,7 +56,7 @@ def case_explorer(
 def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: str) -> Any:
     """Show what every model was asked about one case, blind, and what it said.
 
-    `answers`: model -> its answers, see `answers.read_row`. The case that was asked most is shown.
+    `answers`: model -> its answers, as chapter 9 reads them. The case that was asked most is shown.
     """
     texts = {row["case"]: row for row in captions}
     said = pd.concat([table.assign(llm=name) for name, table in answers.items()])

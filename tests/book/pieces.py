@@ -145,7 +145,7 @@ def answers(folder, old=False):
     found = types.SimpleNamespace(sha256=str(old), path=folder)
     made, _ = answers.answer_plan(plan, folder / "answers", backbone, found)
     with files.atomic_path(folder / "llm_scores.csv") as path:
-        made.to_csv(path, index=False)
+        pd.DataFrame(made).to_csv(path, index=False)
 
 
 def converted(folder, old=False):

@@ -15,8 +15,8 @@ from bert_score import score as bert_score
 from ideas import NOTEBOOKS, idea
 
 from memoir_book import weights
-from memoir_book.answers import read_row
 from memoir_book.baselines import majority_control
+from memoir_book.reading import read_answer, strip_thought
 from memoir_book.weights import Backbone, quiet
 from memoir_core import config, llm, vqa
 from memoir_core.captions import caption_rows
@@ -73,6 +73,51 @@ def held(by_hand):
     return {name: by_hand[name] for name in ("first", "tokenizer", "model")}
 
 
+# ---------------------------------------------------------------- four readings
+@pytest.fixture(scope="module")
+def reads():
+    told = {"read_answer": read_answer, "strip_thought": strip_thought, "vqa": vqa, "pd": pd}
+    return SimpleNamespace(**idea("09", "def read_row", **told))
+
+
+def test_a_row_is_read_in_four_ways(reads, plan):
+    row = next(row for row in plan if row["kind"] == "diagnosis")
+    likely, prior = (
+        {"CN": a, "MCI": b, "Dementia": c} for a, b, c in ((-3, -1, -2), (-3, 0, -2.5))
+    )
+    said = {"answer": "I say CN", "log_likelihood": likely, "prior": prior, "truncated": True}
+    made = reads.read_row(row, said)
+    assert [made[name] for name in ("strict", "parsed", "constrained", "calibrated")] == [
+        "unparsed", "CN", "MCI", "Dementia"
+    ]  # fmt: skip
+    assert made["cases_used"] == [case for case, _, _ in row["context"]] and made["truncated"]
+    assert made["note"] == "not for clinical use" and made["id"] == row["id"]
+    assert made["reference"] == row["reference"] and made["question"] in row["prompt"]
+    free = next(row for row in plan if row["kind"] == "why")
+    assert reads.read_row(free, {"answer": "MCI, because"})["parsed"] == ""
+    other = reads.read_row(row, {"answer": "MCI"})  # no likelihoods: another program
+    assert (other["constrained"], other["calibrated"], other["truncated"]) == ("", "", None)
+
+
+def test_a_thought_is_no_answer(reads, plan):
+    rows = [row for row in plan if row["kind"] == "diagnosis"]
+    said = [{"answer": "<think>CN?</think>\nIt is MCI."}] * len(rows)
+    made = reads.read_all(rows, said)
+    assert set(made["answer"]) == {"It is MCI."} and set(made["parsed"]) == {"MCI"}
+    assert set(made["strict"]) == {"unparsed"} and made["raw"].str.startswith("<think>").all()
+
+
+def test_answers_alone_are_scored_by_their_text(reads, plan):
+    made = reads.read_all(plan, [{"answer": f"{row['reference']}\n"} for row in plan])
+    assert made["id"].tolist() == [row["id"] for row in plan]
+    assert (made["parsed"] == made["reference"])[made["kind"] == "diagnosis"].all()
+    assert set(made["constrained"]) == {""} and made["cases_used"].str.len().max() == 5
+    scores = vqa.score_answers(made, "mine", resamples=20, seed=0)
+    accuracy = scores[scores["metric"] == "diagnosis_accuracy"]
+    assert set(accuracy["value"]) == {1.0}
+    assert "diagnosis_accuracy_constrained" not in set(scores["metric"])
+
+
 # ---------------------------------------------------------------- what a score is worth
 def test_bertscore_by_roberta_is_rescaled_by_its_baseline(tmp_path):
     (path,) = NOTEBOOKS.glob("09_*.ipynb")
@@ -125,9 +170,9 @@ def test_a_statement_on_the_query_needs_the_query_s_own_number(answer, share):
     assert np.isnan(found) if share is None else found == share
 
 
-def test_a_right_model_is_read_as_wrong_where_only_its_form_differs(plan):
+def test_a_right_model_is_read_as_wrong_where_only_its_form_differs(reads, plan):
     asked = [r for r in plan if (r["protocol"], r["kind"]) == ("blind", "diagnosis")]
-    names = idea("09", "def shapes", blind_plan=asked, pd=pd, read_row=read_row)
+    names = idea("09", "def shapes", blind_plan=asked, pd=pd, read_row=reads.read_row)
     found = names["artefact"]
     assert found.loc["the label"].tolist() == [1, 1] and len(asked) == 3
     assert found.loc["thought cut off"].tolist() == [0, 0]  # it never answered
