@@ -83,8 +83,7 @@ def predict_subsets(
     subsets: Sequence[Sequence[str]] = SUBSETS,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Predict from each of the seven subsets, or fewer: 't1+fa+clinical' -> table of `predict`."""
-    given = model, embeddings, present, subjects, scaler
-    return {"+".join(subset): predict(*given, subset) for subset in subsets}
+    return {"+".join(s): predict(model, embeddings, present, subjects, scaler, s) for s in subsets}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
