@@ -191,7 +191,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("full[name][some] = ", "full[name][: int(some.sum())] = "),
         ("    model.eval()\n    embeddings, present", "    embeddings, present"),
         ('which: str = "best"', 'which: str = "last"'),
-        ("predict(*given, subset)", "predict(*given)"),
+        ("subjects, scaler, s) for s", "subjects, scaler) for s"),
     ],
     "metrics": [
         ('ends["DX"] == "Dementia"', 'ends["DX"] == "CN"'),
