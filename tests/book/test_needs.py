@@ -1,0 +1,46 @@
+"""What nobody in a cohort has, and who is few, is said once each; a whole cohort says nothing."""
+
+import numpy as np
+import pytest
+
+from memoir_book.intake.needs import lacks
+
+
+@pytest.fixture
+def whole(records):
+    return records[0].groupby("DX").head(15).reset_index(drop=True)
+
+
+def test_a_whole_cohort_lacks_nothing(whole):
+    assert whole["has_fa"].any() and lacks(whole) == []
+
+
+@pytest.mark.parametrize(
+    ("absent", "says"),
+    [
+        ({"has_fa": False}, "no FA volume: chapters show T1 and scores only"),
+        ({"CDRSB": np.nan}, "no CDR-SB: no CDR-SB head"),
+        ({"MOCA": np.nan, "APOE4": np.nan}, "no MoCA, no APOE4: captions and the clinical input"),
+        ({"EXAMDATE": np.datetime64("NaT")}, "no exam date: one visit each"),
+    ],
+)
+def test_what_nobody_has_is_one_sentence(whole, absent, says):
+    (sentence,) = lacks(whole.assign(**absent))
+    assert sentence.startswith(says)
+    some = whole.assign(**absent)
+    some.loc[3, [*absent]] = whole.loc[whole["has_fa"].idxmax(), [*absent]]
+    assert lacks(some) == []  # one person has it
+
+
+def test_without_any_score_there_is_no_clinical_modality(whole):
+    scores = ("CDRSB", "ADAS11", "ADAS13", "MMSE", "MOCA", "APOE4")
+    (sentence,) = lacks(whole.assign(**dict.fromkeys(scores, np.nan)))
+    assert sentence.startswith("no score and no APOE4: no clinical modality")
+
+
+def test_few_of_a_class_are_counted(whole):
+    said = lacks(whole.drop(whole.index[whole["DX"] == "MCI"][4:]).iloc[1:])
+    few = whole["DX"][0]
+    assert len(said) == 2
+    assert any(f"fewer than 15 subjects of class {few} (14): its figures" in s for s in said)
+    assert any("class MCI (4): training needs 5 at least" in s for s in said)
