@@ -32,6 +32,8 @@ def make_run(
     for stage, settings in (("stage1", stage1), ("stage2", stage2)):
         write_json(folder / stage / "settings.json", {"settings": settings, "files": {}})
     write_json(folder / "volumes.json", {"shape": sizes.volume_shape})
+    inputs = pd.DataFrame(0.0, range(2), [*config.SCORES, "APOE4"])
+    inputs.to_parquet(folder / "cohort.parquet")
     write_jsonl(folder / "retrieval.jsonl", [{"retrieved": [0] * 50, "reranked": [0] * 5}])
     n = sum(classes)
     train = (669, 650, 570)
@@ -140,6 +142,13 @@ def test_a_setting_that_was_changed_is_told(runs, one, two, group, line):
     assert len(other) == 1, "and nothing else"
     page = report.render(table, report.source(book))
     assert f"Settings unlike the published ones.</b>\n{group}: {line}" in page
+
+
+def test_an_input_that_nobody_has_is_none(book):
+    table = pd.read_parquet(book.path("cohort.parquet")).assign(APOE4=np.nan, MOCA=[np.nan, 1])
+    table.to_parquet(book.path("cohort.parquet"))
+    line = "clinical inputs: published 6, used 5, not reproduced"
+    assert said(report.collect(book), "clinical inputs") == [line]
 
 
 def test_a_smaller_profile_is_smaller_by_design_but_its_own_settings_are_told(runs):
