@@ -176,8 +176,10 @@ def imported_files(code: str) -> set[Path]:
     code = "\n".join("" if line.lstrip()[:1] in "%!" else line for line in code.splitlines())
     others = {path.stem for path in chapters.ROOT.iterdir()}.difference(PACKAGES)
     finder = ModuleFinder([str(chapters.ROOT)], excludes=others)
-    finder.load_module("__main__", io.StringIO(code), "", ("", "r", 1))
-    return {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+    source: Any = ("", "r", 1)  # one of Python's own kinds of module: source code
+    finder.load_module("__main__", io.StringIO(code), "", source)
+    found = (getattr(module, "__file__", None) for module in finder.modules.values())
+    return {Path(path) for path in found if path}
 
 
 def machine() -> dict[str, Any]:

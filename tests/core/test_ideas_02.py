@@ -3,16 +3,44 @@
 import re
 from types import SimpleNamespace
 
-import monai.transforms as mt
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ideas import idea
+from nilearn.image import resample_img, smooth_img
 
 from memoir_core import volumes
 from memoir_core.data import Scaler
 from memoir_core.volumes import GRID
+
+
+def placed():
+    """The cell that puts an image on the grid."""
+    names = idea("02", "def on_mni", np=np, resample_img=resample_img, smooth_img=smooth_img)
+    return {name: names[name] for name in ("np", "on_mni", "about_its_centre", "mni")}
+
+
+@pytest.mark.parametrize("millimetres", [1.0, 1.5, 2.0, 3.0])
+def test_an_image_is_put_where_the_core_puts_it(millimetres):
+    shape = tuple(round(2.2 * n / millimetres) for n in GRID)
+    affine = np.diag([millimetres] * 3 + [1])
+    affine[:3, 3] = -95, -140, -85
+    data = np.random.default_rng(0).random(shape).astype(np.float32)
+    names = placed()
+    found = names["on_mni"](nib.Nifti1Image(data, affine))
+    assert np.allclose(found, volumes.on_grid(data, affine), atol=1e-4)
+    assert np.array_equal(names["mni"], volumes.AFFINE)
+
+
+def test_the_other_way_moves_a_brain_by_half_of_what_was_cropped():
+    ball = np.zeros(GRID, np.float32)
+    ball[40:50, 60:70, 40:50] = 1
+    cropped = nib.Nifti1Image(ball, volumes.AFFINE).slicer[:, 6:, :-8]
+    names = placed()
+    assert np.allclose(names["on_mni"](cropped), ball, atol=1e-4)
+    wrong = np.argwhere(names["about_its_centre"](cropped) > 0.5).mean(axis=0)
+    assert np.allclose(wrong - np.argwhere(ball > 0.5).mean(axis=0), [0, -3, 4])
 
 
 @pytest.mark.parametrize("millimetres", [2.0, 2.5])
@@ -28,8 +56,8 @@ def test_the_chain_written_out_is_that_of_the_core(tmp_path, capsys, millimetres
     nib.save(nib.Nifti1Image(data.astype(np.float32), affine), path)
     sizes = (23, 28, 23)
     book = SimpleNamespace(profile=SimpleNamespace(volume_shape=sizes))
-    names = {"mt": mt, "np": np, "torch": torch, "first": path, "book": book}
-    names = idea("02", "def clip_brain", **names)
+    names = {"nib": nib, "torch": torch, "first": path, "book": book}
+    names = idea("02", "def clip_brain", **placed(), **names)
     wanted, _ = volumes.preprocess(path, "t1", sizes)
     assert np.allclose(names["by_hand"], wanted, atol=1e-3)
     assert "(23, 28, 23), mean 0.000, sd 1.000" in capsys.readouterr().out.replace(
