@@ -102,11 +102,12 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
     """Make an executed notebook fit to be shown.
 
     Of each progress bar only the last state is kept; paths begin at the project, and DATA
-    stands for the data folder; the metadata name the run. Tables and prints call images and classes
-    by the cohort's names; where language models are asked (chapter 9), classes stay as they are.
+    stands for the data folder; the metadata name the run. Tables and prints call images by the
+    cohort's names, and classes in tables of the run, but not beside published figures, nor where
+    language models are asked (chapter 9).
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
-    dataset, classes = read_dataset(Path(data_dir or "none")), not notebook.name.startswith(".09")
+    dataset, asked = read_dataset(Path(data_dir or "none")), notebook.name.startswith(".09")
     for cell in content["cells"]:
         kept: list[dict] = []
         for output in cell.get("outputs", ()):
@@ -126,7 +127,8 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
                 said = "".join(data[kind])
                 if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort
-                    data[kind] = dataset.reword(said, classes)
+                    other = asked or "published" in said or "literature" in said
+                    data[kind] = dataset.reword(said, dataset.name in said and not other)
         if "outputs" in cell:
             cell["outputs"] = kept
     text = json.dumps(content, ensure_ascii=False)

@@ -169,8 +169,7 @@ def _closing(shown: dict, style: int) -> str:
 
 def records(cohort: pd.DataFrame) -> list[dict]:
     """Subjects for `caption`, without the fields that are known of nobody."""
-    absent = [name for name in FIELDS if name in cohort and cohort[name].isna().all()]
-    return cohort.drop(columns=absent).to_dict("records")
+    return cohort.dropna(axis=1, how="all").to_dict("records")
 
 
 def caption_rows(cohort: pd.DataFrame) -> list[dict]:

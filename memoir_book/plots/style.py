@@ -18,6 +18,8 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ..dataset import Dataset
+
 BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
@@ -32,10 +34,10 @@ COLOURS: dict[Any, str] = {
 }
 
 
-_reword: Callable[[str], str] = str
+_reword: Callable[[str, bool], str] = Dataset().reword
 
 
-def use_style(reword: Callable[[str], str] = str) -> None:
+def use_style(reword: Callable[[str, bool], str] = _reword) -> None:
     """Set the book's matplotlib style for this kernel, and let figures carry their alt text.
 
     reword : what a cohort calls its images and classes, see `Dataset.reword`.
@@ -61,14 +63,14 @@ def describe(figure: Any, words: str) -> Figure:
     figure.set_label(words)
     if "synthetic" in words:  # is not of this cohort, or needs no other words
         return figure
-    figure.set_label(_reword(words))
+    classes = "published" not in words  # which are ADNI's
+    figure.set_label(_reword(words, classes))
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         names = [text.get_text() for text in axis.get_ticklabels()]
-        if names != (new := [_reword(name) for name in names]):
+        if names != (new := [_reword(name, classes) for name in names]):
             axis.set_ticks(axis.get_ticklocs(), new)
     for text in figure.findobj(Text):
-        if (new_text := _reword(text.get_text())) != text.get_text():
-            text.set_text(new_text)
+        text.set_text(_reword(text.get_text(), classes))
     return figure
 
 

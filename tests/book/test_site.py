@@ -215,8 +215,11 @@ def test_pages_name_files_and_commands_that_exist():
     for name, text in texts.items():
         paths = set(re.findall(named, text)) - {"book/_build"}
         modules = {m.replace(".", "/") for m in re.findall(r"python -m (memoir_\w+\.\w+)", text)}
-        for path in paths | {f"{module}.py" for module in modules}:
+        for path in paths:
             assert (ROOT / path).exists(), f"{name} names {path}"
+        for module in modules:
+            found = [ROOT / f"{module}.py", ROOT / module / "__main__.py"]
+            assert any(path.exists() for path in found), f"{name} names {module}"
 
 
 # --- launch links -----------------------------------------------------------------------
