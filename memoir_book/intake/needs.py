@@ -31,7 +31,7 @@ def lacks(cohort: pd.DataFrame) -> list[str]:
     if cohort["EXAMDATE"].isna().all():
         said.append("no exam date: one visit each, so that nothing is said of time")
     sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)
-    for name, n in sizes[sizes < ENOUGH].items():
-        what = "its figures rest on a test subject or three, and say next to nothing"
-        said.append(f"fewer than {ENOUGH} subjects of class {name} ({n}): {what}")
+    if few := [f"{name} ({n})" for name, n in sizes.items() if n < ENOUGH]:
+        what = "a figure of it rests on three test subjects at most, and chapter 10 tells none"
+        said.append(f"fewer than {ENOUGH} subjects of class {', '.join(few)}: {what}")
     return said
