@@ -114,7 +114,7 @@ def lift(data: np.ndarray) -> np.ndarray:
     outside, (low, high) = np.median(data[[0, -1]]), np.percentile(data, [0.5, 99.5])
     if outside - low < 0.1 * (high - outside):
         return data - outside
-    inside = ndimage.binary_fill_holes(np.abs(data - outside) > 0.02 * (high - low))
+    inside = ndimage.binary_fill_holes(np.abs(data - outside) > 0.001 * (high - low))
     return np.where(inside, (data - low).clip(0) + 0.1 * (high - low), 0)
 
 
@@ -189,11 +189,12 @@ def build_volumes(
     if files.damage(folder):  # a whole one needs no lock: it may lie on a read-only disk
         with FileLock(f"{folder}.lock"):
             if not files.is_finished(folder, settings):
+                inside = brain_mask(shape)  # now, and not in every thread
                 t1_made = _fill(folder / "t1.npy", t1, "t1", shape).to_dict("list")
                 fa_made = _fill(folder / "fa.npy", fa, "fa", shape).reindex(fa_row).to_dict("list")
                 files.write_json(folder / "cases.json", {"fa_row": fa_row, **t1_made, **fa_made})
                 with files.atomic_path(folder / "inside.npy") as temporary:
-                    np.save(temporary, brain_mask(shape))
+                    np.save(temporary, inside)
                 files.finish(folder, settings)
     return {"folder": name, "shape": list(shape), "digest": files.checksum(folder / files.SETTINGS)}
 
