@@ -8,25 +8,30 @@ import pandas as pd
 import pytest
 
 from memoir_book import check, intake
+from memoir_book.intake import content
 from memoir_core import cohort
 from memoir_core.cohort import CohortError, DataLeakageError
+from memoir_core.volumes import GRID
 from synthetic_adni.tables import SCORE_DRIFT
 from synthetic_adni.write import write_tables
 
 
 @pytest.fixture
 def download(tmp_path):
-    """Synthetic tables with small noise volumes (20 mm) in place of the images, to break."""
+    """Synthetic tables with the template (8 mm, and noise) in place of the images, to break."""
     folder = tmp_path / "adni data ä"
     write_tables(folder, 24, 0.5)
-    affine = np.diag([-20.0, 20, 20, 1])
-    affine[:3, 3] = (80, -118, -62)
+    affine = np.diag([*(np.array(GRID) * 2 / content.BLOCKS), 1])
+    affine[:3, 3] = np.diag(affine)[:3] / 2 - [91, 127, 73]
     rng = np.random.default_rng(0)
     images = pd.read_csv(folder / "images.csv", dtype=str)
-    for name in [*images["t1_path"].dropna(), *images["fa_path"].dropna()]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        data = rng.integers(0, 200, (9, 11, 9)).astype(np.int16)
-        nib.save(nib.Nifti1Image(data, affine), folder / name)
+    for column in ("t1_path", "fa_path"):
+        like = content.template(content.LIKE[column[:2]]) * content.template("brain_mask")
+        like = like if column == "t1_path" else 0.6 * like**1.5 + 0.1 * (like > 0.01)
+        for name in images[column].dropna():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            data = like * rng.uniform(0.95, 1.05, like.shape) * (1000 if column == "t1_path" else 1)
+            nib.save(nib.Nifti1Image(data.astype(np.float32), affine), folder / name)
     return folder
 
 
@@ -86,7 +91,9 @@ def test_all_problems_are_listed_not_only_the_first(download, tmp_path, capsys):
     }
     whats = dict(zip(found["file"], found["what"], strict=True))
     for file, word in zip(
-        files, ("missing", "cannot be read", "NaN", "covers", "centre", "same value"), strict=True
+        files,
+        ("missing", "cannot be read", "NaN", "holds no value", "holds no value", "same value"),
+        strict=True,
     ):
         assert word in whats[str(file)]
     assert (found["mend"] != "").all()
@@ -230,7 +237,7 @@ def test_what_a_download_lacks_is_said_before_the_training(download, tmp_path, c
     images.assign(fa_path="").to_csv(download / "images.csv", index=False)
     assert check.main([str(download), "--csv", str(tmp_path / "p.csv"), "--skip-images"]) == 0
     out = capsys.readouterr().out
-    for words in ("no FA volume", "no CDR-SB", "fewer than 15 subjects of class MCI (8)"):
+    for words in ("no FA volume", "no CDR-SB", "fewer than 15 subjects", "MCI (8)"):
         assert words in out
     one = table[table["DX"].isin(["CN", "Dementia"])]
     one.to_csv(download / "ADNIMERGE.csv", index=False)
