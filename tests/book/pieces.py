@@ -135,7 +135,7 @@ def answers(folder, old=False):
     said = {"answer": "MCI", "tokens": 1, "prompt_tokens": 9, "log_likelihood": {}}
     said["truncated"] = False
     llm.answer_batch = lambda loaded, prompts, options, most=0: [said] * len(prompts)
-    llm.four_bit_share = lambda model: 1.0
+    answers.experts.four_bit_share = lambda model: 1.0
     llm.load_4bit = lambda *_, **__: llm.Loaded(model, None)
     answers.cut_context = lambda loaded, row: row
     answers.time = types.SimpleNamespace(perf_counter=itertools.count().__next__)
