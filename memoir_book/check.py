@@ -48,6 +48,8 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
         problems += [Problem(str(p), "is missing", mend) for p in named if not p.exists()]
         if images:
             there = {path: kind for path, kind in named.items() if path.exists()}
+            for name in ("template", "brain_mask", *content.LIKE.values()):
+                content.template(name)  # once, and not in every thread
             looked = thread_map(
                 _image_problem, there, there.values(), desc="looking at images", mininterval=2
             )

@@ -23,9 +23,16 @@ MEND += "in MNI space although their names do not say so"
 
 
 def list_images(data_dir: Path) -> pd.DataFrame:
-    """Read a download's images.csv, or look for the images where there is none."""
+    """Read images.csv, or look for images without one; CohortError: '..', wrong after a move."""
     manifest = Path(data_dir) / "images.csv"
-    return read_images(read_text(manifest)) if manifest.exists() else find_images(Path(data_dir))
+    if not manifest.exists():
+        return find_images(Path(data_dir))
+    listed = read_images(read_text(manifest))
+    names = [name for column in PATHS for name in listed[column].dropna()]
+    if out := [name for name in names if ".." in Path(name).parts]:
+        what, mend = f"{out[0][:80]!r} leads out of the folder", "write the whole path, or a link"
+        raise CohortError(Problem(str(manifest), what, mend))
+    return listed
 
 
 def find_images(data_dir: Path) -> pd.DataFrame:

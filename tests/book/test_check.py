@@ -249,3 +249,11 @@ def test_a_download_as_it_is_given_out_is_recognised(download, tmp_path):
     (download / "ADNIMERGE.csv").rename(download / "ADNIMERGE_15Dec2025.csv")
     (problem,) = check.check_download(download, images=False)
     assert "holds ADNIMERGE_15Dec2025.csv; `python -m memoir_book.intake adni" in str(problem)
+
+
+def test_a_path_that_climbs_out_of_the_folder_is_refused(download):
+    images = pd.read_csv(download / "images.csv", dtype=str)
+    images.loc[0, "t1_path"] = "../" + download.name + "/" + str(images["t1_path"].dropna().iloc[0])
+    images.to_csv(download / "images.csv", index=False)
+    with pytest.raises(CohortError, match=r"leads out of the folder; write the whole path"):
+        intake.list_images(download)
