@@ -96,7 +96,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m "not endtoend and not continues" --durations=10
+	$(BIN)/python -m pytest tests -m "not endtoend and not continues" --numprocesses 2 --dist loadfile --durations=10
 
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder; then what
 # goes on from that run. A headline outside its expected band (book/reference/bands.json) fails.
