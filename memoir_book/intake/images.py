@@ -52,6 +52,29 @@ def find_images(data_dir: Path) -> pd.DataFrame:
     return found
 
 
+def raw_images(raw: Path, out: Path | None = None) -> pd.DataFrame:
+    """List images in native space: those of a BIDS tree's raw part, or of LONI's folders.
+
+    Returns PTID and VISCODE, or the T1's IMAGEUID; t1_path, fa_path. Raises CohortError: no T1.
+    """
+    files = walk(raw, out)
+    table = candidates(raw, files)
+    table = table[table["native"] & ~table["file"].str.endswith("/")]  # DICOM: to be converted
+    bids = table[table["file"].str.startswith("sub-")]
+    loni = table[table["description"].notna()]
+    table = pd.concat([bids, of_loni(loni, raw, read_collection(files))])
+    t1, fa = (table[table["kind"] == kind].rename(columns={"file": kind}) for kind in PATHS)
+    if t1.empty:
+        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
+        raise CohortError(Problem(str(raw), "holds no T1 in BIDS or in LONI's folders", mend))
+    if t1["ID"].isna().any():
+        keys = ["PTID", "VISCODE"]
+        return t1[[*keys, "t1_path"]].merge(fa[[*keys, "fa_path"]], "outer", on=keys)
+    day = ["PTID", "EXAMDATE"]  # an FA of LONI has an ID of its own
+    both = t1.merge(fa.drop_duplicates(day)[[*day, "fa_path"]], "left", on=day)
+    return both.rename(columns={"ID": "IMAGEUID"})[["IMAGEUID", *PATHS]]
+
+
 def walk(folder: Path, without: Path | None = None) -> list[Path]:
     """List the files of a tree, through links, without hidden ones and without one folder."""
 
