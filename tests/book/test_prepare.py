@@ -69,8 +69,8 @@ def distance(matrix, truth):
 def prepared(tmp_path_factory):
     """A BIDS folder and what became of it.
 
-    A whole head with an FA that shares its space; an FA of its own space; noise; an empty file
-    and a cut one.
+    A whole head with an FA that shares its space; an FA of its own space; one times 1000; an
+    empty file and a cut one.
     """
     for package in prepare.PACKAGES:
         pytest.importorskip(package, reason="needs requirements-intake.txt")
@@ -80,7 +80,7 @@ def prepared(tmp_path_factory):
     t1 = save(head.image, first / "anat/sub-ADNI999S9001_T1w.nii.gz")
     save_fa(first / "dwi/sub-ADNI999S9001_space-T1w_FA.nii.gz", fa_map(), MOVED)
     save_fa(raw / FA_OF[2], fa_map())
-    save_fa(raw / FA_OF[5], np.random.default_rng(0).uniform(0, 1, GRID))
+    save_fa(raw / FA_OF[5], 1000 * fa_map())
     for name, content in (("03", b""), ("04", t1.read_bytes()[:100_000])):
         bad = raw / f"sub-ADNI999S90{name}/ses-M000/anat/a_T1w.nii.gz"
         bad.parent.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_what_failed_is_named_and_the_rest_goes_on(prepared):
     raw, out, code = prepared
     failed = pd.read_csv(out / "failures.csv").set_index("name")
     assert code == 1 and len(failed) == 3
-    assert "correlation" in failed["what"]["999_S_9005_m12"]
+    assert "is no FA: its values reach" in failed["what"]["999_S_9005_m12"]
     for name in ("999_S_9003_bl", "999_S_9004_bl"):
         assert Path(failed["file"][name]).is_relative_to(raw)
         assert "cannot be used" in failed["what"][name] and "convert" in failed["mend"][name]
@@ -284,3 +284,22 @@ def test_what_is_no_fa_is_refused(tmp_path):
     path = save_fa(tmp_path / "a.nii.gz", 1000 * fa_map())
     with pytest.raises(VolumeError, match="is no FA"):
         register.prepare_image(path, "fa")
+
+
+@pytest.mark.parametrize(
+    ("volume", "says"),
+    [
+        (np.random.default_rng(0).uniform(0, 1, GRID), "does not look like the template (correl"),
+        (1.2 * fa_map(), ""),
+        (2 * fa_map(), "after registration goes to 1.4 where the FA map goes to 1"),
+    ],
+)
+def test_what_registration_makes_is_judged(tmp_path, monkeypatch, volume, says):
+    monkeypatch.setattr(prepare, "PACKAGES", ())
+    made = (volume * brain_mask(GRID)).astype(np.float32), MOVED
+    monkeypatch.setattr(register, "prepare_image", lambda *_: made)
+    touch(tmp_path, "a_FA.nii")
+    row = {"name": "01_bl", "t1_path": "", "fa_path": "a_FA.nii"}
+    found = prepare.prepare_visit(tmp_path, tmp_path / "out", row)["fa"]
+    assert says in found.get("fault", "") and bool(says) != ("path" in found), found
+    assert (tmp_path / "out/01_bl/fa.nii.gz").exists() != bool(says)
