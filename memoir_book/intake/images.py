@@ -67,12 +67,12 @@ def raw_images(raw: Path, out: Path | None = None) -> pd.DataFrame:
     if t1.empty:
         mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
         raise CohortError(Problem(str(raw), "holds no T1 in BIDS or in LONI's folders", mend))
+    keys, day = ["PTID", "VISCODE"], ["PTID", "EXAMDATE"]
     if t1["ID"].isna().any():
-        keys = ["PTID", "VISCODE"]
         return t1[[*keys, "t1_path"]].merge(fa[[*keys, "fa_path"]], "outer", on=keys)
-    day = ["PTID", "EXAMDATE"]  # an FA of LONI has an ID of its own
-    both = t1.merge(fa.drop_duplicates(day)[[*day, "fa_path"]], "left", on=day)
-    return both.rename(columns={"ID": "IMAGEUID"})[["IMAGEUID", *PATHS]]
+    fa = fa.drop_duplicates(day)[[*day, "fa_path"]]  # it has an ID of its own, of the same day
+    both = t1.merge(fa, "left", on=day).rename(columns={"ID": "IMAGEUID"})
+    return both[["IMAGEUID", *PATHS]]
 
 
 def walk(folder: Path, without: Path | None = None) -> list[Path]:

@@ -165,7 +165,7 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
             else:
                 images.loc[at, f"{kind}_path"] = found["path"]
                 pictures.append((found["likeness"], found["path"].replace(".nii.gz", ".png")))
-    images = images[images[[*PATHS]].ne("").any(axis=1)].drop(columns="name")
+    images = images[(images[[*PATHS]] != "").any(axis=1)].drop(columns="name")
     failures = pd.DataFrame(failed, columns=["name", "file", "what", "mend"])
     for name, list_ in (("images.csv", images), ("failures.csv", failures)):
         with files.atomic_path(out / name) as temporary:

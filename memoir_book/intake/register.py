@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from memoir_core.volumes import AFFINE, GRID, GRID_MM, VolumeError, brain_mask
+from memoir_core.volumes import AFFINE, GRID, GRID_MM, MOST, VolumeError, brain_mask
 from memoir_core.volumes import on_grid as resampled
 
 from . import content
@@ -21,7 +21,6 @@ from . import content
 METHOD = 2  # raise it where a change of this file makes earlier results stale
 CENTRE = AFFINE[:3, 3] + GRID_MM * (np.array(GRID) - 1) / 2  # mm
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts mm to the left and to the back
-MOST_VOXELS = 512**3
 BRAIN_ML = (600, 2600)
 SCALES = (0.7, 1.4)  # sizes of a head against the template that are possible
 
@@ -40,15 +39,14 @@ def read_raw(path: Path) -> Any:
     """
     try:
         loaded: Any = nibabel.load(path)
-        shape = tuple(n for i, n in enumerate(loaded.shape) if i < 3 or n > 1)
-        if len(shape) != 3 or np.prod(shape, dtype=float) > MOST_VOXELS:
+        if {*loaded.shape[3:]} - {1} or 4 * np.prod(loaded.shape, dtype=object) > MOST:
             raise ValueError(f"it has shape {loaded.shape}, one 3D volume is expected")
         (to_q, q), (to_s, s) = loaded.get_qform(coded=True), loaded.get_sform(coded=True)
         if not (q or s):
             raise ValueError("no form code in its header: it does not say where left is")
         if q and s and nibabel.aff2axcodes(to_q) != nibabel.aff2axcodes(to_s):
             raise ValueError("sform and qform in its header contradict each other")
-        data = np.asarray(loaded.dataobj, np.float32).reshape(shape)
+        data = np.asarray(loaded.dataobj, np.float32).reshape(loaded.shape[:3])
         data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
         if data.max() == data.min():
             raise ValueError("it has the same value in every voxel")

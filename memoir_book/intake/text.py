@@ -53,9 +53,8 @@ def read_text(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(text), **options)
     except (ValueError, pd.errors.ParserWarning) as error:
-        raise unusable(
-            f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
-        ) from error
+        what = f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
+        raise unusable(what) from error
     table.columns = table.columns.str.strip()
     table = table.apply(lambda column: column.str.strip()).set_axis(table.index + 2)
     table = table[(table != "").any(axis=1)]  # blank lines
