@@ -12,8 +12,16 @@ SEED ?= 0
 DEVICE ?= auto
 WEIGHTS ?=
 ACCEPT ?=
-export MEMOIR_ACCEPT = $(ACCEPT)
-export PROFILE DATA RUN SEED DEVICE WEIGHTS  # recipes read them from the environment: no shell expands them
+# As they are given: make expands no $ in them, and recipes read them from the environment, where
+# no shell does.
+override PROFILE := $(value PROFILE)
+override DATA := $(value DATA)
+override RUN := $(value RUN)
+override SEED := $(value SEED)
+override DEVICE := $(value DEVICE)
+override WEIGHTS := $(value WEIGHTS)
+override MEMOIR_ACCEPT := $(value ACCEPT)
+export PROFILE DATA RUN SEED DEVICE WEIGHTS MEMOIR_ACCEPT
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
