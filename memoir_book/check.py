@@ -8,6 +8,7 @@ the run. It names files, subjects and dates: it is for whoever holds the data.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -45,13 +46,13 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
             data_dir / n: k for c, k in kinds.items() if c in listed for n in listed[c].dropna()
         }
         mend = "download it, or empty its path in images.csv"
-        problems += [Problem(str(p), "is missing", mend) for p in named if not p.exists()]
+        lost = {path: named.pop(path) for path in [*named] if not os.path.isfile(path)}  # noqa: PTH113
+        problems += [Problem(str(p), "is missing, or no regular file", mend) for p in lost]
         if images:
-            there = {path: kind for path, kind in named.items() if path.exists()}
             for name in ("template", "brain_mask", *content.LIKE.values()):
                 content.template(name)  # once, and not in every thread
             looked = thread_map(
-                _image_problem, there, there.values(), desc="looking at images", mininterval=2
+                _image_problem, named, named.values(), desc="looking at images", mininterval=2
             )
             problems += filter(None, looked)
     try:

@@ -86,7 +86,8 @@ def walk(folder: Path, without: Path | None = None) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=closed, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != ".")
-        found += [] if real in seen else [Path(root, n) for n in sorted(names) if n[0] != "."]
+        there = [] if real in seen else [Path(root, n) for n in sorted(names) if n[0] != "."]
+        found += [file for file in there if file.is_file() or not file.exists()]  # no pipes
         seen.add(real)
     return found
 

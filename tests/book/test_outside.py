@@ -7,7 +7,6 @@ import shutil
 import subprocess
 
 import pytest
-import yaml
 
 from memoir_book import chapters
 
@@ -80,7 +79,7 @@ def snakemake():
 
 def test_a_sweep_file_runs_no_command(checkout, snakemake, monkeypatch):
     monkeypatch.setenv("MEMOIR_RUNS", str(checkout / "the runs"))
-    value = "`touch PWN` $(touch PWN) O'Brien \"x\"; touch PWN"
+    value = '`touch PWN` $(touch PWN) O\'Brien "x"; touch PWN'
     sweep = {"base": {"visit": value}}
     given = {"data": value, "python": str(checkout / ".venv" / "bin" / "python"), "to": "01"}
     given |= {"sweep": sweep, "device": value}
@@ -96,7 +95,6 @@ def test_a_sweep_file_runs_no_command(checkout, snakemake, monkeypatch):
 
 def test_a_sweep_with_a_name_that_is_no_folder_is_refused(checkout, snakemake):
     command = [snakemake, "-n", "--snakefile", str(ROOT / "Snakefile"), "--config"]
-    done = subprocess.run(
-        [*command, 'sweep={"../../x":{}}'], cwd=checkout, capture_output=True, text=True, check=False
-    )
+    command += ['sweep={"../../x":{}}']
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode and "must be a plain folder name" in done.stdout + done.stderr
