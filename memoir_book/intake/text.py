@@ -53,9 +53,8 @@ def read_text(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(text), nrows=ROWS + 1, **options)
     except (ValueError, pd.errors.ParserWarning) as error:
-        raise unusable(
-            f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
-        ) from error
+        what = f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
+        raise unusable(what) from error
     if len(table) > ROWS:
         raise unusable(f"has more than {ROWS:,} rows", "keep the rows that are needed")
     table.columns = table.columns.str.strip()

@@ -237,7 +237,7 @@ def test_actions_say_the_address(monkeypatch):
 
 
 def test_binder_installs_what_the_book_pins():
-    assert "-r ../requirements.txt" in (ROOT / "binder" / "requirements.txt").read_text()
+    assert "-r requirements.txt -c requirements.lock" in (ROOT / "binder" / "postBuild").read_text()
     assert (ROOT / "binder" / "runtime.txt").read_text().strip() == "python-3.11"
 
 
