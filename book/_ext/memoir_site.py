@@ -114,7 +114,7 @@ def copy_files(app, error) -> None:
     """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
-    (plain := Path(app.outdir) / "notebooks").mkdir(exist_ok=True)
+    (plain := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
         content = json.loads(path.read_text(encoding="utf-8"))
         for cell in content["cells"]:  # somebody may have run it by hand, on real data

@@ -206,10 +206,10 @@ def audited(tmp_path):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text(AUDITOR.format(sys.executable, server.server_port))
-    python.chmod(0o755)
+    for folder in (tmp_path / ".venv" / "bin", tmp_path / ".venv" / "audit" / "bin"):
+        folder.mkdir(parents=True)
+        (folder / "python").write_text(AUDITOR.format(sys.executable, server.server_port))
+        (folder / "python").chmod(0o755)
 
     def call(**changed):
         state.update(changed)
@@ -224,7 +224,7 @@ def audited(tmp_path):
 AUDITOR = """#!{}
 import json, sys, urllib.request
 words = sys.argv[1:]
-if words[:2] == ["-m", "pip"]:
+if words[:2] in (["-m", "pip"], ["-m", "venv"]):
     sys.exit(0)
 if words[:1] == ["-c"]:
     exec(words[1])
