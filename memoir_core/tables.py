@@ -192,10 +192,10 @@ def parse(text: pd.Series) -> pd.Series:
         day = text.str.replace(r"[T ]+\d{1,2}:\d\d.*$", "", regex=True).str.replace("-", "/")
         order = "%d/%m" if day_first(day) else "%m/%d"
         formats = ("%Y/%m/%d", f"{order}/%Y", f"{order}/%y", "%d.%m.%Y", "%d/%b/%Y", "%d/%b/%y")
-        dates = pd.Series(pd.NaT, text.index, "datetime64[ns]")
+        dates = pd.Series(pd.NaT, text.index, "datetime64[us]")  # [ns] ends in 2262
         for form in (*formats, "%d%b%Y", "%d.%m.%y"):
             dates = dates.fillna(pd.to_datetime(day, format=form, errors="coerce"))
-        return dates.where(dates.dt.year.between(1990, 2050))
+        return dates.where(dates.dt.year.between(1990, 2050)).dt.as_unit("ns")
     if name == "VISCODE":  # M48 and m048 are m48; m0 and the screening are the baseline
         code = text.str.lower().replace({"sc": "bl", "scmri": "bl"})
         month = pd.to_numeric(code.str.extract(r"^m(\d{1,3})$")[0])

@@ -125,6 +125,8 @@ def test_every_spelling_is_understood(tmp_path, column, written, read):
         ({"AGE": "12"}, ("line 2", "AGE", "40 to 110")),
         ({"EXAMDATE": "soon"}, ("line 2", "EXAMDATE", "a date (2012-05-31")),
         ({"EXAMDATE": "1900-01-01"}, ("line 2", "EXAMDATE", "1900")),
+        ({"EXAMDATE": "3016-05-31"}, ("line 2", "EXAMDATE", "3016")),  # beyond nanoseconds
+        ({"EXAMDATE": "0-05-31"}, ("line 2", "EXAMDATE", "0-05-31")),
         ({"VISCODE": "later"}, ("line 2", "VISCODE", "later")),
         ({"VISCODE": "v03"}, ("line 2", "VISCODE", "v03", "VISCODE2")),
         ({"DX": "4"}, ("line 2", "DX", "1, 2, 3")),
