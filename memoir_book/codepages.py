@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import Environment
 
+from memoir_core.files import atomic_path
+
 
 def sections(module: Path) -> list[tuple[list[str], int, int]]:
     """Divide a module into its imports, paragraphs of constants, and definitions, in file order.
@@ -57,9 +59,11 @@ def page(module: Path, statements: list[dict]) -> str:
 def write_pages(source: Path) -> None:
     """Write `book/code/` below a source folder of Jupyter Book."""
     statements = json.loads((source / "book/sentences.json").read_text("utf-8"))["statements"]
-    (folder := source / "book" / "code").mkdir(parents=True, exist_ok=True)
-    for module in (source / "memoir_core").glob("*.py"):
-        if module.stem not in ("__init__", "run", "check"):  # aliases, no part of the model
-            (folder / f"{module.stem}.md").write_text(page(module, statements), encoding="utf-8")
-    text = _markdown().table(statements)  # every one with the chapter and the code that build it
-    (folder / "statements.md").write_text(text, encoding="utf-8")
+    with atomic_path(source / "book" / "code", durable=False) as folder:
+        folder.mkdir()
+        for module in (source / "memoir_core").glob("*.py"):
+            if module.stem not in ("__init__", "run", "check"):  # aliases, no part of the model
+                text = page(module, statements)
+                (folder / f"{module.stem}.md").write_text(text, encoding="utf-8")
+        text = _markdown().table(statements)  # all, with the chapter and the code that build them
+        (folder / "statements.md").write_text(text, encoding="utf-8")

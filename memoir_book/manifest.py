@@ -46,8 +46,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     mend = (
-        f"delete it and run `python -m memoir_book.run --run {folder.name}` with the run's profile "
-        "and seed again: chapters run anew, finished trainings are kept"
+        f"delete it and run `python -m memoir_book.run --run {folder.name}` with profile, seed and "
+        "data of the run again: chapters run anew, finished trainings are kept"
     )
     with suppress(DamagedFileError, KeyError, AttributeError, TypeError):
         found = files.read_json(path)
@@ -58,7 +58,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, manifest: Mapping) -> None:
     plain = json.loads(json.dumps(manifest))
-    files.write_json(folder / MANIFEST, plain | {"checksum": digest(json.dumps(plain))})
+    files.write_json(path := folder / MANIFEST, plain | {"checksum": digest(json.dumps(plain))})
+    others = {*folder.parent.glob(f"*/{MANIFEST}")} - {path}
+    newest = max((other.stat().st_mtime_ns for other in others), default=0)
+    if path.stat().st_mtime_ns <= newest:  # a clock went back or stands, yet this is the last
+        os.utime(path, ns=(newest + 1, newest + 1))
 
 
 def current(manifest: Mapping) -> dict[str, tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
 from . import chapters, codepages, manifest, published, seeds, store
@@ -45,8 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     command += ["--path-output", str(out), "--quiet", "--builder", args.builder]
     command += ["--all", "-W", "--keep-going"] * args.strict
     code = subprocess.run(command, check=False).returncode
+    built = out / "_build" / args.builder / "index.html"
     if code == 0:
-        print(f"The book: {out / '_build' / args.builder / 'index.html'}")
+        print(f"The book: {built}")
+    elif not args.strict:  # where a warning is no error, half of the pages are missing
+        built.unlink(missing_ok=True)
+        print(f"error: {built.parent} is not whole; is there no space?", file=sys.stderr)
     return code
 
 
@@ -68,25 +73,24 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
     dataset = read_dataset(store.data_folder(settings))
     if not store.is_synthetic(settings):
         source, out = run_dir / "book", run_dir / "book"
-        _copy_private(source, " ".join([PRIVATE, *dataset.notes]))
+        with files.atomic_path(source, durable=False) as new:
+            _copy_private(new, " ".join([PRIVATE, *dataset.notes]))
     codepages.write_pages(source)
-    folder = source / "book" / "chapters"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for chapter in CHAPTERS:
-        path = run_dir / "notebooks" / f"{chapter.name}.ipynb"
-        wanted = known[f"notebooks/{chapter.name}.ipynb"][0]
-        if manifest.checksum_now(path) != wanted:
-            raise DamagedFileError(f"{path} is not the page that the run left; run it again")
-        shutil.copyfile(path, folder / path.name)
-    for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
-        (folder / file).write_text(dataset.reword(text), encoding="utf-8")
+    with files.atomic_path(source / "book" / "chapters", durable=False) as folder:
+        folder.mkdir()
+        for chapter in CHAPTERS:
+            path = run_dir / "notebooks" / f"{chapter.name}.ipynb"
+            wanted = known[f"notebooks/{chapter.name}.ipynb"][0]
+            if manifest.checksum_now(path) != wanted:
+                raise DamagedFileError(f"{path} is not the page that the run left; run it again")
+            shutil.copyfile(path, folder / path.name)
+        for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
+            (folder / file).write_text(dataset.reword(text), encoding="utf-8")
     return source, out
 
 
 def _copy_private(source: Path, banner: str) -> None:
     """Copy what surrounds the chapters, with a banner, and closed to search engines."""
-    shutil.rmtree(source, ignore_errors=True)
     for name in ("book/_ext", "book/_static", "memoir_core"):
         shutil.copytree(ROOT / name, source / name)
     for path in [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]:

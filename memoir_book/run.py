@@ -18,7 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from memoir_core.config import get_profile
-from memoir_core.files import DamagedFileError, MissingArtefactError, difference, read_json, sweep
+from memoir_core.files import DamagedFileError, difference, read_json, sweep
+from memoir_core.tables import CohortError
 
 from . import chapters, manifest, pages, store
 from .chapters import CHAPTERS, Chapter
@@ -46,15 +47,18 @@ def main(argv: list[str] | None = None) -> int:
         name, settings = store.find_run(args.profile, args.run, args.data, args.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    folder = store.open_folder(name, settings)
     common = {"run": name, "data_dir": settings["data"], "device": args.device}
     common |= {key: settings[key] for key in ("profile", "seed")}
     try:
+        folder = store.open_folder(name, settings)
         with FileLock(folder / ".lock", timeout=0):
             return run_chapters(chosen, common, extra, args.force, args.verbose)
-    except (Timeout, DamagedFileError, MissingArtefactError) as error:
-        busy = f"another process is running {name!r}"
-        print(f"error: {busy if isinstance(error, Timeout) else error}", file=sys.stderr)
+    except Timeout:
+        print(f"error: another process is running {name!r}", file=sys.stderr)
+        return 1
+    except (DamagedFileError, manifest.RunMismatchError, CohortError, OSError) as error:
+        nameless = isinstance(error, OSError) and not error.filename
+        print(f"error: {error}{', where this is printed (a log?)' * nameless}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on with this chapter.", file=sys.stderr)
@@ -97,7 +101,7 @@ def run_chapters(
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
     sweep(folder)  # else a kill's leavings stay where nothing is left to be written
-    begun, back = time.time(), "\r" if sys.stdout.isatty() else ""  # a log: whole lines only
+    begun, back = time.monotonic(), "\r" if sys.stdout.isatty() else ""  # a log: whole lines only
     for chapter in chosen:
         line = f"[{chapter.number}/{CHAPTERS[-1].number}] {chapter.name:<24}"
         declared = chapters.parameters_of(chapter)
@@ -110,15 +114,15 @@ def run_chapters(
         manifest.check_inputs(folder, found, chapter, data)  # before a kernel starts
         said = "" if why == manifest.NEW else f" ({why})"
         print(f"{line} ...{said}", end="" if back else "\n")
-        started = time.time()
+        started = time.monotonic()
         error = execute(chapter, common | own, folder, verbose)
-        taken = f"{time.time() - started:6.1f} s"
+        taken = f"{time.monotonic() - started:6.1f} s"
         if error:
             print(f"{back}{line} FAILED after {taken}\n\n{error}", file=sys.stderr, flush=True)
             return 1
         peak = read_json(folder / "results" / f"{chapter.name}.json")["peak_memory_gib"]
         print(f"{back}{line} {taken}  {peak:4.1f} GiB", flush=True)
-    print(f"Done in {time.time() - begun:.0f} s: {folder}")
+    print(f"Done in {time.monotonic() - begun:.0f} s: {folder}")
     return 0
 
 
@@ -148,10 +152,12 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
 def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> str:
     """Run one notebook; return '' or a message that names notebook, cell and error."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     executed = folder / "notebooks" / f"{chapter.name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_name(f".{executed.name}")
+    failed = executed.with_name(f"{chapter.name}.failed.ipynb")
     before = manifest.read_manifest(folder)["chapters"].get(chapter.name)
     try:
         papermill.execute_notebook(
@@ -167,19 +173,39 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
-        failed = executed.with_name(f"{chapter.name}.failed.ipynb")
         partial.replace(failed)
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
         cell = f"cell {error.cell_index} (In [{error.exec_count}]): {first}"
         end = f"{error.ename}: {plain}\nThe notebook up to the error: {failed}"
         return f"{chapter.notebook}\n{cell}\n{end}"
+    except DeadKernelError:
+        partial.replace(failed)
+        said = f"its kernel was killed, as a rule for want of memory: {less(chapter, parameters)}"
+        return f"{chapter.notebook}\n{said}\nThe notebook up to there: {failed}"
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.filename:
+            raise
+        raise OSError(
+            error.errno, f"{error.strerror}; make room, run again", str(partial)
+        ) from error
     if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
     pages.tidy(partial, folder.name, parameters["data_dir"])
     partial.replace(executed)
     manifest.add_artefact(folder, chapter.name, f"notebooks/{executed.name}")
     return ""
+
+
+def less(chapter: Chapter, parameters: dict[str, Any]) -> str:
+    """Say what to lower where a chapter needs more memory than there is."""
+    size = parameters.get("batch_size") or get_profile(parameters["profile"]).batch_size
+    fewer = {"batch_size": f"batch_size={max(2, size // 2)}", "llms": "llms=NAME (a smaller one)"}
+    known = chapters.parameters_of(chapter)
+    mend = [f"--param {text}" for name, text in fewer.items() if name in known]
+    mend += ["--profile smoke --run NEW"] * (parameters["profile"] != "smoke")
+    return " or ".join(["end other programs", *mend])
 
 
 if __name__ == "__main__":

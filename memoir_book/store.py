@@ -47,7 +47,7 @@ class Run:
     reads: dict[str, str]  # artefact -> checksum when the chapter began
     dataset: Dataset = field(default_factory=Dataset)
     weights: dict[str, dict] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def dir(self) -> Path:
@@ -214,7 +214,7 @@ def provenance(book: Run) -> dict[str, Any]:
 def save_results(book: Run, results: dict) -> Path:
     """Write a chapter's headline figures with their provenance to `results/<chapter>.json`."""
     path = book.path("results", f"{book.chapter}.json")
-    spent = {"seconds": round(time.time() - book.started, 1), "peak_memory_gib": peak_gib()}
+    spent = {"seconds": round(time.monotonic() - book.started, 1), "peak_memory_gib": peak_gib()}
     write_json(path, {"provenance": provenance(book), **spent, "results": results})
     return path
 
@@ -257,5 +257,5 @@ def end_chapter(book: Run) -> None:
         found = read_manifest(book.dir)
         found["chapters"][spec.name] = record
         write_manifest(book.dir, found)
-    seconds = time.time() - book.started
+    seconds = time.monotonic() - book.started
     print(f"{spec.number} took {seconds:.0f} s and at most {peak_gib():.1f} GiB of memory")

@@ -26,6 +26,7 @@ from filelock import FileLock
 from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.utils import get_session
 
+from memoir_core import files
 from memoir_core.files import DamagedFileError, atomic_path, finish, is_finished, read_json
 
 from . import chapters
@@ -224,7 +225,9 @@ def _unpack(name: str, source: Source) -> Path:
         _verify(source, parts)
         return parts[0].parent
     target = chapters.cache_dir() / "models" / name
-    made = {"from": source.files, "sha256": source.sha256, "dtype": "bfloat16"}
+    made = {"from": [*source.files], "sha256": source.sha256, "dtype": "bfloat16"}
+    if not files.damage(target) and read_json(target / files.SETTINGS).get("settings") == made:
+        return target  # without a lock: it may lie on a read-only disk
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not is_finished(target, made):
@@ -290,6 +293,8 @@ def main() -> None:
             where = find(name, download=not source.stand_in).describe()
         except FileNotFoundError as error:
             where = str(error)
+        except (DamagedFileError, OSError) as error:  # no space, or a cache of another user
+            sys.exit(f"error: {error}")
         licence = f"{source.licence} {source.terms}".strip()
         print(f"{name} ({source.hub_id}, {licence}): {where}")
 

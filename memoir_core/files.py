@@ -55,10 +55,12 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     except Exception as error:  # torch, safetensors, faiss and pyarrow each raise their own kind
         full = path.parent.exists() and shutil.disk_usage(path.parent).free < 4096
         if full or any(text in str(error) for text in FULL):
-            what = f"no space left on the disk ({type(error).__name__}); nothing was changed"
+            what = f"no space left on the disk ({type(error).__name__}); this was not changed"
             raise OSError(errno.ENOSPC, f"{what}. Free some and run again", str(path)) from error
         raise
     finally:
+        if not path.exists() and (shelf / ".old").exists():  # the second step failed
+            (shelf / ".old").replace(path)
         shutil.rmtree(shelf, ignore_errors=True)
 
 

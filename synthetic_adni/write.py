@@ -108,9 +108,9 @@ def _make_download(
 ) -> None:
     marker, begun = directory / MARKER, directory / BEGUN
     content, latents = _make_tables(directory, wanted["subjects"], fa_fraction)
-    if not (_holds(begun, wanted) or _holds(marker, wanted)):  # volumes of another download
-        for old in directory.glob("images/9??_S_9*/*.nii.gz"):
-            old.unlink()
+    mine = _holds(begun, wanted) or _holds(marker, wanted)  # else, volumes of another download
+    for old in _changed(directory) if mine else directory.glob("images/9??_S_9*/*.nii.gz"):
+        old.unlink(missing_ok=True)
     _write_json(begun, wanted)
     _write_tables(directory, content)
     size = 32 if device.startswith("cuda") else 1
@@ -125,11 +125,32 @@ def _make_download(
         run = pool.map if pool else map
         done = run(partial(_write_volumes, directory, device), batches)
         list(tqdm(done, "rendering volumes", len(batches), mininterval=5))
-    _write_json(marker, wanted | {"tables": _sums(directory)})
+    sums = _sums_of([directory / x for kind in ("t1", "fa") for x in latents[f"{kind}_path"] if x])
+    volumes = {path.relative_to(directory).as_posix(): sum_ for path, sum_ in sums.items()}
+    _write_json(marker, wanted | {"tables": _sums(directory), "volumes": volumes})
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:
-    return _holds(directory / MARKER, wanted) and is_synthetic(directory)
+    good = _holds(directory / MARKER, wanted) and is_synthetic(directory)
+    return good and not _changed(directory)
+
+
+def _changed(directory: Path) -> list[Path]:
+    """Volumes that are missing or not what the marker says that was written."""
+    known = _read(directory / MARKER).get("volumes", {})
+    found = _sums_of([directory / name for name in known])
+    return [directory / name for name in known if found[directory / name] != known[name]]
+
+
+def _sums_of(paths: list[Path]) -> dict[Path, str]:
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+        return dict(
+            zip(
+                paths,
+                pool.map(lambda p: _sum(p.read_bytes()) if p.exists() else "", paths),
+                strict=True,
+            )
+        )
 
 
 def _holds(path: Path, wanted: dict) -> bool:

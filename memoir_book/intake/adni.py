@@ -41,11 +41,11 @@ def run(options) -> int:
     if problems:
         print(*problems, f"{len(problems)} problems; nothing was written", sep="\n")
         return 1
+    report = [{"what": what, "count": len(which), "which": which} for what, which in said.items()]
+    write_json(out / "intake.json", report)  # first: by it, `convert` knows its own tables again
     for name, table in (("ADNIMERGE.csv", visits), ("images.csv", images)):
         with atomic_path(out / name) as temporary:
             table.to_csv(temporary, index=False)
-    report = [{"what": what, "count": len(which), "which": which} for what, which in said.items()]
-    write_json(out / "intake.json", report)
     scans = attach_images(visits, images)
     print(f"{out}: {len(visits)} visits of {visits['PTID'].nunique()} people,", end=" ")
     print(f"{scans['t1_path'].count()} with a T1, {scans['fa_path'].count()} with an FA.")

@@ -186,6 +186,7 @@ def book(folder, old=False):
         store.end_chapter(opened)
 
     store.peak_gib = lambda: 0.0
+    store.time = types.SimpleNamespace(monotonic=lambda: 0.0)
     papermill.execute_notebook = execute
     pages.headline = pages.times = lambda _: ""
     pages.codepages.write_pages = lambda _: None
