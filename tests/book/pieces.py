@@ -169,6 +169,15 @@ def download(folder, old=False):
     write.ensure_download(target, 5 if old else 4, 0.5, workers=1, device="cuda")
 
 
+def intake(folder, old=False):
+    from memoir_book.intake import adni
+
+    source, out = folder.parent / f"loni{old}", folder / "adni"
+    options = types.SimpleNamespace(download=source, out=out, images=None)
+    if adni.run(options):
+        raise RuntimeError("the intake refuses")
+
+
 def book(folder, old=False):
     """The runner and what begins, ends and shows a chapter; the kernel is this process."""
     import fakebook
@@ -215,6 +224,18 @@ def begin(name, older, folder):
         import tinyllm
 
         tinyllm.save(beside / "tiny")
+    if name == "intake":
+        row = {"RID": 4101, "PTID": "137_S_4101", "VISCODE": "bl", "EXAMDATE": "2012-03-05"}
+        row |= {"CDRSB": 0.5, "ADAS11": 9, "ADAS13": 14, "MMSE": 28, "MOCA": 25, "AGE": 73.5}
+        row |= {"PTGENDER": "Female", "PTEDUCAT": 16, "APOE4": 1, "DX": "MCI"}
+        for old in (False, True):
+            source = beside / f"loni{old}"
+            source.mkdir(exist_ok=True)
+            (source / "a.nii").touch()
+            listed = {"PTID": [row["PTID"]], "VISCODE": "bl", "t1_path": "a.nii", "fa_path": ""}
+            pd.DataFrame(listed).to_csv(source / "images.csv", index=False)
+            told = row | {"AGE": 73.5 + old}
+            pd.DataFrame([told]).to_csv(source / "ADNIMERGE_15Jan2025.csv", index=False)
     if name == "volumes":
         for old in (False, True):
             (beside / f"images{old}").mkdir(exist_ok=True)
@@ -228,6 +249,6 @@ PIECES = {
     piece.__name__: piece
     for piece in (
         *(a_file, a_folder, cohort, volumes, stage1, stage2, index),
-        *(lora, answers, converted, download, book),
+        *(lora, answers, converted, download, intake, book),
     )
 }

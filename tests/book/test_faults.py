@@ -24,13 +24,14 @@ from memoir_core import cohort, files, retrieval, text, volumes
 fault = pytest.mark.fault
 COUNTED = {}
 LONG = {"stage1": 3, "stage2": 3, "book": 3}  # a call takes longer: in a sample, fewer points
+LONG["intake"] = 0.2  # between any two of its three files
 # The page of a chapter is the notebook kernel's, its text beside the chapters that of the builder.
 OURS = [name for name in pieces.PIECES if name != "book"]
 
 
 def explore(piece, older, folder, kind):
     start = partial(pieces.begin, piece, older)
-    every = crash.EVERY if crash.EVERY == 1 else crash.EVERY * LONG.get(piece, 1)
+    every = crash.EVERY if crash.EVERY == 1 else int(crash.EVERY * LONG.get(piece, 1)) or 1
     found = crash.explore(pieces.PIECES[piece], start, folder, kind, every)
     if kind != "two":
         print(f"{kind}: {piece}, {found['tried']} of {found['operations']} file operations")

@@ -173,6 +173,35 @@ def test_an_empty_run_is_the_one_made_last(book):
     assert (again.name, again.profile.name, again.seed) == ("quick-seed7", "quick", 7)
 
 
+@pytest.mark.fault(
+    "the clock goes back, or stands still",
+    "The run made last is the one that was written to last; trainings, locks and manifests look at "
+    "no clock.",
+)
+@pytest.mark.parametrize("back", [0, 3600])
+def test_the_run_made_last_does_not_hang_on_the_clock(book, monkeypatch, back):
+    made = []
+
+    def at(path, value, real=manifest.files.write_json):
+        real(path, value)
+        now = (2_000_000_000 - back * len(made)) * 10**9
+        made.append(path)
+        os.utime(path, ns=(now, now))
+
+    monkeypatch.setattr(manifest.files, "write_json", at)
+    for name in ("c", "a", "d", "b"):
+        store.start_chapter("1", profile="smoke", run=name, device="cpu")
+        assert store.start_chapter("1", device="cpu").name == name
+    assert len(made) == 4
+
+
+def test_a_download_may_move(book):
+    work("1", data_dir=str(book / "adni"))
+    (book / "adni").rename(book / "moved")
+    opened = store.start_chapter("2", run="r", data_dir=str(book / "moved"), device="cpu")
+    assert opened.data_dir == book / "moved" and why("1") == ""
+
+
 def test_a_run_keeps_its_settings(book):
     work("1", data_dir=str(book / "adni"))
     for other in ({"seed": 1}, {"profile": "quick"}):

@@ -1,17 +1,22 @@
 """The runner and the pages, on a small book with real kernels."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fakebook
 import pytest
+from damage import flip
 from filelock import FileLock
 
 from memoir_book import manifest, pages, run, store
+from memoir_core.config import get_profile
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
@@ -146,6 +151,86 @@ def test_help_starts_without_heavy_imports():
     assert "--from CHAPTER" in done.stdout
 
 
+@pytest.mark.fault(
+    "the kernel of a chapter is killed, as when memory runs out",
+    "The runner names the chapter, what to lower, and the notebook up to there; no traceback.",
+)
+def test_a_killed_kernel_is_reported_with_what_to_lower(book, capfd):
+    batch = "batch_size: int = 0\n"
+    killed = "import os; os.kill(os.getpid(), 9)"
+    fakebook.write_notebook(book / "notebooks" / "01_first.ipynb", killed, fakebook.OWN + batch)
+    assert start() == 1
+    said = capfd.readouterr().err
+    assert "01_first.ipynb\nits kernel was killed, as a rule for want of memory" in said
+    half = get_profile("smoke").batch_size // 2
+    assert f"--param batch_size={half}" in said and "Traceback" not in said
+    assert (book / "runs" / "r" / "notebooks" / "01_first.failed.ipynb").exists()
+    chapter, quick = fakebook.CHAPTERS[0], {"profile": "quick", "batch_size": 10}
+    assert "batch_size=5 or --profile smoke --run NEW" in run.less(chapter, quick)
+
+
+@pytest.mark.fault(
+    "the disk is full under an executed notebook, or under the log of a run",
+    "One sentence says so, and of a notebook which; nothing half stands under a final name, and "
+    "with space again the same command goes on.",
+)
+def test_a_full_disk_under_a_notebook_or_a_log(book, capfd, monkeypatch):
+    def full(source, target, *_, **__):
+        Path(target).write_text('{"cells": [')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as papermill: it names no file
+
+    with monkeypatch.context() as patch:
+        patch.setattr("papermill.execute_notebook", full)
+        assert start("--to", "1") == 1
+    page = book / "runs" / "r" / "notebooks" / ".01_first.ipynb"
+    said = capfd.readouterr().err
+    assert f"No space left on device; make room, run again: '{page}'" in said
+    assert [*page.parent.iterdir()] == []
+    with open("/dev/full", "w", buffering=1) as log, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", log)
+        assert start("--to", "1") == 1
+        with contextlib.suppress(OSError):
+            log.close()
+    said = capfd.readouterr().err
+    assert said == "error: [Errno 28] No space left on device, where this is printed (a log?)\n"
+    assert start("--to", "1") == 0
+
+
+@pytest.mark.fault(
+    "the folder of runs belongs to another user, or is read-only",
+    "One sentence names the folder; no traceback.",
+)
+@pytest.mark.parametrize("where", ["the folder", "the lock"])
+def test_a_run_that_cannot_be_written_is_named(book, capsys, monkeypatch, where):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    if where == "the folder":
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    else:
+        monkeypatch.setattr(run, "FileLock", refuse)
+    assert start() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 13] Permission denied: ") and said.count("\n") == 1
+    assert str(book / "runs" / "r") in said
+
+
+@pytest.mark.fault(
+    "a bit of manifest.json is flipped, and its message is followed",
+    "The file is deleted and the same command given: the run ends as usual.",
+)
+def test_the_remedy_for_a_damaged_manifest_ends_the_run(book, capsys):
+    assert start("--to", "1") == 0
+    path = book / "runs" / "r" / "manifest.json"
+    flip(path)
+    with pytest.raises(SystemExit):
+        start("--to", "1")
+    said = capsys.readouterr().err
+    assert f"{path} is damaged; delete it and run `python -m memoir_book.run --run r`" in said
+    path.unlink()
+    assert start("--to", "1") == 0 and [*manifest.read_manifest(path.parent)["chapters"]]
+
+
 # --- pages ------------------------------------------------------------------------------
 
 
@@ -189,6 +274,47 @@ def test_a_book_shows_one_whole_run(finished):
         pages.lay_out("half", settings())
     page = json.loads((shown / "02_second.ipynb").read_text())
     assert page["metadata"]["memoir"]["run"] == "r", "a refusal changes nothing"
+
+
+@pytest.mark.fault(
+    "a run folder was moved or renamed, or its download",
+    "All of it is up to date in its new place.",
+)
+def test_a_moved_run_goes_on(finished, capsys):
+    assert start() == 0  # a copy of a run that was made elsewhere
+    (finished / "runs" / "r").rename(finished / "runs" / "renamed")
+    assert run.main(["--run", "renamed", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("up to date") == 4
+
+
+@pytest.mark.fault(
+    "the disk is full while pages are built",
+    "The message names the folder; the pages of before stay, or lose their index where Jupyter "
+    "Book stopped half-way.",
+)
+def test_a_full_disk_under_the_pages(finished, capsys, monkeypatch):
+    pages.lay_out("r", settings())
+    shown = finished / "book" / "chapters"
+    before = sorted(path.name for path in shown.iterdir())
+    index = finished / "book" / "_build" / "html" / "index.html"
+    index.parent.mkdir(parents=True)
+    index.touch()
+
+    def full(source, target):
+        Path(target).write_text("{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pages.shutil, "copyfile", full)
+        assert pages.main(["--run", "r"]) == 1
+    said = capsys.readouterr().err
+    assert "no space left on the disk (OSError); this was not changed." in said
+    assert f"Free some and run again: '{shown}'" in said
+    assert sorted(path.name for path in shown.iterdir()) == before and index.exists()
+    assert not [*shown.parent.glob(".*")]
+    monkeypatch.setattr(pages.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=2))
+    assert pages.main(["--run", "r"]) == 2 and not index.exists()
+    assert f"{index.parent} is not whole; is there no space?" in capsys.readouterr().err
 
 
 def test_a_page_that_was_changed_by_hand_is_refused(finished):

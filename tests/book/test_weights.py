@@ -241,6 +241,23 @@ def test_the_conversion_is_made_once_and_verified(gguf, tmp_path, capsys):
     assert len(gguf) == 2 and "model.safetensors is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.fault(
+    "a complete cache lies on a read-only disk, or belongs to another user",
+    "It is used: volumes, the synthetic download and converted models ask for no lock then. One "
+    "that is not complete is named in a sentence.",
+)
+def test_a_whole_model_in_a_read_only_cache_is_used(gguf, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    made = weights.find("gemma-3-270m")
+    monkeypatch.setattr(weights, "FileLock", refuse)
+    assert weights.find("gemma-3-270m").path == made.path and len(gguf) == 1
+    flip(made.path / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"error: .*Permission denied: .*gemma-3-270m.lock"):
+        weights.main()
+
+
 def test_a_killed_conversion_is_begun_anew(gguf, tmp_path, capsys):
     save_model(tmp_path / "cache" / "models" / "gemma-3-270m")  # no settings.json: not finished
     weights.find("gemma-3-270m")

@@ -466,6 +466,16 @@ def test_a_damaged_cache_is_named_and_made_again(quick, download, tmp_path, name
     assert after.digest == before.digest and after.t1[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_a_damaged_setting_of_a_cache_is_named_and_the_mend_works(quick, download, tmp_path):
+    path, _ = build(download, tmp_path / "cache")
+    file = tmp_path / "cache" / files.read_json(path)["folder"] / files.SETTINGS
+    file.write_text(file.read_text().replace('"images": [\n      "', '"images": [\n      "f', 1))
+    with pytest.raises(files.DamagedFileError, match=r"(?s)do not belong.*--only 02 --force"):
+        volumes.load_volumes(path, tmp_path / "cache")
+    build(download, tmp_path / "cache")
+    volumes.load_volumes(path, tmp_path / "cache")
+
+
 def test_a_damaged_volumes_json_is_named(quick, download, tmp_path):
     path, _ = build(download, tmp_path / "cache")
     files.write_json(path, files.read_json(path) | {"digest": "x"})

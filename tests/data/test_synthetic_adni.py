@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip
 
 from synthetic_adni import anatomy, render, tables, write
 
@@ -231,6 +232,29 @@ def test_the_number_of_workers_changes_no_byte_and_a_killed_call_goes_on(copy, d
     for path in download.rglob("*.*"):
         assert (copy / path.relative_to(download)).read_bytes() == path.read_bytes(), path
     assert (copy / kept).stat().st_mtime_ns == before and not (copy / write.BEGUN).exists()
+
+
+@pytest.mark.fault(
+    "a volume of the synthetic download is lost, or a bit of it flipped",
+    "The next start of chapter 1 draws just this one again, to the same bytes.",
+)
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_a_damaged_volume_is_drawn_again(copy, download, damage):
+    name, other = images(copy)[:2]
+    before = (copy / other).stat().st_mtime_ns
+    (copy / name).unlink() if damage == "lost" else flip(copy / name)
+    write.ensure_download(copy, 4, 0.5, workers=1)
+    for path in (name, write.MARKER):
+        assert (copy / path).read_bytes() == (download / path).read_bytes()
+    assert (copy / other).stat().st_mtime_ns == before
+
+
+def test_a_whole_download_asks_for_no_lock(copy, monkeypatch):
+    monkeypatch.setattr(write, "FileLock", None)  # it may lie on a read-only disk
+    write.ensure_download(copy, 4, 0.5)
+    flip(copy / images(copy)[0])
+    with pytest.raises(TypeError):
+        write.ensure_download(copy, 4, 0.5)
 
 
 def test_a_download_is_made_once_and_another_size_anew(copy, monkeypatch):
