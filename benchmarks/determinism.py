@@ -3,7 +3,8 @@
 Stage 2 is trained several times from the same start, on the data of a finished chapter 2, and
 every repeat is set beside the first: the largest difference of a weight, the test subjects
 whose predicted diagnosis changes, and the balanced accuracy. The last row is a training with
-the next seed, to say how large such a difference is. On a CPU the repeats must be equal.
+the next seed, to say how large such a difference is. On a CPU the repeats must be equal. With
+`--threads 2`, one more training with the first seed takes so many threads.
 """
 
 from __future__ import annotations
@@ -59,18 +60,23 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--epochs", type=int, default=0, help="0: as the profile says")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of one more training")
     options = parser.parse_args()
     book = start_chapter("03_encoders", run=options.run, device=options.device)
     cohort = load_cohort(book.path("cohort.parquet"))
     volumes = load_volumes(book.path("volumes.json"), cache_dir())
     rows: list[dict] = []
-    for seed in [book.seed] * options.repeats + [book.seed + 1]:
+    usual = torch.get_num_threads()
+    plan = [(book.seed, usual)] * options.repeats + [(book.seed + 1, usual)]
+    for seed, threads in plan + [(book.seed, options.threads)] * bool(options.threads):
+        torch.set_num_threads(threads)
         found = train(book, cohort, volumes, seed, options.epochs)
         if not rows:
             first = found
         rows.append(
             {
                 "seed": seed,
+                "threads": threads,
                 "largest difference of a weight": float(
                     (found["weights"] - first["weights"]).abs().max()
                 ),

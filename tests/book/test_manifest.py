@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import fakebook
@@ -240,6 +242,21 @@ def test_results_say_what_made_them(book):
     record = manifest.read_manifest(opened.dir)["chapters"]["01_first"]
     assert record["parameters"]["drop_fa"] == 0.5
     assert {"threads", "versions", "device", "weights", "reads", "code"} <= record.keys()
+
+
+def test_identities_do_not_hang_on_the_hash_seed():
+    """Sets of words come in another order in each process."""
+    code = (
+        "import json; from memoir_book import chapters, manifest\n"
+        "print(json.dumps(manifest.code_of(chapters.get_chapter('10'))))"
+    )
+    said = set()
+    for seed in "12":
+        how = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=how, capture_output=True, text=True, check=True)
+        said.add(done.stdout)
+    assert len(said) == 1 and "memoir_book/report.py" in said.pop()
 
 
 def test_weights_are_part_of_a_chapter(book, monkeypatch):
