@@ -185,11 +185,8 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         return f"{chapter.notebook}\n{said}\nThe notebook up to there: {failed}"
     except OSError as error:
         partial.unlink(missing_ok=True)
-        if error.filename:
-            raise
-        raise OSError(
-            error.errno, f"{error.strerror}; make room, run again", str(partial)
-        ) from error
+        where = error.filename or str(partial)  # papermill's own writing names no file
+        raise OSError(error.errno, f"{error.strerror}; make room, run again", where) from error
     if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
     pages.tidy(partial, folder.name, parameters["data_dir"])
@@ -202,8 +199,7 @@ def less(chapter: Chapter, parameters: dict[str, Any]) -> str:
     """Say what to lower where a chapter needs more memory than there is."""
     size = parameters.get("batch_size") or get_profile(parameters["profile"]).batch_size
     fewer = {"batch_size": f"batch_size={max(2, size // 2)}", "llms": "llms=NAME (a smaller one)"}
-    known = chapters.parameters_of(chapter)
-    mend = [f"--param {text}" for name, text in fewer.items() if name in known]
+    mend = [f"--param {fewer[name]}" for name in chapters.parameters_of(chapter) if name in fewer]
     mend += ["--profile smoke --run NEW"] * (parameters["profile"] != "smoke")
     return " or ".join(["end other programs", *mend])
 

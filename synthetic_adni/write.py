@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -125,32 +126,27 @@ def _make_download(
         run = pool.map if pool else map
         done = run(partial(_write_volumes, directory, device), batches)
         list(tqdm(done, "rendering volumes", len(batches), mininterval=5))
-    sums = _sums_of([directory / x for kind in ("t1", "fa") for x in latents[f"{kind}_path"] if x])
-    volumes = {path.relative_to(directory).as_posix(): sum_ for path, sum_ in sums.items()}
+    volumes = _volumes(directory, [*latents["t1_path"], *filter(None, latents["fa_path"])])
     _write_json(marker, wanted | {"tables": _sums(directory), "volumes": volumes})
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:
-    good = _holds(directory / MARKER, wanted) and is_synthetic(directory)
-    return good and not _changed(directory)
+    made = _holds(directory / MARKER, wanted) and is_synthetic(directory)
+    return made and not _changed(directory)
 
 
 def _changed(directory: Path) -> list[Path]:
     """Volumes that are missing or not what the marker says that was written."""
     known = _read(directory / MARKER).get("volumes", {})
-    found = _sums_of([directory / name for name in known])
-    return [directory / name for name in known if found[directory / name] != known[name]]
+    return [directory / n for n, found in _volumes(directory, known).items() if found != known[n]]
 
 
-def _sums_of(paths: list[Path]) -> dict[Path, str]:
+def _volumes(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """Checksum of each volume; '' where it is missing."""
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
-        return dict(
-            zip(
-                paths,
-                pool.map(lambda p: _sum(p.read_bytes()) if p.exists() else "", paths),
-                strict=True,
-            )
-        )
+        paths = pool.map(directory.joinpath, names)
+        sums = pool.map(lambda p: _sum(p.read_bytes()) if p.exists() else "", paths)
+        return dict(zip(names, sums, strict=True))
 
 
 def _holds(path: Path, wanted: dict) -> bool:
