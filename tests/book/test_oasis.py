@@ -14,6 +14,7 @@ from oasis import oasis, sheet
 from memoir_book import check, intake, pages, plots, report
 from memoir_book.dataset import Dataset, read_dataset
 from memoir_book.intake import __main__ as command
+from memoir_book.intake import content
 from memoir_book.intake import oasis as intake_oasis
 from memoir_core import captions, cohort, volumes
 from memoir_core.tables import CohortError
@@ -158,6 +159,13 @@ def test_the_made_up_maps_lie_on_the_mni_grid(download):
 
 
 # ---------------------------------------------------------------- names
+def test_stored_maps_fit_the_template(people, download, tmp_path):
+    index = volumes.build_volumes(people.head(3), download, (23, 28, 23), tmp_path)
+    stored = np.load(tmp_path / index["folder"] / "t1.npy")
+    assert stored.min() < 0  # standardised, as the network reads them
+    assert [content.judge(content.numbers(v, "gm"), "gm") for v in stored] == ["", "", ""]
+
+
 def test_images_and_classes_are_called_by_their_names(download):
     found = read_dataset(download)
     said = found.reword("T1 of t1+clinical, t1_fa; MCI. t1_path, T1w, T12, XT1\n" + found.notes[0])
