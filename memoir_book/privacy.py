@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -26,6 +27,10 @@ def _pattern(rule: str) -> re.Pattern:
 PATTERNS = {k: [_pattern(rule) for rule in of.values()] for k, of in _TOLD["kinds"].items()}
 
 
+_SAME = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # letters of no width
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
+
+
 class PrivateDataError(ValueError):
     """Something that may identify a person stands in a file that was to leave the run."""
 
@@ -35,11 +40,20 @@ def kinds(text: str, known: Iterable[str] = ()) -> list[str]:
 
     `known`: texts that must not stand in it: the data folder, PTIDs, image paths.
     """
-    plain = unquote(html.unescape(text))
-    found = [kind for kind, rules in PATTERNS.items() if any(r.search(plain) for r in rules)]
-    low = plain.lower()
-    told = any(word.lower() in low for word in known if len(word) > 3)
+    read = _readings(text)
+    found = [k for k, rules in PATTERNS.items() if any(r.search(t) for r in rules for t in read)]
+    told = any(word.lower() in t.lower() for word in known if len(word) > 3 for t in read)
     return found + ["text of the download"] * told
+
+
+def _readings(text: str) -> list[str]:
+    """The same text without escapes (URL, HTML, JSON, LaTeX), and with its tags taken out."""
+    for _ in range(2):  # what was escaped twice
+        text = html.unescape(unquote(text))
+        text = re.sub(r"\\+u00([0-9a-f]{2})", lambda m: chr(int(m[1], 16)), text, flags=re.I)
+    text = _SAME.sub("", unicodedata.normalize("NFKC", text)).translate(_DASHES)
+    plain = re.sub(r"\\+(?=[\W_])", "", text)
+    return [text, plain, re.sub(r"<[^>]*>", "", plain), re.sub(r"<[^>]*>", " ", plain)]
 
 
 def look(paths: Iterable[Path], known: Iterable[str] = ()) -> None:
