@@ -30,6 +30,7 @@ from memoir_core import files
 from memoir_core.tables import PATHS, CohortError, Problem, parse, read_images
 from memoir_core.volumes import VolumeError
 
+from .. import privacy
 from . import content, register
 
 PACKAGES = ("SimpleITK", "deepbet")
@@ -58,7 +59,7 @@ def run(options: Any) -> int:
         print("OUT must be another folder than RAW, and --workers at least 1", file=sys.stderr)
         return 2
     table = list_raw(raw)
-    out.mkdir(parents=True, exist_ok=True)
+    privacy.keep_private(out)
     try:
         with FileLock(out / ".lock", timeout=0):
             done = _prepare_all(raw, out, table, options.workers, options.stripped)
@@ -204,7 +205,11 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     images = images[(images["t1_path"] + images["fa_path"]).ne("")]
     failed = pd.DataFrame(faults, columns=["name", "file", "what", "mend"])
     page = [f"<!doctype html><meta charset='utf-8'><h1>{len(cards)} registered</h1>"]
-    page += [failed.to_html(index=False), "<p>Correlation with the template, the lowest first.</p>"]
+    page += [
+        f"<p><b>{privacy.BANNER}</b></p>",
+        failed.to_html(index=False),
+        "<p>Correlation with the template, the lowest first.</p>",
+    ]
     page += [card for _, card in sorted(cards)]
     written = {"images.csv": images.to_csv(index=False), "index.html": "\n".join(page)}
     written["failures.csv"] = failed.to_csv(index=False)
