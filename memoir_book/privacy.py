@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -105,7 +106,7 @@ def coarse(found: dict, kind: str, n: int) -> dict:
     least = 2 * (10 if kind == "error" else 1) / n
     power = 10.0 ** np.floor(np.log10(least))
     step = power * next(m for m in (1, 2, 5, 10) if m * power > least * (1 - 1e-9))
-    ways = {"value": np.round, "low": np.floor, "high": np.ceil}
+    ways: dict[str, Any] = {"value": np.round, "low": np.floor, "high": np.ceil}
     for key in [k for k in found if k.rpartition("_")[2] in (*ways, "gap", "cosine", "rank")]:
         turn = ways.get(key.rpartition("_")[2], np.round)
         if found[key] is not None and found[key] == found[key]:
