@@ -151,7 +151,8 @@ def _mask(output: dict) -> None:
     """Take what names people out of an output of real data: all of a message, names of a table."""
     for key in {"text", "evalue", "traceback"} & output.keys():
         lines = [output[key]] if isinstance(output[key], str) else output[key]
-        plain = [privacy.mask(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in lines]
+        seen = r"\x1b\[[0-9;]*m|'[^'\n]{1,80}'(?= is not )"  # colours, a value of a table
+        plain = [privacy.mask(re.sub(seen, "", line)) for line in lines]
         output[key] = plain if key == "traceback" else "".join(plain)
     for kind in {"text/plain", "text/html", "text/markdown"} & output.get("data", {}).keys():
         said = "".join(output["data"][kind])

@@ -72,9 +72,8 @@ def _readings(text: str) -> list[str]:
 
 def mask(text: str, which: Iterable[str] = PATTERNS) -> str:
     """Write [kind] in place of what looks like an identifier of some kinds, paths first."""
-    for kind in [kind for kind in reversed(PATTERNS) if kind in which]:
-        for rule in PATTERNS[kind]:
-            text = rule.sub(f"[{kind}]", text)
+    for kind, rule in ((k, rule) for k in reversed(PATTERNS) if k in which for rule in PATTERNS[k]):
+        text = rule.sub(f"[{kind}]", text)
     return text
 
 

@@ -152,11 +152,9 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     executed = folder / "notebooks" / f"{chapter.name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_name(f".{executed.name}")
-    before, data = (
-        manifest.read_manifest(folder)["chapters"].get(chapter.name),
-        parameters["data_dir"],
-    )
-    private = store.is_private(folder.name, {"profile": parameters["profile"], "data": data})
+    before = manifest.read_manifest(folder)["chapters"].get(chapter.name)
+    data, profile = parameters["data_dir"], parameters["profile"]
+    private = store.is_private(folder.name, {"profile": profile, "data": data})
     try:
         papermill.execute_notebook(
             str(chapter.notebook),

@@ -118,10 +118,8 @@ def refuse_others(app) -> None:
         shown = any(cell.get("outputs") or cell.get("attachments") for cell in notebook["cells"])
         made = notebook["metadata"].get("memoir", {})
         if shown and made.get("synthetic") is not True and not app.config.memoir_private:
-            what = (
-                "shows what no synthetic run made; nothing is built of it. Delete it, and build by"
-            )
-            raise ExtensionError(f"{path} {what} `python -m memoir_book.pages`")
+            mend = "delete it, and build with `python -m memoir_book.pages`"
+            raise ExtensionError(f"{path} shows what no synthetic run made; {mend}")
 
 
 def without_outputs(text: str) -> str:

@@ -205,11 +205,8 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     images = images[(images["t1_path"] + images["fa_path"]).ne("")]
     failed = pd.DataFrame(faults, columns=["name", "file", "what", "mend"])
     page = [f"<!doctype html><meta charset='utf-8'><h1>{len(cards)} registered</h1>"]
-    page += [
-        f"<p><b>{privacy.BANNER}</b></p>",
-        failed.to_html(index=False),
-        "<p>Correlation with the template, the lowest first.</p>",
-    ]
+    page += [f"<p><b>{privacy.BANNER}</b></p>", failed.to_html(index=False)]
+    page += ["<p>Correlation with the template, the lowest first.</p>"]
     page += [card for _, card in sorted(cards)]
     written = {"images.csv": images.to_csv(index=False), "index.html": "\n".join(page)}
     written["failures.csv"] = failed.to_csv(index=False)

@@ -427,7 +427,7 @@ def test_a_collapsed_encoder_stands_in_the_report(runs):
     page = report.write_report(book.dir, report.collect(book), where, collapsed=rows)
     assert json.loads((book.dir / "report.json").read_text())["collapse"] == rows
     text = page.read_text()
-    assert "fa: mean cosine\n1.000, effective rank 10.20, <b>collapsed</b>" in text
+    assert "fa: mean cosine\n1, effective rank 10.20, <b>collapsed</b>" in text
     assert "t1: mean cosine\n0.620, effective rank 5.10;" in text
     assert report.collapse(make_run("never looked")) == []
 

@@ -249,7 +249,7 @@ def execute_here(fails=""):
         said = f"{RECORD} {scan} /mnt/doe/137_S_4101/m12 I61000.nii.gz RID 4101, seen 2012-05-31"
         table = f"<td>{RECORD}</td><td>137_S_4101</td><td>{scan}</td>"
         warning = f"{nbformat.__file__}:7: UserWarning: {scan}, RID 4101 of 31may2012"
-        why = f"{scan} of 137_S_4101 (RID 4101, 5/31/2012) is missing"
+        why = f"{scan} of 137_S_4101 (RID 4101, 5/31/2012) is missing; '4101' is not a score"
         outputs = [
             nbformat.v4.new_output("stream", text=said),
             nbformat.v4.new_output("stream", name="stderr", text=warning),
