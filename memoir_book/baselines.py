@@ -24,11 +24,8 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
     train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
     found: Metrics = {}
     features = [*SCORES, "APOE4"]
-    logistic = make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True),
-        StandardScaler(),
-        LogisticRegression(max_iter=2000),
-    )
+    fill = SimpleImputer(strategy="median", keep_empty_features=True)
+    logistic = make_pipeline(fill, StandardScaler(), LogisticRegression(max_iter=2000))
     for task, names in (("dx3", DX), ("dx2", ("CN", "Dementia"))):
         fit, check = (part[part["DX"].isin(names)] for part in (train, test))
         predicted = logistic.fit(fit[features], fit["DX"]).predict(check[features])

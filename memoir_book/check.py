@@ -8,6 +8,7 @@ the run. It names files, subjects and dates: it is for whoever holds the data.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -34,26 +35,23 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
     """
     problems: list[Problem] = []
     tables = []
-    for read, path in ((read_visits, data_dir), (list_images, data_dir)):
+    for read in (read_visits, list_images):
         try:
-            tables.append(read(path))
+            tables.append(read(data_dir))
         except CohortError as error:
             problems += error.problems
     for listed in tables:
         kinds = dict(zip(PATHS, (read_dataset(data_dir).kind, "fa"), strict=True))
-        named = {
-            data_dir / n: k for c, k in kinds.items() if c in listed for n in listed[c].dropna()
-        }
+        pairs = [(n, k) for c, k in kinds.items() if c in listed for n in listed[c].dropna()]
+        named = {data_dir / name: kind for name, kind in pairs}
         mend = "download it, or empty its path in images.csv"
-        problems += [Problem(str(p), "is missing", mend) for p in named if not p.exists()]
+        lost = {path: named.pop(path) for path in [*named] if not os.path.isfile(path)}  # noqa: PTH113
+        problems += [Problem(str(p), "is missing, or no regular file", mend) for p in lost]
         if images:
-            there = {path: kind for path, kind in named.items() if path.exists()}
             for name in ("template", "brain_mask", *content.LIKE.values()):
                 content.template(name)  # once, and not in every thread
-            looked = thread_map(
-                _image_problem, there, there.values(), desc="looking at images", mininterval=2
-            )
-            problems += filter(None, looked)
+            bar = {"desc": "looking at images", "mininterval": 2}
+            problems += filter(None, thread_map(_image_problem, named, named.values(), **bar))
     try:
         if not problems:  # what only shows when the tables meet
             problems += doubts(tables[0], str(data_dir / "ADNIMERGE.csv"))
@@ -85,12 +83,7 @@ def doubts(visits: pd.DataFrame, file: str) -> list[Problem]:
     exchanged = "look whether columns, or the numbers of the classes, are exchanged"
     found = [
         (grown.any(), "AGE", f"differs between the rows of a person ({grown.sum()} rows)", reckon),
-        (
-            late.any(),
-            "EXAMDATE",
-            f"lies in the future ({late.sum()} rows)",
-            "look at how it was written",
-        ),
+        (late.any(), "EXAMDATE", f"lies in the future ({late.sum()} rows)", "look how it is told"),
         (mean["ADAS13"] < mean["ADAS11"], "ADAS13", "is below ADAS11, a part of it", exchanged),
     ]
     worse = (classes.reindex(["CN", "Dementia"]).diff().iloc[1] * [1, 1, 1, -1, -1]).items()

@@ -61,9 +61,9 @@ def read_dataset(folder: Path) -> Dataset:
     if not path.exists():
         return Dataset()
     try:
-        found = Dataset(**{f.name: read_json(path)[f.name] for f in fields(Dataset)})
-        if found.name == "synthetic":  # only the generator's checksums say that
-            raise ValueError(found.name)
-        return found
+        found = {f.name: read_json(path)[f.name] for f in fields(Dataset)}
+        if re.search(r"[<>&`\\]|\]\(", str(found)) or found["name"] == "synthetic":
+            raise ValueError("markup in words that stand in pages, or a name that is not its own")
+        return Dataset(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise CohortError(Problem(str(path), "is damaged", "run the intake again")) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -23,9 +24,11 @@ from filelock import FileLock
 
 from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, checksum, digest
+from memoir_core.tables import PATHS, CohortError
 
 from . import chapters
 from .chapters import CHAPTERS, Chapter, get_chapter
+from .intake.images import list_images
 
 MANIFEST = "manifest.json"
 NEW = "new"
@@ -151,11 +154,15 @@ def verify(path: Path, wanted: str, mend: str) -> None:
 
 def read_download(data: Path, what: str) -> dict[str, str]:
     """Hash a download: '' nothing, 'tables', or 'images' too, by their content."""
-    found = {}
-    for kind, pattern in (("tables", "*.csv"), ("images", "*.nii*")):
-        if what in ("images", kind):
-            paths = sorted(path for path in data.rglob(pattern) if path.is_file())
-            found[kind] = digest({str(path.relative_to(data)): checksum(path) for path in paths})
+    found, paths = {}, {"tables": {*data.rglob("*.csv")}} if what else {}
+    if what == "images":
+        paths["images"] = {*data.rglob("*.nii*")}
+        with suppress(CohortError):  # chapter 1 names it
+            listed = list_images(data)[[*PATHS]].melt()["value"].dropna()
+            paths["images"] |= {data / name for name in listed}  # behind a link, on another disk
+    for kind, files_of in paths.items():
+        there = sorted(str(path) for path in files_of if os.path.isfile(path))  # noqa: PTH113
+        found[kind] = digest({p.removeprefix(f"{data}/"): checksum(Path(p)) for p in there})
     return found
 
 

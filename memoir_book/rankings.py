@@ -72,9 +72,8 @@ def retrieve_subsets(
         some = np.isfinite(vectors).all(axis=1)
         asked = asked[some]
         if len(asked):
-            queries = {
-                p: [subset_text(asked_about[c], subset, p) for c in asked] for p in PROTOCOLS
-            }
+            told = [asked_about[case] for case in asked]
+            queries = {p: [subset_text(row, subset, p) for row in told] for p in PROTOCOLS}
             found = unit_rows(vectors[some]), asked, captions, top_k, rerank_k, queries
             made += [{"subset": "+".join(subset)} | r for r in retrieve(index, reranker, *found)]
     return made

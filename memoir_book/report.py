@@ -242,13 +242,9 @@ def source(book: Run) -> dict[str, Any]:
     known = manifest.read_manifest(book.dir)["chapters"]
     reads = known["01_cohort"]["reads"]
     return {
-        **{
-            "label": book.label,
-            "notes": book.dataset.notes,
-            "cohort": book.cohort_label,
-            "profile": book.profile.name,
-        },
-        **{"seed": book.seed, "device": book.device, "versions": manifest.machine()["versions"]},
+        **{"label": book.label, "notes": book.dataset.notes, "cohort": book.cohort_label},
+        **{"profile": book.profile.name, "seed": book.seed, "device": book.device},
+        "versions": manifest.machine()["versions"],
         "data": {key: reads[key] for key in ("tables", "images") if key in reads},
         "code": digest({name: record["code"] for name, record in known.items()}),
         "weights": {k: w["sha256"] for r in known.values() for k, w in r["weights"].items()},

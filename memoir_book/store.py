@@ -131,9 +131,8 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     Raises ValueError, FileNotFoundError (of the data), or RunMismatchError where the run was begun
     with other settings.
     """
-    data_dir = (
-        oasis.as_download(data_dir, os.environ.get("MEMOIR_ACCEPT") == "yes") if data_dir else ""
-    )
+    accepted = os.environ.get("MEMOIR_ACCEPT") == "yes"
+    data_dir = oasis.as_download(data_dir, accepted) if data_dir else ""
     data = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
     if data and not Path(data).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder")

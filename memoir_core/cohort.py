@@ -6,6 +6,7 @@ The rules are those of the project page, section 2; a validation part is taken f
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def check_copies(cohort: pd.DataFrame, data_dir: Path) -> None:
     """Raise DataLeakageError if two listed files have equal content, CohortError if one lacks."""
     listed = pd.concat([cohort[column] for column in PATHS], ignore_index=True).dropna()
     paths = listed.map(lambda name: data_dir / name)
-    if absent := [path for path in paths if not path.exists()]:
-        what = f"is missing ({len(absent)} of the listed images are)"
+    if absent := [path for path in paths if not os.path.isfile(path)]:  # noqa: PTH113 - any name
+        what = f"is missing, or no regular file ({len(absent)} of the listed images are)"
         mend = "complete the download or empty the path in images.csv"
         raise CohortError(Problem(str(absent[0]), what, mend))
     sizes = paths.map(lambda path: path.stat().st_size)  # files of other sizes differ

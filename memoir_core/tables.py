@@ -31,6 +31,7 @@ EXPECTED |= {"DX": "CN, MCI or Dementia (or 1, 2, 3)", "PTGENDER": "Male or Fema
 EXPECTED |= {"VISCODE": "a visit (bl, m06, m12, ...; where ADNI writes v03, VISCODE2 holds it)"}
 DATES = ("EXAMDATE", "EXAMDATE_bl")
 EXPECTED |= dict.fromkeys(DATES, "a date (2012-05-31, 5/31/2012)")
+MOST = 100_000  # rows: six times as many as ADNI has visits
 EMPTY = "the field is empty", "fill it or drop the row"
 MIXED, AS_ISO = "some dates begin with the day, others with the month", "write all like 2012-05-31"
 
@@ -46,7 +47,8 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         place = ", ".join(filter(None, (self.file, self.line and f"line {self.line}", self.column)))
-        return f"{place}{': ' if place else ''}{self.what}; {self.mend}"
+        said = f"{place[:500]}{': ' if place else ''}{self.what[:400]}; {self.mend}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)  # of a terminal
 
 
 class CohortError(ValueError):
@@ -117,8 +119,9 @@ def _read_table(
     if absent := [name for name in wanted if name not in text]:
         what = f"lacks the column {', '.join(absent)}"
         raise CohortError(Problem(file, what, "download the full table again"))
-    if not len(text):
-        raise CohortError(Problem(file, "has a header but no rows", "download it again"))
+    if not 0 < len(text) <= MOST:
+        what = f"has {len(text) or 'a header but no'} rows"
+        raise CohortError(Problem(file, what, f"download it again; up to {MOST:,} are read"))
     text = text[[*wanted]].apply(lambda column: column.str.strip())
     text = text.mask(text.isin(MISSING) | text.apply(lambda c: c.str.fullmatch(MISSING_CODE)))
     columns = {}
@@ -150,8 +153,8 @@ def _csv(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():  # a row of more fields than the header would shift values
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            options: Any = {"dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
-            table = pd.read_csv(path, keep_default_na=False, index_col=False, **options)
+            how: Any = {"dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
+            table = pd.read_csv(path, keep_default_na=False, index_col=False, nrows=MOST + 1, **how)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         what = f"cannot be read as a CSV table in UTF-8 ({str(error).splitlines()[0][:80]})"
         raise CohortError(Problem(str(path), what, "download the full table again")) from error
@@ -189,10 +192,10 @@ def parse(text: pd.Series) -> pd.Series:
         day = text.str.replace(r"[T ]+\d{1,2}:\d\d.*$", "", regex=True).str.replace("-", "/")
         order = "%d/%m" if day_first(day) else "%m/%d"
         formats = ("%Y/%m/%d", f"{order}/%Y", f"{order}/%y", "%d.%m.%Y", "%d/%b/%Y", "%d/%b/%y")
-        dates = pd.Series(pd.NaT, text.index, "datetime64[ns]")
+        dates = pd.Series(pd.NaT, text.index, "datetime64[us]")  # [ns] ends in 2262
         for form in (*formats, "%d%b%Y", "%d.%m.%y"):
             dates = dates.fillna(pd.to_datetime(day, format=form, errors="coerce"))
-        return dates.where(dates.dt.year.between(1990, 2050))
+        return dates.where(dates.dt.year.between(1990, 2050)).dt.as_unit("ns")
     if name == "VISCODE":  # M48 and m048 are m48; m0 and the screening are the baseline
         code = text.str.lower().replace({"sc": "bl", "scmri": "bl"})
         month = pd.to_numeric(code.str.extract(r"^m(\d{1,3})$")[0])

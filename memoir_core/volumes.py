@@ -72,7 +72,8 @@ def _decode(file: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(shape) < 3 or {*shape[3:]} - {1} or dtype.kind not in "iuf":
         raise VolumeError(f"has shape {shape} of {dtype}, not one 3D volume; keep one (fslroi)")
     promised = loaded.dataobj.offset + np.prod(shape, dtype=object) * dtype.itemsize
-    if promised > min(MOST, size * (1032 if packed else 1)):  # gzip packs no denser
+    most = MOST * min(4, dtype.itemsize) // 4  # bytes grow to floats
+    if promised > min(most, size * (1032 if packed else 1)):  # gzip packs no denser
         what = f"promises {promised} bytes in its header, too many or more than it has"
         raise VolumeError(f"{what}; download it again, or save it as one .nii.gz")
     data = np.array(loaded.dataobj, np.float32).reshape(shape[:3])

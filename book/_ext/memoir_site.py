@@ -138,7 +138,7 @@ def copy_files(app, error) -> None:
     """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
-    (shelf := Path(app.outdir) / "notebooks").mkdir(exist_ok=True)
+    (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
         (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
     package = importlib.util.find_spec("sphinx-mathjax-offline")

@@ -12,20 +12,17 @@ import sys
 from memoir_core.tables import CohortError
 from memoir_core.volumes import VolumeError
 
-COMMANDS = {
-    "adni": "ADNI's tables and images, as LONI or Clinica leave them",
-    "prepare": "T1 and FA as they come from the scanner: strip and register",
-    "oasis": "OASIS-1, open data, as nilearn fetches them",
-}
+COMMANDS = ("adni", "prepare", "oasis")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 1 where something must be mended first."""
     parser = argparse.ArgumentParser(prog="python -m memoir_book.intake", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, what in COMMANDS.items():
+    for name in COMMANDS:
         module = importlib.import_module(f".{name}", __package__)
-        sub = commands.add_parser(name, help=what, description=module.__doc__)
+        what = str(module.__doc__)
+        sub = commands.add_parser(name, help=what.splitlines()[0], description=what)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     options = parser.parse_args(arguments)

@@ -132,9 +132,8 @@ def by_id(images: pd.DataFrame, known: pd.DataFrame, visits, said: Said) -> pd.D
     note(said, what, images["IMAGEUID"][lost])
     images = images[~lost].sort_values("IMAGEUID", key=pd.to_numeric, kind="stable")
     again = images.duplicated(KEYS, keep="last")
-    note(
-        said, "several images for one visit, taken: the highest image ID", images["IMAGEUID"][again]
-    )
+    what = "several images for one visit, taken: the highest image ID"
+    note(said, what, images["IMAGEUID"][again])
     return images[~again].drop(columns="IMAGEUID")
 
 

@@ -123,9 +123,14 @@ def judge(found: dict[str, float], kind: str) -> str:
 
 @cache
 def template(name: str) -> np.ndarray:
-    """A map that nilearn ships (load_mni152_...) on the grid, in `BLOCKS`."""
+    """A map that nilearn ships, in `BLOCKS`."""
+    return _blocks(shipped(name))
+
+
+def shipped(name: str) -> np.ndarray:
+    """A map that nilearn ships (load_mni152_...) on the grid: (91, 109, 91)."""
     loaded = getattr(datasets, f"load_mni152_{name}")(resolution=2)
-    return _blocks(loaded.get_fdata()[4:95, 4:113, :91])
+    return loaded.get_fdata()[4:95, 4:113, :91]
 
 
 @cache

@@ -52,6 +52,29 @@ def find_images(data_dir: Path) -> pd.DataFrame:
     return found
 
 
+def raw_images(raw: Path, out: Path | None = None) -> pd.DataFrame:
+    """List images in native space: those of a BIDS tree's raw part, or of LONI's folders.
+
+    Returns PTID and VISCODE, or the T1's IMAGEUID; t1_path, fa_path. Raises CohortError: no T1.
+    """
+    files = walk(raw, out)
+    table = candidates(raw, files)
+    table = table[table["native"] & ~table["file"].str.endswith("/")]  # DICOM: to be converted
+    bids = table[table["file"].str.startswith("sub-")]
+    loni = table[table["description"].notna()]
+    table = pd.concat([bids, of_loni(loni, raw, read_collection(files))])
+    t1, fa = (table[table["kind"] == kind].rename(columns={"file": kind}) for kind in PATHS)
+    if t1.empty:
+        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
+        raise CohortError(Problem(str(raw), "holds no T1 in BIDS or in LONI's folders", mend))
+    keys, day = ["PTID", "VISCODE"], ["PTID", "EXAMDATE"]
+    if t1["ID"].isna().any():
+        return t1[[*keys, "t1_path"]].merge(fa[[*keys, "fa_path"]], "outer", on=keys)
+    fa = fa.drop_duplicates(day)[[*day, "fa_path"]]  # it has an ID of its own, of the same day
+    both = t1.merge(fa, "left", on=day).rename(columns={"ID": "IMAGEUID"})
+    return both[["IMAGEUID", *PATHS]]
+
+
 def walk(folder: Path, without: Path | None = None) -> list[Path]:
     """List the files of a tree, through links, without hidden ones and without one folder."""
 
@@ -63,7 +86,8 @@ def walk(folder: Path, without: Path | None = None) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=closed, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != ".")
-        found += [] if real in seen else [Path(root, n) for n in sorted(names) if n[0] != "."]
+        there = [] if real in seen else [Path(root, n) for n in sorted(names) if n[0] != "."]
+        found += [file for file in there if file.is_file() or not file.exists()]  # no pipes
         seen.add(real)
     return found
 

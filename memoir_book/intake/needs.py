@@ -9,11 +9,8 @@ from memoir_core.config import DX
 ENOUGH, LEAST = 15, 5  # subjects of a class: for figures of its own; for a part to validate on
 WITHOUT = {
     "CDRSB": "no CDR-SB: no CDR-SB head, no question on severity, no experiment with CDR-SB",
-    "ADAS11": "no ADAS-11",
-    "ADAS13": "no ADAS-13",
-    "MMSE": "no MMSE",
-    "MOCA": "no MoCA",
-    "APOE4": "no APOE4",
+    **{"ADAS11": "no ADAS-11", "ADAS13": "no ADAS-13", "MMSE": "no MMSE"},
+    **{"MOCA": "no MoCA", "APOE4": "no APOE4"},
 }
 
 

@@ -7,16 +7,15 @@ matter, or the T1's own where the file's name says space-T1w. What is done is no
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +26,18 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from memoir_core import files
-from memoir_core.tables import PATHS, CohortError, Problem, parse, read_images
+from memoir_core.tables import PATHS, CohortError, Problem, read_images
 from memoir_core.volumes import VolumeError
 
 from .. import privacy
 from . import content, register
+from .images import raw_images
+from .text import read_text
 
 PACKAGES = ("SimpleITK", "deepbet")
 LEAST = 0.4  # correlation with the template inside its brain; 8 mm or 10 degrees off have less
-BIDS = re.compile(r"sub-([^/]+)/ses-([^/]+)/(?:anat|dwi)/(?:.*/)?[^/.]*_(T1w|FA)\.nii(?:\.gz)?$")
-LONI = re.compile(r"([^/]+)/([^/]+)/(\d[^/]*)/I(\d+)/[^/.][^/]*\.nii(?:\.gz)?$")
-IS_FA = re.compile(r"(?i)(^|[^a-z])FA($|[^a-z])|fractional")
-IS_T1 = re.compile(r"(?i)MP-?RAGE|SPGR|(^|[^a-z])T1")
+AGAIN = "run again, with fewer --workers if memory is short"
+KILLED = {"": {"fault": f"was not reached, because a process was killed; {AGAIN}"}}
 
 
 def add_arguments(parser: Any) -> None:
@@ -49,16 +48,15 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(options: Any) -> int:
-    """Prepare a folder; exit code 1 where an image failed, 2 for wrong arguments, 130 stopped."""
+    """Prepare a folder; exit code 1 where an image failed, 130 where the user stopped it."""
+    raw, out = options.raw.resolve(), options.out.resolve()
     if lacking := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         what = f"prepare needs {' and '.join(lacking)}, which the book itself does not need"
-        print(f"{what}: python -m pip install -r requirements-intake.txt", file=sys.stderr)
-        return 1
-    raw, out = options.raw.resolve(), options.out.resolve()
+        raise CohortError(Problem("", what, "python -m pip install -r requirements-intake.txt"))
     if raw == out or options.workers < 1:
-        print("OUT must be another folder than RAW, and --workers at least 1", file=sys.stderr)
-        return 2
-    table = list_raw(raw)
+        what, mend = "OUT is RAW, or --workers is below 1", "name another folder, or 1 worker"
+        raise CohortError(Problem(str(out), what, mend))
+    table = list_raw(raw, out)
     privacy.keep_private(out)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -72,18 +70,19 @@ def run(options: Any) -> int:
         return 130
 
 
-def list_raw(raw: Path) -> pd.DataFrame:
-    """List the images of images.csv, of a BIDS tree or of LONI's folders.
+def list_raw(raw: Path, out: Path | None = None) -> pd.DataFrame:
+    """List the images of images.csv, of a BIDS tree or of LONI's folders, without those in OUT.
 
-    One row a visit: PTID and VISCODE, or the T1's IMAGEUID; t1_path, fa_path below `raw`; `name`
-    of its folder in OUT. Raises CohortError where there is no T1, or two for one visit.
+    One row a visit: PTID and VISCODE, or the T1's IMAGEUID; t1_path, fa_path below `raw`, or '';
+    `name` of its folder in OUT. Raises CohortError where there is no T1, or two for one visit.
     """
     manifest = raw / "images.csv"
-    table = read_images(manifest) if manifest.exists() else _list_tree(raw)
+    table = read_images(read_text(manifest)) if manifest.exists() else raw_images(raw, out)
+    table = table.fillna(dict.fromkeys(PATHS, ""))
     keys = [key for key in ("IMAGEUID", "PTID", "VISCODE") if key in table]
     if len(unknown := table[table[keys].isna().any(axis=1)]):
         what, mend = "a folder names no PTID or visit", "name it like sub-ADNI999S9999/ses-M048"
-        named = unknown["t1_path"].fillna(unknown["fa_path"])
+        named = unknown["t1_path"].where(unknown["t1_path"] != "", unknown["fa_path"])
         raise CohortError(*(Problem(str(raw / path), what, mend) for path in named))
     table["name"] = table[keys].agg("_".join, axis=1).str.replace(r"[^\w-]", "-", regex=True)
     again = table["name"][table["name"].str.lower().duplicated()]
@@ -93,74 +92,44 @@ def list_raw(raw: Path) -> pd.DataFrame:
     return table
 
 
-def _list_tree(raw: Path) -> pd.DataFrame:
-    rows = []
-    for path in sorted(p.relative_to(raw).as_posix() for p in raw.rglob("*.nii*")):
-        if (bids := BIDS.match(path)) and "_space-MNI" not in path:
-            rows.append((*bids.group(1, 2), "", "fa" if bids[3] == "FA" else "t1", path))
-        elif loni := LONI.search(path):
-            kind = "fa" if IS_FA.search(loni[2]) else "t1" if IS_T1.search(loni[2]) else ""
-            rows.append((loni[1], loni[3][:10], loni[4], kind, path))
-    table = pd.DataFrame(rows, columns=["PTID", "VISCODE", "IMAGEUID", "kind", "path"], dtype=str)
-    t1, fa = (table[table["kind"] == k].rename(columns={"path": f"{k}_path"}) for k in ("t1", "fa"))
-    if t1.empty:
-        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
-        raise CohortError(Problem(str(raw), "holds no T1 in BIDS or in LONI's folders", mend))
-    keys = ["PTID", "VISCODE"]
-    if by_image := bool(t1["IMAGEUID"].all()):  # FA has an ID of its own: the day joins them
-        fa = fa.drop_duplicates(keys)
-    table = t1.merge(fa[[*keys, "fa_path"]], "left" if by_image else "outer", on=keys)
-    return table[["IMAGEUID"] if by_image else keys].apply(parse).join(table[[*PATHS]])
-
-
 def _prepare_all(raw: Path, out: Path, table: pd.DataFrame, workers: int, stripped: bool) -> dict:
-    share = max(1, (os.cpu_count() or 1) // workers)
-    one = partial(prepare_visit, raw, out, stripped=stripped, threads=share)
-    text = table[["name", *PATHS]].astype(object).where(table.notna(), "")
-    rows = [tuple(row) for row in text.to_numpy()]
-    if workers == 1 or len(rows) == 1:
-        calls = {row[0]: partial(one, *row) for row in rows}
-        return {name: _outcome(call) for name, call in tqdm(calls.items(), "preparing")}
+    """Prepare the visits of a table, each by itself; their records by name."""
+    rows, done = table.to_dict("records"), {}
+    workers = min(workers, len(rows))
+    for name in ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS"):  # of each process
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
+    one = partial(_attempt, raw, out, stripped)
     spawn = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    with ProcessPoolExecutor(workers, spawn) as pool:
-        futures = {pool.submit(one, *row): row[0] for row in rows}
-        try:
-            finished = tqdm(as_completed(futures), "preparing", len(rows))
-            return {futures[future]: _outcome(future.result) for future in finished}
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with ProcessPoolExecutor(workers, spawn) as pool, suppress(BrokenProcessPool):
+        made = (map if workers == 1 else pool.map)(one, rows)
+        for name, record in tqdm(made, "preparing", len(rows)):
+            done[name] = record
+    return done  # without those that a killed process did not reach
 
 
-def _outcome(call: Callable[[], dict]) -> dict:
-    """What came of a visit: its record, or a fault that is not its images' and is tried again."""
+def _attempt(raw: Path, out: Path, stripped: bool, row: dict) -> tuple[str, dict]:
+    """Prepare a visit; a fault that is not its images' is not kept, but tried again."""
     try:
-        return call()
+        return row["name"], prepare_visit(raw, out, row, stripped)
     except Exception as error:  # of one visit: the others go on
-        mend = "run again, with fewer --workers if memory is short"
-        return {"": {"fault": f"failed ({type(error).__name__}: {str(error)[:200]}); {mend}"}}
+        what = f"failed ({type(error).__name__}: {str(error)[:200]}); {AGAIN}"
+        return row["name"], {"": {"fault": what}}
 
 
-def prepare_visit(
-    raw: Path, out: Path, name: str, t1: str, fa: str, stripped: bool = False, threads: int = 1
-) -> dict[str, dict]:
-    """Prepare the images of one visit into OUT/`name`, or find them done.
+def prepare_visit(raw: Path, out: Path, row: dict, stripped: bool = False) -> dict[str, dict]:
+    """Prepare the images of one visit, a row of `list_raw`, into its folder, or find them done.
 
     Returns a record for 't1' and 'fa', where there is one: path, likeness, matrix and its parts,
     seconds; or fault, if the image cannot be used.
     """
-    sources = {kind: raw / path for kind, path in (("t1", t1), ("fa", fa)) if path}
+    folder, record = out / row["name"], dict[str, dict]()
+    paths = {"t1": row["t1_path"], "fa": row["fa_path"]}
+    sources = {kind: raw / path for kind, path in paths.items() if path}
     told: dict[str, Any] = {"method": register.METHOD, "stripped": stripped}
     told["packages"] = {package: version(package) for package in PACKAGES}
     told["images"] = {kind: [p.name, files.checksum(p)] for kind, p in sources.items()}
-    folder, record = out / name, dict[str, dict]()
     if files.is_finished(folder, told):
         return files.read_json(folder / "record.json")
-    import SimpleITK
-    import torch
-
-    torch.set_num_threads(threads)
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     for kind, path in sources.items():
         of_t1 = record.get("t1", {}).get("matrix") if "_space-T1w" in path.name else None
         target, started = folder / f"{kind}.nii.gz", time.time()
@@ -176,7 +145,7 @@ def prepare_visit(
                 raise VolumeError(f"after registration {wrong}")
             with files.atomic_path(folder / f"{kind}.png") as temporary:
                 register.draw(volume, temporary)
-            found |= {"path": f"{name}/{target.name}", "matrix": matrix}
+            found |= {"path": f"{folder.name}/{target.name}", "matrix": matrix}
             record[kind] = found | {"seconds": round(time.time() - started, 1)}
         except VolumeError as error:
             record[kind] = {"fault": str(error).removeprefix(f"{path} ")}
@@ -187,36 +156,32 @@ def prepare_visit(
 
 def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict]) -> int:
     """Write images.csv, failures.csv and index.html; copy ADNIMERGE.csv; return the exit code."""
-    faults, cards, rows = [], [], []
-    for row in table.to_dict("records"):
-        for kind, found in done[row["name"]].items():
+    failed, pictures, images = [], [], table.assign(**dict.fromkeys(PATHS, ""))
+    for at, row in table.iterrows():
+        for kind, found in done.get(row["name"], KILLED).items():
             if "fault" in found:
                 what, _, mend = found["fault"].rpartition("; ")
-                file = str(raw / row[f"{kind}_path"]) if kind else ""
-                faults.append({"name": row["name"], "file": file, "what": what, "mend": mend})
+                file = raw / row[f"{kind}_path"] if kind else ""
+                failed.append((row["name"], file, what, mend))
             else:
-                picture = html.escape(found["path"].replace(".nii.gz", ".png"))
-                said = html.escape(f"{row['name']} {kind}: {found['likeness']:.3f}")
-                card = f'<img src="{picture}" loading="lazy"><figcaption>{said}</figcaption>'
-                cards.append((found["likeness"], f"<figure>{card}</figure>"))
-        made = {f"{k}_path": found.get("path", "") for k, found in done[row["name"]].items() if k}
-        rows.append(row | dict.fromkeys(PATHS, "") | made)
-    images = pd.DataFrame(rows).drop(columns="name")
-    images = images[(images["t1_path"] + images["fa_path"]).ne("")]
-    failed = pd.DataFrame(faults, columns=["name", "file", "what", "mend"])
-    page = [f"<!doctype html><meta charset='utf-8'><h1>{len(cards)} registered</h1>"]
-    page += [f"<p><b>{privacy.BANNER}</b></p>", failed.to_html(index=False)]
-    page += ["<p>Correlation with the template, the lowest first.</p>"]
-    page += [card for _, card in sorted(cards)]
-    written = {"images.csv": images.to_csv(index=False), "index.html": "\n".join(page)}
-    written["failures.csv"] = failed.to_csv(index=False)
-    for name, text in written.items():
+                images.loc[at, f"{kind}_path"] = found["path"]
+                pictures.append((found["likeness"], found["path"].replace(".nii.gz", ".png")))
+    images = images[(images[[*PATHS]] != "").any(axis=1)].drop(columns="name")
+    failures = pd.DataFrame(failed, columns=["name", "file", "what", "mend"])
+    for name, list_ in (("images.csv", images), ("failures.csv", failures)):
         with files.atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            list_.to_csv(temporary, index=False)
+    page = f"<!doctype html><meta charset='utf-8'><h1>{len(pictures)} registered</h1>"
+    page += f"<p><b>{privacy.BANNER}</b></p>{failures.to_html(index=False)}"
+    page += "<p>By their correlation with the template, the lowest first.</p>"
+    for likeness, picture in sorted(pictures):  # `list_raw` leaves no sign to escape in a name
+        page += f'<p>{picture}: {likeness:.3f}<br><img src="{picture}" loading="lazy">\n'
+    with files.atomic_path(out / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     if (raw / "ADNIMERGE.csv").exists():
         with files.atomic_path(out / "ADNIMERGE.csv") as temporary:
             shutil.copyfile(raw / "ADNIMERGE.csv", temporary)
-    for fault in faults:
-        print("{name}, {file}: {what}; {mend}".format(**fault), file=sys.stderr)
-    print(f"{len(cards)} images are registered, {len(faults)} failed: {out / 'index.html'}")
-    return 1 if faults else 0
+    for name, file, what, mend in failed:
+        print(f"{name}, {file}: {what}; {mend}", file=sys.stderr)
+    print(f"{len(pictures)} images are registered, {len(failed)} failed: {out / 'index.html'}")
+    return 1 if failed else 0

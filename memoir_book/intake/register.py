@@ -11,16 +11,16 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nilearn import datasets
 from scipy import ndimage
 
-from memoir_core.volumes import AFFINE, GRID, GRID_MM, VolumeError, brain_mask
+from memoir_core.volumes import AFFINE, GRID, GRID_MM, MOST, VolumeError, brain_mask
 from memoir_core.volumes import on_grid as resampled
 
-METHOD = 1  # raise it where a change of this file makes earlier results stale
+from . import content
+
+METHOD = 2  # raise it where a change of this file makes earlier results stale
 CENTRE = AFFINE[:3, 3] + GRID_MM * (np.array(GRID) - 1) / 2  # mm
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts mm to the left and to the back
-MOST_VOXELS = 512**3
 BRAIN_ML = (600, 2600)
 SCALES = (0.7, 1.4)  # sizes of a head against the template that are possible
 
@@ -28,9 +28,8 @@ SCALES = (0.7, 1.4)  # sizes of a head against the template that are possible
 @cache
 def template(kind: str) -> np.ndarray:
     """What an image is registered to, (91, 109, 91), 0 outside the brain: T1, white matter."""
-    load = {"t1": datasets.load_mni152_template, "fa": datasets.load_mni152_wm_template}[kind]
-    loaded: Any = load(resolution=int(GRID_MM))
-    return resampled(loaded.get_fdata(dtype=np.float32), loaded.affine) * brain_mask(GRID)
+    name = {"t1": "template", "fa": "wm_template"}[kind]
+    return (content.shipped(name) * brain_mask(GRID)).astype(np.float32)
 
 
 def read_raw(path: Path) -> Any:
@@ -40,15 +39,14 @@ def read_raw(path: Path) -> Any:
     """
     try:
         loaded: Any = nibabel.load(path)
-        shape = tuple(n for i, n in enumerate(loaded.shape) if i < 3 or n > 1)
-        if len(shape) != 3 or np.prod(shape, dtype=float) > MOST_VOXELS:
+        if {*loaded.shape[3:]} - {1} or 4 * np.prod(loaded.shape, dtype=object) > MOST:
             raise ValueError(f"it has shape {loaded.shape}, one 3D volume is expected")
         (to_q, q), (to_s, s) = loaded.get_qform(coded=True), loaded.get_sform(coded=True)
         if not (q or s):
             raise ValueError("no form code in its header: it does not say where left is")
         if q and s and nibabel.aff2axcodes(to_q) != nibabel.aff2axcodes(to_s):
             raise ValueError("sform and qform in its header contradict each other")
-        data = np.asarray(loaded.dataobj, np.float32).reshape(shape)
+        data = np.asarray(loaded.dataobj, np.float32).reshape(loaded.shape[:3])
         data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
         if data.max() == data.min():
             raise ValueError("it has the same value in every voxel")
@@ -159,12 +157,6 @@ def nine_dof(matrix: np.ndarray) -> dict[str, Any]:
     return {"degrees": float(degrees), "scales": scales.tolist(), "shift_mm": shift.tolist()}
 
 
-def put_on_grid(data: np.ndarray, affine: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Resample an image by a matrix of `register`, linearly: (91, 109, 91) float32."""
-    way = np.linalg.inv(affine) @ matrix @ AFFINE
-    return ndimage.affine_transform(data, way, output_shape=GRID, order=1).astype(np.float32)
-
-
 def likeness(volume: np.ndarray, kind: str) -> float:
     """Correlation of a volume on the grid with the template, inside the template's brain."""
     inside = brain_mask(GRID)
@@ -202,19 +194,17 @@ def prepare_image(
         matrix = register(data, affine, kind) if matrix is None else np.asarray(matrix)
     except RuntimeError as error:  # ITK: no overlap, a header that it cannot read
         raise VolumeError(f"cannot be registered ({str(error)[-80:]}); look at it") from error
-    volume = put_on_grid(data, affine, matrix)
+    volume = resampled(data, np.linalg.inv(matrix) @ affine)
     return volume * brain_mask(GRID) if kind == "fa" else volume, matrix
 
 
 def draw(volume: np.ndarray, path: Path) -> None:
     """Draw three slices through the grid's middle, with the outline of the template's brain."""
-    from matplotlib.figure import Figure
+    from nilearn import plotting
 
-    figure, inside = Figure(figsize=(9, 3.4), facecolor="black"), brain_mask(GRID)
-    top = np.percentile(volume[inside], 99.5)
-    for axis, (panel, at) in enumerate(zip(figure.subplots(1, 3), (45, 54, 45), strict=True)):
-        panel.imshow(volume.take(at, axis).T, cmap="gray", origin="lower", vmin=0, vmax=top)
-        panel.contour(inside.take(at, axis).T, levels=[0.5], colors="tab:orange", linewidths=0.8)
-        panel.set_axis_off()
-    figure.subplots_adjust(0, 0, 1, 1, 0, 0)
-    figure.savefig(path, dpi=80)
+    plain = {"dim": 0, "draw_cross": False, "colorbar": False}
+    shown: Any = plotting.plot_anat(on_grid(volume), cut_coords=tuple(CENTRE), **plain)
+    outline = on_grid(brain_mask(GRID).astype(np.float32))
+    shown.add_contours(outline, levels=[0.5], colors="tab:orange", linewidths=0.8)
+    shown.savefig(path)
+    shown.close()

@@ -12,7 +12,7 @@ import pandas as pd
 from memoir_core.tables import CohortError, Problem
 
 AS_CSV = "save it as CSV UTF-8 with commas, or download it again"
-MOST = 500  # MB; ADNIMERGE has 15
+MOST, ROWS = 250, 1_000_000  # MB, and rows of a table; ADNIMERGE has 15 and 16,000
 
 
 def read_text(path: Path) -> pd.DataFrame:
@@ -51,11 +51,12 @@ def read_text(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():  # a row of more fields than the header would shift values
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(io.StringIO(text), **options)
+            table = pd.read_csv(io.StringIO(text), nrows=ROWS + 1, **options)
     except (ValueError, pd.errors.ParserWarning) as error:
-        raise unusable(
-            f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
-        ) from error
+        what = f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
+        raise unusable(what) from error
+    if len(table) > ROWS:
+        raise unusable(f"has more than {ROWS:,} rows", "keep the rows that are needed")
     table.columns = table.columns.str.strip()
     table = table.apply(lambda column: column.str.strip()).set_axis(table.index + 2)
     table = table[(table != "").any(axis=1)]  # blank lines

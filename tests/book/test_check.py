@@ -1,5 +1,6 @@
 """Every problem of a download is listed at once, and other folder layouts are understood."""
 
+import os
 import shutil
 
 import nibabel as nib
@@ -250,6 +251,17 @@ def test_a_download_as_it_is_given_out_is_recognised(download, tmp_path):
     (download / "ADNIMERGE.csv").rename(download / "ADNIMERGE_15Dec2025.csv")
     (problem,) = check.check_download(download, images=False)
     assert "holds ADNIMERGE_15Dec2025.csv; `python -m memoir_book.intake adni" in str(problem)
+
+
+def test_a_pipe_a_device_and_a_link_to_nowhere_among_the_images_are_named(download):
+    images = pd.read_csv(download / "images.csv", dtype=str)
+    rows = images.index[images["t1_path"].notna()][:3]
+    os.mkfifo(download / "pipe.nii")
+    (download / "link.nii").symlink_to(download / "nowhere.nii")
+    images.loc[rows, "t1_path"] = ["pipe.nii", "/dev/zero", "link.nii"]
+    images.to_csv(download / "images.csv", index=False)
+    found = check.check_download(download)
+    assert [problem.what for problem in found] == ["is missing, or no regular file"] * 3
 
 
 def test_a_path_that_climbs_out_of_the_folder_is_refused(download):

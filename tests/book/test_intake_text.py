@@ -5,7 +5,7 @@ import os
 import pandas as pd
 import pytest
 
-from memoir_book.intake import read_text
+from memoir_book.intake import images, read_text
 from memoir_core.tables import CohortError
 
 TEXT = "PTID,VISCODE,AGE,SITENAME\n011_S_0002, bl ,74.3,Hôpital\n\n011_S_0003,m12,-4,\n"
@@ -62,6 +62,18 @@ def test_what_is_no_table_is_named_with_a_mend(tmp_path, raw, words):
     assert str(tmp_path / "t.csv") in str(error.value) and len(str(error.value)) < 400
 
 
+def test_a_table_of_too_many_rows_is_named(tmp_path):
+    with pytest.raises(CohortError, match=r"has more than 1,000,000 rows; keep the rows that are"):
+        read(tmp_path, b"A,B\n" + b"1,2\n" * 1_000_002)
+
+
+def test_pipes_among_tables_and_images_are_passed_over(tmp_path):
+    os.mkfifo(tmp_path / "ADNIMERGE.csv")
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    (tmp_path / "lost.nii").symlink_to(tmp_path / "nowhere")  # a broken link is named later
+    assert [path.name for path in images.walk(tmp_path)] == ["lost.nii"]
+
+
 def test_a_folder_a_pipe_and_a_missing_table_are_named(tmp_path):
     with pytest.raises(CohortError, match="is missing"):
         read_text(tmp_path / "t.csv")
@@ -86,6 +98,6 @@ def test_a_table_of_the_wrong_rights_is_named(tmp_path, monkeypatch):
 def test_a_table_without_end_is_bounded(tmp_path):
     with (tmp_path / "t.csv").open("wb") as file:
         file.truncate(600_000_000)  # sparse
-    with pytest.raises(CohortError, match="larger than 500 MB"):
+    with pytest.raises(CohortError, match="larger than 250 MB"):
         read_text(tmp_path / "t.csv")
     assert isinstance(read(tmp_path, b"A\n1\n"), pd.DataFrame)

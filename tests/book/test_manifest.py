@@ -42,6 +42,24 @@ def why(number, **own):
     return run.out_of_date(chapters.get_chapter(number), common, own)
 
 
+def test_images_on_another_disk_are_looked_at_too(book):
+    """`intake adni` leaves them where they are and lists whole paths; others link a folder."""
+    disk = book / "disk"
+    disk.mkdir()
+    for name in ("whole.nii", "linked.nii"):
+        (disk / name).write_bytes(b"brain")
+    (book / "adni" / "there").symlink_to(disk)
+    (book / "adni" / "images.csv").write_text(
+        f"PTID,VISCODE,t1_path,fa_path\n9,bl,{disk}/whole.nii,\n8,bl,there/linked.nii,\n"
+    )
+    work("1", data_dir=str(book / "adni"))
+    for name in ("whole.nii", "linked.nii"):
+        assert why("1") == ""
+        (disk / name).write_bytes(b"other")
+        assert "images changed" in why("1")
+        (disk / name).write_bytes(b"brain")
+
+
 def test_a_chapter_is_current_until_something_it_depends_on_changes(book):
     work("1", data_dir=str(book / "adni"))
     work("2")

@@ -1,7 +1,10 @@
 """No file that is read can run code; what is shown is tested in tests/book/test_viewers.py."""
 
 import ast
+import contextlib
+import json
 import re
+import shutil
 import subprocess
 
 import nbformat
@@ -157,3 +160,86 @@ def test_notebooks_run_no_shell_command(chapter):
             for line in cell.source.splitlines():
                 assert not re.match(r"\s*(!|%|.*=\s*!)", line), f"{cell.id}: {line}"
             assert "get_ipython" not in cell.source and "run_line_magic" not in cell.source
+
+
+# --- folders of models ------------------------------------------------------------------
+
+
+def own_class(folder, outside):
+    """modules.json names a class of the folder, or of a module on the path."""
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[0]["type"] = "elsewhere.Own" if outside else "own.Own"
+    path.write_text(json.dumps(modules))
+
+
+def auto_map(folder, outside):
+    path = folder / "config.json"
+    told = json.loads(path.read_text()) | {"model_type": "own"}
+    told["auto_map"] = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    path.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["of the folder", "on the path"])
+@pytest.mark.parametrize("change", [own_class, auto_map])
+def test_a_folder_of_weights_runs_no_code(tmp_path, monkeypatch, change, outside):
+    """Somebody gives the parameter `minilm`, `cross_encoder`, or a text encoder of a run."""
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from memoir_book import weights
+
+    folder = tmp_path / "model"
+    shutil.copytree(weights.find("minilm", use="offline").path, folder)
+    change(folder, outside)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n"
+    (folder / "own.py").write_text(code)
+    (tmp_path / "elsewhere.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = weights.find("minilm", folder).path
+    for make in (SentenceTransformer, CrossEncoder):  # the latter takes no modules of the former
+        with contextlib.suppress(ValueError):
+            make(str(found), device="cpu")
+            assert make is CrossEncoder and change is own_class
+    assert not (tmp_path / "ran").exists()
+
+
+# --- words that are shown ---------------------------------------------------------------
+
+
+def test_nothing_but_our_templates_makes_html():
+    """Tables are escaped by pandas; a Styler, HTML(...) and escape=False would not be."""
+    for where, name, keywords in calls():
+        if name.rpartition(".")[2] in ("HTML", "Markdown", "SVG", "Javascript", "from_string"):
+            assert where.startswith(("viewers", "report", "codepages", "04_stage1")), where
+        assert literal(keywords, "escape") is not False, where
+        assert not name.endswith(("style.format", "to_html")) or where.startswith(
+            ("01_cohort", "prepare")  # numbers of ours; and what `html.escape` has seen
+        ), where
+
+
+def test_words_of_a_download_stay_words_in_its_tables_and_report():
+    from memoir_book import report
+
+    table = pd.DataFrame({"PTID": [HOSTILE], HOSTILE: [1]}, index=[HOSTILE])
+    assert "<script" not in table._repr_html_() and "<img" not in table._repr_html_()
+    row = dict.fromkeys(report.COLUMNS, 0.5) | {"kind": "level", "n": 20, "chapter": "05"}
+    row |= {"group": HOSTILE, "figure": HOSTILE, "verdict": "reproduced", "why": HOSTILE}
+    where = {"label": HOSTILE, "notes": [HOSTILE], "code": HOSTILE, "data": {HOSTILE: HOSTILE}}
+    page = report.render(pd.DataFrame([row]), where | {"versions": {HOSTILE: HOSTILE}})
+    assert "&lt;script&gt;" in page and "<script" not in page and "<img" not in page
+
+
+@pytest.mark.parametrize("name", ["name", "t1", "classes", "notes"])
+@pytest.mark.parametrize("word", [HOSTILE, "[a](javascript:alert(1))", "a\\1", "`a`"])
+def test_a_downloads_own_words_are_no_markup(tmp_path, name, word):
+    """dataset.json: its notes become the banner of each page, its names stand in tables."""
+    from memoir_book.dataset import read_dataset
+    from memoir_core.tables import CohortError
+
+    told = json.loads((chapters.ROOT / "memoir_book" / "oasis.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(told))
+    assert read_dataset(tmp_path).name == "OASIS-1"
+    told[name] = {"name": word, "t1": word, "classes": {"MCI": word}, "notes": [word]}[name]
+    (tmp_path / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(CohortError, match=r"dataset\.json: is damaged"):
+        read_dataset(tmp_path)

@@ -1,5 +1,7 @@
 """The filters by hand on ten visits, the split, and what must never cross it."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,8 +144,32 @@ def test_listed_images_must_exist(visits, images, tmp_path):
         (tmp_path / name).write_text(name)
     assert len(cohort.build_cohort(visits, images, tmp_path, 0)[0]) == 3
     (tmp_path / "b.nii").unlink()
-    with pytest.raises(CohortError, match=r"b\.nii: is missing \(1 of the listed"):
+    with pytest.raises(CohortError, match=r"b\.nii: is missing, or no regular file \(1 of the"):
         cohort.build_cohort(visits, images, tmp_path, 0)
+
+
+def test_listed_images_are_regular_files_which_a_link_or_a_whole_path_may_lead_to(
+    visits, images, tmp_path
+):
+    """Images lie on another disk, as `intake adni` leaves them; no pipe is waited for."""
+    disk, download = tmp_path / "disk", tmp_path / "download"
+    disk.mkdir()
+    download.mkdir()
+    for name in [*images["t1_path"].dropna(), *images["fa_path"].dropna()]:
+        (disk / name).write_text(name)
+        (download / name).symlink_to(disk / name)
+    whole = images.assign(t1_path=images["t1_path"].map(lambda n: str(disk / n), "ignore"))
+    for listed in (images, whole):
+        assert len(cohort.build_cohort(visits, listed, download, 0)[0]) == 3
+    os.mkfifo(download / "pipe")
+    (download / "turning").symlink_to("turning")
+    (download / "endless").symlink_to("/dev/zero")
+    wrong = ("pipe", "turning", "endless", "/dev/zero", "/dev/stdin", ".", "x" * 300, "a\0b")
+    for bad in wrong:
+        table = pd.DataFrame({"t1_path": [bad, bad], "fa_path": [None, bad]})
+        with pytest.raises(CohortError, match="is missing, or no regular file") as error:
+            cohort.check_copies(table, download)
+        assert str(error.value).isprintable()
 
 
 # --- the split --------------------------------------------------------------------------

@@ -125,6 +125,8 @@ def test_every_spelling_is_understood(tmp_path, column, written, read):
         ({"AGE": "12"}, ("line 2", "AGE", "40 to 110")),
         ({"EXAMDATE": "soon"}, ("line 2", "EXAMDATE", "a date (2012-05-31")),
         ({"EXAMDATE": "1900-01-01"}, ("line 2", "EXAMDATE", "1900")),
+        ({"EXAMDATE": "3016-05-31"}, ("line 2", "EXAMDATE", "3016")),  # beyond nanoseconds
+        ({"EXAMDATE": "0-05-31"}, ("line 2", "EXAMDATE", "0-05-31")),
         ({"VISCODE": "later"}, ("line 2", "VISCODE", "later")),
         ({"VISCODE": "v03"}, ("line 2", "VISCODE", "v03", "VISCODE2")),
         ({"DX": "4"}, ("line 2", "DX", "1, 2, 3")),
@@ -170,6 +172,21 @@ def test_a_table_that_is_none_is_named(tmp_path, text, words):
         tables.read_adnimerge(write(tmp_path, text=text))
     with pytest.raises(CohortError, match=r"nowhere\.csv: cannot be read .*No such file"):
         tables.read_adnimerge(tmp_path / "nowhere.csv")
+
+
+def test_a_cell_can_neither_flood_nor_steer_a_terminal(tmp_path):
+    for value in ("7" * 5_000_000, "\x1b[2J\x1b]0;owned\x07"):
+        path = write(tmp_path, {"PTID": value}, {"PTID": value, "RID": "3", "VISCODE": "m12"})
+        with pytest.raises(CohortError, match=r"line 3, PTID: one PTID .*; correct") as error:
+            tables.read_adnimerge(path)
+        assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+
+
+def test_a_table_of_too_many_rows_is_named_at_once(tmp_path):
+    row = ",".join(GOOD.values()) + "\n"
+    path = write(tmp_path, text=",".join(GOOD) + "\n" + row * (tables.MOST + 9))
+    with pytest.raises(CohortError, match=r"has 100001 rows; .* up to 100,000 are read"):
+        tables.read_adnimerge(path)
 
 
 def test_equal_rows_are_one_and_different_ones_an_error(tmp_path):

