@@ -15,6 +15,7 @@ from memoir_core.files import atomic_path, write_json
 from memoir_core.tables import OPTIONAL, PATHS, REQUIRED, CohortError, Problem, parse, read_images
 
 from .. import privacy
+from . import oasis
 from .images import DAYS, candidates, choose, of_loni, read_collection, visit_of, walk
 from .tables import Said, find_tables, note, read_visits
 from .text import read_text
@@ -57,6 +58,9 @@ def run(options) -> int:
 
 def found(folder: Path) -> str:
     """Name what this command would read in a folder, and the command; '' if there is nothing."""
+    if oasis.sheet_in(folder):
+        command = f"`python -m memoir_book.intake oasis OUT --from {folder}`"
+        return f"{folder} holds OASIS-1; {command} makes of it a folder to check or read"
     try:
         files = walk(folder)
         tables = [file for paths in find_tables(files, {}).values() for file in paths]

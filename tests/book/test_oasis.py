@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from oasis import oasis, sheet
 
-from memoir_book import intake, pages, plots, report
+from memoir_book import check, intake, pages, plots, report
 from memoir_book.dataset import Dataset, read_dataset
 from memoir_book.intake import __main__ as command
 from memoir_book.intake import oasis as intake_oasis
@@ -126,6 +126,12 @@ def test_a_folder_in_nilearns_layout_is_taken_as_data(home, tmp_path, monkeypatc
     assert intake_oasis.as_download(str(home / part), False) == made  # was accepted before
     assert intake_oasis.as_download(made, False) == made
     assert intake_oasis.as_download(str(tmp_path), False) == str(tmp_path)
+
+
+def test_check_names_the_way_to_a_folder_that_it_can_look_at(home, tmp_path, capsys):
+    assert check.main([str(home), "--csv", str(tmp_path / "problems.csv")]) == 1
+    said = capsys.readouterr().out
+    assert f"`python -m memoir_book.intake oasis OUT --from {home}`" in said
 
 
 def test_oasis_is_fetched_by_nilearn_into_the_cache(home, tmp_path, monkeypatch):
