@@ -153,6 +153,8 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_name(f".{executed.name}")
     before = manifest.read_manifest(folder)["chapters"].get(chapter.name)
+    data, profile = parameters["data_dir"], parameters["profile"]
+    private = store.is_private(folder.name, {"profile": profile, "data": data})
     try:
         papermill.execute_notebook(
             str(chapter.notebook),
@@ -168,6 +170,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         )
     except papermill.PapermillExecutionError as error:
         failed = executed.with_name(f"{chapter.name}.failed.ipynb")
+        pages.tidy(partial, folder.name, data, private)  # the message itself is for the screen
         partial.replace(failed)
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
@@ -176,7 +179,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         return f"{chapter.notebook}\n{cell}\n{end}"
     if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
-    pages.tidy(partial, folder.name, parameters["data_dir"])
+    pages.tidy(partial, folder.name, data, private)
     partial.replace(executed)
     manifest.add_artefact(folder, chapter.name, f"notebooks/{executed.name}")
     return ""

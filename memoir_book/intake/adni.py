@@ -14,6 +14,7 @@ from memoir_core.cohort import attach_images, check_copies
 from memoir_core.files import atomic_path, write_json
 from memoir_core.tables import OPTIONAL, PATHS, REQUIRED, CohortError, Problem, parse, read_images
 
+from .. import privacy
 from . import oasis
 from .images import DAYS, candidates, choose, of_loni, read_collection, visit_of, walk
 from .tables import Said, find_tables, note, read_visits
@@ -42,6 +43,7 @@ def run(options) -> int:
     if problems:
         print(*problems, f"{len(problems)} problems; nothing was written", sep="\n")
         return 1
+    privacy.keep_private(out)
     for name, table in (("ADNIMERGE.csv", visits), ("images.csv", images)):
         with atomic_path(out / name) as temporary:
             table.to_csv(temporary, index=False)

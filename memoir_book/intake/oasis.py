@@ -15,7 +15,7 @@ import pandas as pd
 from memoir_core.files import atomic_path, checksum, digest
 from memoir_core.tables import CohortError, Problem
 
-from .. import chapters
+from .. import chapters, privacy
 from ..dataset import FILE
 from .text import read_text
 
@@ -72,6 +72,7 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     rows[["EXAMDATE", "APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA"]] = ""
     images = rows[["PTID", "VISCODE"]].assign(fa_path="")
     images["t1_path"] = [f"images/{n}_gm{''.join(maps[n].suffixes)}" for n in name]
+    privacy.keep_private()
     with atomic_path(out) as new:
         (new / "images").mkdir(parents=True)
         for person, target in zip(name, images["t1_path"], strict=True):

@@ -178,6 +178,14 @@ def test_images_and_classes_are_called_by_their_names(download):
     assert Dataset().reword("T1, t1, MCI") == "T1, t1, MCI"
 
 
+def test_a_download_cannot_call_itself_synthetic(download, tmp_path):
+    shutil.copy(download / "dataset.json", tmp_path)
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(told | {"name": "synthetic"}))
+    with pytest.raises(CohortError, match=r"dataset\.json"):
+        read_dataset(tmp_path)
+
+
 def test_a_damaged_dataset_json_is_named(download, tmp_path):
     assert read_dataset(tmp_path) == Dataset()
     (tmp_path / "dataset.json").write_text('{"name": "X"}')
