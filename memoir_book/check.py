@@ -20,7 +20,7 @@ from memoir_core.config import DX, PROFILES, SCORES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 
-from . import doctor
+from . import doctor, privacy
 from .dataset import read_dataset
 from .intake import content, lacks, list_images, read_merged
 from .intake.needs import LEAST
@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="quick", choices=tuple(PROFILES), help="of the run")
     parser.add_argument("--device", default="auto", help="of the run: auto, cpu or cuda")
     options = parser.parse_args(arguments)
+    privacy.keep_private()
     data = options.data
     if not data.is_dir():
         parser.error(f"{data} is not a folder")

@@ -62,8 +62,8 @@ def read_dataset(folder: Path) -> Dataset:
         return Dataset()
     try:
         found = {f.name: read_json(path)[f.name] for f in fields(Dataset)}
-        if re.search(r"[<>&`\\]|\]\(", str(found)):
-            raise ValueError("markup, in words that stand in pages")
+        if re.search(r"[<>&`\\]|\]\(", str(found)) or found["name"] == "synthetic":
+            raise ValueError("markup in words that stand in pages, or a name that is not its own")
         return Dataset(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise CohortError(Problem(str(path), "is damaged", "run the intake again")) from error

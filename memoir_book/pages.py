@@ -21,11 +21,10 @@ import yaml
 from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
-from . import chapters, codepages, manifest, published, seeds, store
+from . import chapters, codepages, manifest, privacy, published, seeds, store
 from .chapters import CHAPTERS, ROOT
 from .dataset import read_dataset
 
-PRIVATE = "Pages of real data: for you alone. Do not pass them on, do not publish them."
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
 
@@ -69,21 +68,22 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
             f"a book shows one whole run, and runs/{name} has not run chapter "
             f"{', '.join(absent)}:\n  python -m memoir_book.run --run {name}"
         )
+    for file, (wanted, _) in known.items():  # all that is shown, before anything is written
+        shown = file.startswith(("notebooks/", "results/"))
+        if shown and manifest.checksum_now(run_dir / file) != wanted:
+            raise DamagedFileError(f"{run_dir / file} is not what the run left; run it again")
     source, out = ROOT, ROOT / "book"
     dataset = read_dataset(store.data_folder(settings))
-    if not store.is_synthetic(settings):
+    if store.is_private(name, settings):
         source, out = run_dir / "book", run_dir / "book"
+        privacy.keep_private(run_dir)
         with files.atomic_path(source, durable=False) as new:
-            _copy_private(new, " ".join([PRIVATE, *dataset.notes]))
+            _copy_private(new, " ".join([privacy.BANNER, *dataset.notes]))
     codepages.write_pages(source)
     with files.atomic_path(source / "book" / "chapters", durable=False) as folder:
         folder.mkdir()
-        for chapter in CHAPTERS:
-            path = run_dir / "notebooks" / f"{chapter.name}.ipynb"
-            wanted = known[f"notebooks/{chapter.name}.ipynb"][0]
-            if manifest.checksum_now(path) != wanted:
-                raise DamagedFileError(f"{path} is not the page that the run left; run it again")
-            shutil.copyfile(path, folder / path.name)
+        for page in (f"{chapter.name}.ipynb" for chapter in CHAPTERS):
+            shutil.copyfile(run_dir / "notebooks" / page, folder / page)
         for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
             (folder / file).write_text(dataset.reword(text), encoding="utf-8")
     return source, out
@@ -91,24 +91,27 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
 
 def _copy_private(source: Path, banner: str) -> None:
     """Copy what surrounds the chapters, with a banner, and closed to search engines."""
+    shown = [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]
     for name in ("book/_ext", "book/_static", "memoir_core"):
-        shutil.copytree(ROOT / name, source / name)
-    for path in [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]:
-        if path.is_file():
-            shutil.copyfile(path, source / path.relative_to(ROOT))
+        shown += (ROOT / name).rglob("*.*")
+    for path in filter(Path.is_file, shown):  # without the modes of the originals
+        (target := source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["sphinx"]["config"]["html_theme_options"]["announcement"] = banner
+    config["sphinx"]["config"] |= {"memoir_private": True}
     config["sphinx"]["config"]["myst_html_meta"] = {"robots": "noindex, nofollow"}
     (source / "_config.yml").write_text(yaml.safe_dump(config, width=1000), encoding="utf-8")
 
 
-def tidy(notebook: Path, run: str, data_dir: str) -> None:
+def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None:
     """Make an executed notebook fit to be shown.
 
     Of each progress bar only the last state is kept; paths begin at the project, and DATA
-    stands for the data folder; the metadata name the run. Tables and prints call images by the
-    cohort's names, and classes in tables of the run, but not beside published figures, nor where
-    language models are asked (chapter 9).
+    stands for the data folder; the metadata name the run. Warnings show no path. Where a run is
+    `private`, no message shows an identifier, and no table a PTID or a file. Tables and prints
+    call images by the cohort's names, and classes in tables of the run, but not beside published
+    figures, nor where language models are asked (chapter 9).
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     dataset, asked = read_dataset(Path(data_dir or "none")), notebook.name.startswith(".09")
@@ -126,7 +129,10 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
         for output in kept:
             if output.get("name") == "stderr":
                 lines = output["text"].split("\n")
-                output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
+                text = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
+                output["text"] = privacy.mask(text, ["path"])
+            if private:
+                _mask(output)
             data = output if "text" in output else output.get("data", {})
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
                 said = "".join(data[kind])
@@ -141,8 +147,21 @@ def tidy(notebook: Path, run: str, data_dir: str) -> None:
             text = text.replace(json.dumps(str(folder), ensure_ascii=False)[1:-1], name)
     content = json.loads(text)
     content["metadata"].pop("widgets", None)
-    content["metadata"]["memoir"] = {"run": run}
+    content["metadata"]["memoir"] = {"run": run, "synthetic": not private}
     write_json(notebook, content)
+
+
+def _mask(output: dict) -> None:
+    """Take what names people out of an output of real data: all of a message, names of a table."""
+    for key in {"text", "evalue", "traceback"} & output.keys():
+        lines = [output[key]] if isinstance(output[key], str) else output[key]
+        seen = r"\x1b\[[0-9;]*m|'[^'\n]{1,80}'(?= is not )"  # colours, a value of a table
+        plain = [privacy.mask(re.sub(seen, "", line)) for line in lines]
+        output[key] = plain if key == "traceback" else "".join(plain)
+    for kind in {"text/plain", "text/html", "text/markdown"} & output.get("data", {}).keys():
+        said = "".join(output["data"][kind])
+        if "base64" not in said:  # a viewer
+            output["data"][kind] = privacy.mask(said, ["PTID", "path"])
 
 
 def headline(run_dir: Path) -> str:

@@ -3,7 +3,9 @@
 `report.json` and `report.html` are what may leave a run on real data. By construction they hold
 aggregates of at least ten people: `_row` makes every row, from a value and the number of people
 that it rests on. No row holds an age of a person (so none over 89), a date, a name or free text;
-words come from report_rows.json and published.json. `privacy.look` reads both files before they
+words come from report_rows.json and published.json. Of real people figures are rounded before they
+are judged (`privacy.coarse`), and a second report on all but a few of the same is refused
+(`privacy.apart`), so that no difference tells of one. `privacy.look` reads both files before they
 are moved into place. Settings are those that the trainings noted.
 """
 
@@ -28,7 +30,6 @@ from . import chapters, manifest, privacy, published
 from .seeds import pick
 from .store import Run, find_run, load_results
 
-SMALLEST_GROUP = 10  # people; of fewer, nothing is said
 COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
 COLUMNS += ["n_published", "gap_published", "gap", "gap_low", "gap_high"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
@@ -53,7 +54,7 @@ def _row(place: dict, figure: str, kind: str, known: dict, found: dict, n: Any) 
     """
     row = {"chapter": place["chapter"], "group": place["group"], "figure": figure}
     row |= {"kind": kind, "published": known["value"], "n_published": known.get("n")}
-    few = n is not None and n < SMALLEST_GROUP
+    few = n is not None and n < privacy.SMALLEST_GROUP
     return row if few else row | found | {"n": None if kind == "size" else n}
 
 
@@ -76,6 +77,8 @@ def collect(book: Run) -> pd.DataFrame:
             if pair and pair.get("n") == n == everybody:  # else it would tell of the few between
                 found |= {"gap": pair["value"], "gap_low": pair["low"], "gap_high": pair["high"]}
             known = pick(theirs, known) if isinstance(known, str) else {"value": known}
+            if not book.synthetic and n and kind not in ("size", "setting"):
+                found = privacy.coarse(found, kind, n)
             known.setdefault("n", place.get("n_of", {}).get(figure, place.get("n_published")))
             rows.append(_row(place, figure, kind, known, found, n))
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -90,6 +93,9 @@ def _sides(book: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     ours["ablation"] = pd.read_csv(book.path("ablation.csv")).to_dict("records")
     scores = pd.read_csv(book.path("llm_scores.csv"))
     own = scores["protocol"] == "own_caption"  # the nearest to what is described: chapter 9
+    if not book.synthetic:  # each person is asked once for the diagnosis, and other questions
+        asked = scores[own & (scores["metric"] == "diagnosis_accuracy")].set_index("llm")["n"]
+        scores["n"] = np.fmin(scores["n"], scores["llm"].map(asked).fillna(0))
     ours["llms"] = scores[own].to_dict("records")
     query = read_jsonl(book.path("retrieval.jsonl"))[0]
     given = pd.read_parquet(book.path("cohort.parquet"))[[*SCORES, "APOE4"]]
@@ -219,11 +225,15 @@ def said(row: dict) -> str:
 
 def collapse(book: Run) -> list[dict[str, Any]]:
     """How alike chapter 4 found the embeddings of different people; [] where it did not look."""
-    rows = []
-    for embedding, found in load_results(book, "04").get("collapse", {}).items():
-        cosine, rank = (pick(found, k).get("value") for k in ("mean_cosine", "effective_rank"))
-        row = {"embedding": embedding, "mean_cosine": cosine, "effective_rank": rank}
-        rows.append(row | {"collapsed": cosine is None or cosine > COLLAPSED})  # None: no number
+    rows, stored = [], load_results(book, "04")
+    for embedding, found in stored.get("collapse", {}).items():
+        row = {k: pick(found, k).get("value") for k in ("mean_cosine", "effective_rank")}
+        cosine, n = row["mean_cosine"], found.get("n", stored.get("n_val", 0))  # None: no number
+        if n < privacy.SMALLEST_GROUP and not book.synthetic:
+            continue
+        row = row if book.synthetic else privacy.coarse(row, "gap", n)
+        collapsed = cosine is None or cosine > COLLAPSED
+        rows.append({"embedding": embedding, **row, "collapsed": collapsed})
     return rows
 
 
@@ -253,11 +263,14 @@ def write_report(
     rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table), "figures": rows}
     stored["collapse"] = list(collapsed)
+    people = [] if where["cohort"] == "synthetic" else privacy.apart(run_dir)
     data, page = run_dir / "report.json", run_dir / "report.html"
     with atomic_path(data) as new_data, atomic_path(page) as new_page:
         write_json(new_data, stored)
         new_page.write_text(render(table, where, collapsed), encoding="utf-8")
         privacy.look([new_data, new_page], known)
+        if people:
+            write_json(run_dir / privacy.REPORTED, people)
     return page
 
 

@@ -159,6 +159,8 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     partial = executed.with_name(f".{executed.name}")
     failed = executed.with_name(f"{chapter.name}.failed.ipynb")
     before = manifest.read_manifest(folder)["chapters"].get(chapter.name)
+    data, profile = parameters["data_dir"], parameters["profile"]
+    private = store.is_private(folder.name, {"profile": profile, "data": data})
     try:
         papermill.execute_notebook(
             str(chapter.notebook),
@@ -173,6 +175,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
+        pages.tidy(partial, folder.name, data, private)  # the message itself is for the screen
         partial.replace(failed)
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
@@ -180,6 +183,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         end = f"{error.ename}: {plain}\nThe notebook up to the error: {failed}"
         return f"{chapter.notebook}\n{cell}\n{end}"
     except DeadKernelError:
+        pages.tidy(partial, folder.name, data, private)
         partial.replace(failed)
         said = f"its kernel was killed, as a rule for want of memory: {less(chapter, parameters)}"
         return f"{chapter.notebook}\n{said}\nThe notebook up to there: {failed}"
@@ -189,7 +193,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
         raise OSError(error.errno, f"{error.strerror}; make room, run again", where) from error
     if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
-    pages.tidy(partial, folder.name, parameters["data_dir"])
+    pages.tidy(partial, folder.name, data, private)
     partial.replace(executed)
     manifest.add_artefact(folder, chapter.name, f"notebooks/{executed.name}")
     return ""

@@ -25,7 +25,7 @@ from scipy.stats import t as student
 from memoir_core.config import get_profile
 from memoir_core.files import MissingArtefactError, atomic_path, read_json, write_json
 
-from . import chapters, published
+from . import chapters, privacy, published
 from .store import Run
 
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
@@ -224,6 +224,8 @@ def compare(names: list[str], out: str = "") -> Path:
     labels = "; ".join(dict.fromkeys(source["label"] for source in sources))
     text = f"{labels}\n\n{published.markdown(side_by_side)}"
     folder = chapters.runs_dir() / "compare" / (out or "-".join(table["group"].unique())[:80])
+    if any(source["cohort"] != "synthetic" for source in sources):
+        privacy.keep_private(folder)
     with atomic_path(folder / "figures.csv") as csv, atomic_path(folder / "table.md") as page:
         table.to_csv(csv, index=False)
         page.write_text(text, encoding="utf-8")

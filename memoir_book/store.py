@@ -22,7 +22,7 @@ from filelock import FileLock
 from memoir_core.config import Profile, get_profile
 from memoir_core.files import MissingArtefactError, checksum, digest, read_json, write_json
 
-from . import chapters, manifest
+from . import chapters, manifest, privacy
 from .chapters import get_chapter
 from .dataset import Dataset, read_dataset
 from .intake import needs, oasis
@@ -186,15 +186,18 @@ def is_synthetic(settings: Mapping[str, Any]) -> bool:
     return not settings["data"] or write.is_synthetic(data_folder(settings))
 
 
+def is_private(name: str, settings: Mapping[str, Any]) -> bool:
+    """Does a run hold real people, now, or in a chapter that was run on another data folder?"""
+    known = read_manifest(chapters.runs_dir() / name).get("chapters", {}).values()
+    return not is_synthetic(settings) or any(made["cohort"] != "synthetic" for made in known)
+
+
 def open_folder(name: str, settings: Mapping[str, Any]) -> Path:
     """Make a run's folder and manifest where needed; one of real data is its owner's only."""
     folder = chapters.runs_dir() / name
-    private = not is_synthetic(settings)
-    if private:
-        os.umask(0o077)  # of all that this process writes from here on
+    if is_private(name, settings):
+        privacy.keep_private(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if private:
-        folder.chmod(0o700)
     with FileLock(folder / ".manifest.lock"):
         found = read_manifest(folder)
         now = {"chapters": {}} | found | dict(settings)  # a download may have moved

@@ -65,7 +65,7 @@ def read_adnimerge(source: Path | pd.DataFrame) -> pd.DataFrame:
 
     source : a CSV file in UTF-8, or a table of text, its index the line, `attrs["file"]` its name.
 
-    Returns one row per visit: columns `REQUIRED`, `OPTIONAL`, `row` (the line in the file),
+    Returns one row per visit: `REQUIRED`, `OPTIONAL` where given, `row` (the line in the file),
     `EXAMDATE_bl` (of the baseline). A person's only visit needs no date. Raises CohortError with
     file, line, column and mend of every value that is not as `EXPECTED`, of a second, different
     row for one visit, and of a person under two numbers.

@@ -34,6 +34,14 @@ def tables_of(folder):
     )
 
 
+@pytest.fixture(autouse=True)
+def umask():
+    """What holds real people is written for its owner only; the next test begins as usual."""
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Send run folders to a temporary place."""

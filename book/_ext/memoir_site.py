@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
@@ -110,16 +111,36 @@ def _link(label: str, icon: str, url: str, text: str, tooltip: str) -> dict[str,
     return link | {"icon": f"fas {icon}", "label": label}
 
 
+def refuse_others(app) -> None:
+    """Refuse to show what no synthetic run made: a chapter of real people, or one run by hand."""
+    for path in Path(app.srcdir, "book").glob("[!_]*/*.ipynb"):
+        notebook = json.loads(path.read_text("utf-8"))
+        shown = any(cell.get("outputs") or cell.get("attachments") for cell in notebook["cells"])
+        made = notebook["metadata"].get("memoir", {})
+        if shown and made.get("synthetic") is not True and not app.config.memoir_private:
+            mend = "delete it, and build with `python -m memoir_book.pages`"
+            raise ExtensionError(f"{path} shows what no synthetic run made; {mend}")
+
+
+def without_outputs(text: str) -> str:
+    """Take out of a notebook what was made when somebody ran it, pasted pictures too."""
+    notebook = json.loads(text)
+    kept = ("kernelspec", "language_info")
+    notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in kept}
+    for cell in notebook["cells"]:
+        cell.pop("attachments", None)
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+
+
 def copy_files(app, error) -> None:
     """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
-    (plain := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
+    (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for cell in content["cells"]:  # somebody may have run it by hand, on real data
-            cell |= {"outputs": [], "execution_count": None} if "outputs" in cell else {}
-        (plain / path.name).write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise FileNotFoundError("sphinx-mathjax-offline is not installed: see requirements.txt")
@@ -132,6 +153,8 @@ def copy_files(app, error) -> None:
 def setup(app) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.add_config_value("memoir_repository", find_repository(), "html")
+    app.add_config_value("memoir_private", False, "html")
+    app.connect("builder-inited", refuse_others)
     app.connect("doctree-read", describe_images)
     app.connect("html-page-context", mend_page)
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501

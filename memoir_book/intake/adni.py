@@ -14,6 +14,8 @@ from memoir_core.cohort import attach_images, check_copies
 from memoir_core.files import atomic_path, write_json
 from memoir_core.tables import OPTIONAL, PATHS, REQUIRED, CohortError, Problem, parse, read_images
 
+from .. import privacy
+from . import oasis
 from .images import DAYS, candidates, choose, of_loni, read_collection, visit_of, walk
 from .tables import Said, find_tables, note, read_visits
 from .text import read_text
@@ -41,6 +43,7 @@ def run(options) -> int:
     if problems:
         print(*problems, f"{len(problems)} problems; nothing was written", sep="\n")
         return 1
+    privacy.keep_private(out)
     report = [{"what": what, "count": len(which), "which": which} for what, which in said.items()]
     write_json(out / "intake.json", report)  # first: by it, `convert` knows its own tables again
     for name, table in (("ADNIMERGE.csv", visits), ("images.csv", images)):
@@ -55,6 +58,9 @@ def run(options) -> int:
 
 def found(folder: Path) -> str:
     """Name what this command would read in a folder, and the command; '' if there is nothing."""
+    if oasis.sheet_in(folder):
+        command = f"`python -m memoir_book.intake oasis OUT --from {folder}`"
+        return f"{folder} holds OASIS-1; {command} makes of it a folder to check or read"
     try:
         files = walk(folder)
         tables = [file for paths in find_tables(files, {}).values() for file in paths]

@@ -71,7 +71,8 @@ def numbers(volume: np.ndarray, kind: str) -> dict[str, float]:
     middle, top, within : the brain's median (98th percentile: 1), 99th percentile, share in 0..1.
     """
     volume = np.asarray(volume, np.float32)
-    volume = volumes.lift(volume) if kind == "t1" and volume.min() < 0 else volume
+    standard = kind != "fa" and volume.min() < 0  # its scale is gone: nothing is said of it
+    volume = volumes.lift(volume) if standard else volume
     small, some = _blocks(volume), volume[:: 1 + (len(volume) > 50), ::2]  # half the voxels do
     if some.max() <= 0 or small.max() <= 0:
         return {"share": 0.0}
@@ -88,7 +89,7 @@ def numbers(volume: np.ndarray, kind: str) -> dict[str, float]:
         "turned": np.abs(ANGLES[(fits - 0.01 * (ANGLES != 0)).argmax(axis=1)]).max(),
         "contrast": _unit(values[mask > 0.9]) @ _unit(like[mask > 0.9]),
         "middle": middle / top,
-        "top": np.percentile(some[brain(some)], 99),
+        "top": 1.0 if standard else np.percentile(some[brain(some)], 99),
         "within": ((known > -0.05) & (known < 1.05)).mean(),
     }
     return {name: float(value) for name, value in found.items()}

@@ -15,7 +15,7 @@ import pandas as pd
 from memoir_core.files import atomic_path, checksum, digest
 from memoir_core.tables import CohortError, Problem
 
-from .. import chapters
+from .. import chapters, privacy
 from ..dataset import FILE
 from .text import read_text
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 def as_download(data: str, accepted: bool) -> str:
     """Turn 'oasis', or a folder in nilearn's layout, into a download in the cache; else `data`."""
     source = _fetched(accepted) if data == "oasis" else Path(data).expanduser()
-    sheet = _sheet(source)
+    sheet = sheet_in(source)
     if sheet is None or (source / "ADNIMERGE.csv").exists():
         return data
     maps = [(path.name, path.stat().st_size) for path in sorted(sheet.parent.glob(MAPS))]
@@ -58,7 +58,7 @@ def as_download(data: str, accepted: bool) -> str:
 
 def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     """Write tables, maps and dataset.json; return the rows of ADNIMERGE.csv, or CohortError."""
-    if (sheet := _sheet(source)) is None:
+    if (sheet := sheet_in(source)) is None:
         what = f"there is no {SHEET}", "name the folder that holds oasis1/"
         raise CohortError(Problem(str(source), *what))
     if out.exists() and not (out / FILE).exists():
@@ -72,6 +72,7 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     rows[["EXAMDATE", "APOE4", "CDRSB", "ADAS11", "ADAS13", "MOCA"]] = ""
     images = rows[["PTID", "VISCODE"]].assign(fa_path="")
     images["t1_path"] = [f"images/{n}_gm{''.join(maps[n].suffixes)}" for n in name]
+    privacy.keep_private()
     with atomic_path(out) as new:
         (new / "images").mkdir(parents=True)
         for person, target in zip(name, images["t1_path"], strict=True):
@@ -123,7 +124,8 @@ def choose(sheet: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, P
     raise CohortError(Problem(str(folder), "nobody is left", "add the maps to this folder"))
 
 
-def _sheet(folder: Path) -> Path | None:
+def sheet_in(folder: Path) -> Path | None:
+    """Find the sheet of a folder in nilearn's layout."""
     return next((p for p in (folder / "oasis1" / SHEET, folder / SHEET) if p.is_file()), None)
 
 
@@ -138,7 +140,7 @@ def _agree(text: Path, accepted: bool) -> None:
 
 def _fetched(accepted: bool) -> Path:
     folder = chapters.cache_dir() / "nilearn"
-    if _sheet(folder) is None:
+    if sheet_in(folder) is None:
         _agree(folder / "none", accepted)
         try:
             from nilearn import datasets

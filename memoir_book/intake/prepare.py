@@ -29,6 +29,7 @@ from memoir_core import files
 from memoir_core.tables import PATHS, CohortError, Problem, read_images
 from memoir_core.volumes import VolumeError
 
+from .. import privacy
 from . import content, register
 from .images import raw_images
 from .text import read_text
@@ -56,7 +57,7 @@ def run(options: Any) -> int:
         what, mend = "OUT is RAW, or --workers is below 1", "name another folder, or 1 worker"
         raise CohortError(Problem(str(out), what, mend))
     table = list_raw(raw, out)
-    out.mkdir(parents=True, exist_ok=True)
+    privacy.keep_private(out)
     try:
         with FileLock(out / ".lock", timeout=0):
             done = _prepare_all(raw, out, table, options.workers, options.stripped)
@@ -171,7 +172,7 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
         with files.atomic_path(out / name) as temporary:
             list_.to_csv(temporary, index=False)
     page = f"<!doctype html><meta charset='utf-8'><h1>{len(pictures)} registered</h1>"
-    page += failures.to_html(index=False)
+    page += f"<p><b>{privacy.BANNER}</b></p>{failures.to_html(index=False)}"
     page += "<p>By their correlation with the template, the lowest first.</p>"
     for likeness, picture in sorted(pictures):  # `list_raw` leaves no sign to escape in a name
         page += f'<p>{picture}: {likeness:.3f}<br><img src="{picture}" loading="lazy">\n'

@@ -62,6 +62,7 @@ def test_a_good_download_passes(download, tmp_path, capsys):
     assert check.main([str(download), "--csv", str(tmp_path / "p.csv")]) == 0
     assert "No problem found" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "p.csv")) == 0
+    assert (tmp_path / "p.csv").stat().st_mode & 0o777 == 0o600, "it may name people"
 
 
 def test_all_problems_are_listed_not_only_the_first(download, tmp_path, capsys):

@@ -42,7 +42,10 @@ def build(folder):
 
 def test_seven_dated_tables_and_clinicas_tree_give_the_same_cohort(merged, tmp_path, capsys):
     download, out = downloads.loni(tmp_path / "download", merged), tmp_path / "out"
+    out.mkdir(mode=0o755)
     assert convert(download, out) == 0, capsys.readouterr()
+    assert out.stat().st_mode & 0o777 == 0o700 and len([*out.iterdir()]) == 3
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}, "it names people"
     wanted, got = build(merged), build(out)
     paths = ["t1_path", "fa_path"]
     pd.testing.assert_frame_equal(

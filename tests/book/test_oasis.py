@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from oasis import oasis, sheet
 
-from memoir_book import intake, pages, plots, report
+from memoir_book import check, intake, pages, plots, report
 from memoir_book.dataset import Dataset, read_dataset
 from memoir_book.intake import __main__ as command
+from memoir_book.intake import content
 from memoir_book.intake import oasis as intake_oasis
 from memoir_core import captions, cohort, volumes
 from memoir_core.tables import CohortError
@@ -128,6 +129,12 @@ def test_a_folder_in_nilearns_layout_is_taken_as_data(home, tmp_path, monkeypatc
     assert intake_oasis.as_download(str(tmp_path), False) == str(tmp_path)
 
 
+def test_check_names_the_way_to_a_folder_that_it_can_look_at(home, tmp_path, capsys):
+    assert check.main([str(home), "--csv", str(tmp_path / "problems.csv")]) == 1
+    said = capsys.readouterr().out
+    assert f"`python -m memoir_book.intake oasis OUT --from {home}`" in said
+
+
 def test_oasis_is_fetched_by_nilearn_into_the_cache(home, tmp_path, monkeypatch):
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
     from nilearn import datasets
@@ -152,6 +159,13 @@ def test_the_made_up_maps_lie_on_the_mni_grid(download):
 
 
 # ---------------------------------------------------------------- names
+def test_stored_maps_fit_the_template(people, download, tmp_path):
+    index = volumes.build_volumes(people.head(3), download, (23, 28, 23), tmp_path)
+    stored = np.load(tmp_path / index["folder"] / "t1.npy")
+    assert stored.min() < 0  # standardised, as the network reads them
+    assert [content.judge(content.numbers(v, "gm"), "gm") for v in stored] == ["", "", ""]
+
+
 def test_images_and_classes_are_called_by_their_names(download):
     found = read_dataset(download)
     said = found.reword("T1 of t1+clinical, t1_fa; MCI. t1_path, T1w, T12, XT1\n" + found.notes[0])
@@ -162,6 +176,14 @@ def test_images_and_classes_are_called_by_their_names(download):
     assert second == found.notes[0]
     assert found.reword("MCI", classes=False) == "MCI"
     assert Dataset().reword("T1, t1, MCI") == "T1, t1, MCI"
+
+
+def test_a_download_cannot_call_itself_synthetic(download, tmp_path):
+    shutil.copy(download / "dataset.json", tmp_path)
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(told | {"name": "synthetic"}))
+    with pytest.raises(CohortError, match=r"dataset\.json"):
+        read_dataset(tmp_path)
 
 
 def test_a_damaged_dataset_json_is_named(download, tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from memoir_book import privacy
 from memoir_book.intake import prepare, register
 from memoir_book.intake.__main__ import main
 from memoir_core.tables import CohortError, read_images
@@ -166,6 +167,14 @@ def test_the_chapters_read_it(prepared):
     said = [float(number) for number in re.findall(r"png: (0\.\d{3})<", page)]
     assert len(said) == 3 and said == sorted(said)
     assert "999_S_9003_bl" in page
+
+
+def test_it_is_its_owners_and_says_so(prepared):
+    _, out, _ = prepared
+    paths = [out, *out.rglob("*")]
+    wrong = [p for p in paths if p.stat().st_mode & 0o777 != (0o700 if p.is_dir() else 0o600)]
+    assert len(paths) > 10 and not wrong
+    assert privacy.BANNER in (out / "index.html").read_text()
 
 
 def test_what_failed_is_named_and_the_rest_goes_on(prepared):

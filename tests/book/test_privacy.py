@@ -1,34 +1,25 @@
 """The last look at what may leave a run: planted identifiers are found, figures are not."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from memoir_book import privacy, published
 
-PLANTED = {
-    "PTID": ["941_S_1234", "941S1234", "941-s-12345", "sub-ADNI941S1234", "941%5FS%5F1234",
-             "941 S 1234", '"941_S_1234.t1"'],
-    "RID": ["RID 4213", '"RID": 4213', "rid=0007", "subject 295", "Participant ID: 12",
-            "<th>RID</th><td>4213</td>", "S_1234", "patient no. 7"],
-    "image ID": ["I45108", "image uid 45108", '"IMAGEUID": "I451080"'],
-    "date": ["2012-05-31", "2012/05/31", "20120531", "31.05.2012", "5/31/2012", "31/05/2012",
-             "5/31/12", "31 May 2012", "May 31, 2012", "31-May-2012", "on 3rd June 2009"],
-    "path": ["/home/doe/adni", "/data/x/y.csv", r"C:\\Users\\doe", "a_T1w.nii.gz", "scan.mgz",
-             "see cohort.parquet", "(/mnt/share)"],
-}  # fmt: skip
-CLEAN = [
-    "n = 295", "2,363 subjects", "0.707 (0.680–0.730)", "69,256,265", "torch 2.13.0+cpu",
-    "python 3.11.7", "1e-05", "subjects, 474", "ADNI cohort, profile paper, seed 0, cpu",
-    "91 x 109 x 91", "320 s", "T1 + DTI-FA", "heads, AUC", "grid 1234", "I = 3", "MAE, age, years",
-    "the others of its group", "font: 6.6pt/1.22", "</td></tr>", "MedGemma 1.5 4B IT",
-    "c0ffee00c0ffee00c0ffee00c0ffee0020120531", "share to 0.1 percentage point",
-]  # fmt: skip
+TOLD = json.loads(Path(__file__).with_name("identifiers.json").read_text(encoding="utf-8"))
+PLANTED = [(kind, text) for kind, texts in TOLD["planted"].items() for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"), [(k, text) for k, texts in PLANTED.items() for text in texts]
-)
-def test_an_identifier_is_found_in_usual_spellings(kind, text):
-    assert kind in privacy.kinds(f"<p>before {text} after</p>"), text
+def test_the_lists_are_long_enough():
+    assert len({text for _, text in PLANTED}) == len(PLANTED) >= 120
+    assert len(set(TOLD["innocent"])) == len(TOLD["innocent"]) >= 40
+
+
+@pytest.mark.parametrize(("kind", "text"), PLANTED)
+def test_an_identifier_is_found_in_every_spelling(kind, text):
+    for before, after in (("<p>before ", " after</p>"), ("", ""), ('{"a": "', '"}')):
+        assert kind in privacy.kinds(f"{before}{text}{after}"), text
 
 
 def test_every_rule_finds_the_example_that_names_it():
@@ -37,13 +28,27 @@ def test_every_rule_finds_the_example_that_names_it():
             assert rule.search(example), example
 
 
-@pytest.mark.parametrize("text", CLEAN)
+@pytest.mark.parametrize("text", TOLD["innocent"])
 def test_figures_and_names_are_none(text):
-    assert privacy.kinds(f"<p>{text}</p>") == []
+    for around in ("<p>{}</p>", "{}", '{{"a": "{}"}}', "| {} |"):
+        assert privacy.kinds(around.format(text)) == []
+
+
+def test_the_projects_own_words_are_none():
+    """What a report quotes: names of figures, rules, and the example in the README."""
+    for name in ("report_rows.json", "published.json", "report.html.j2"):
+        text = Path(privacy.__file__).with_name(name).read_text(encoding="utf-8")
+        text = "".join(line for line in text.splitlines(True) if "http" not in line)
+        assert privacy.kinds(text) == [], name
+    readme = Path(privacy.__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    examples = [line for line in readme.splitlines() if "/data/" in line]
+    assert len(examples) >= 5 and not privacy.kinds("\n".join(examples))
+    assert privacy.kinds(f"{examples[0]} /data/adni", ["/data/adni"]) == ["text of the download"]
 
 
 def test_what_the_download_holds_is_found_whatever_its_form():
     assert privacy.kinds("as in ABC-77, x", ["abc-77"]) == ["text of the download"]
+    assert privacy.kinds("as in ABC\\u002d77, x", ["abc-77"]) == ["text of the download"]
     assert privacy.kinds("nothing here", ["abc-77", ""]) == []
 
 

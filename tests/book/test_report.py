@@ -414,10 +414,11 @@ def test_what_cannot_be_compared_is_said():
 
 def test_a_collapsed_encoder_stands_in_the_report(runs):
     seen = {
-        "t1": {"mean_cosine": 0.62, "effective_rank": 5.1},
-        "fa": {"mean_cosine": 0.9999964, "effective_rank": 10.2},
-        "clinical": {"mean_cosine": float("nan"), "effective_rank": float("nan")},
-        "z_fused": {"mean_cosine": 0.0, "effective_rank": 8.0},
+        "t1": {"mean_cosine": 0.62, "effective_rank": 5.1, "n": 283},
+        "fa": {"mean_cosine": 0.9999964, "effective_rank": 10.2, "n": 283},
+        "clinical": {"mean_cosine": float("nan"), "effective_rank": float("nan"), "n": 283},
+        "z_fused": {"mean_cosine": 0.0, "effective_rank": 8.0, "n": 283},
+        "nine people": {"mean_cosine": 0.1, "effective_rank": 2.0, "n": 9},
     }
     book = make_run("flat", collapse=seen)
     rows = report.collapse(book)
@@ -426,7 +427,7 @@ def test_a_collapsed_encoder_stands_in_the_report(runs):
     page = report.write_report(book.dir, report.collect(book), where, collapsed=rows)
     assert json.loads((book.dir / "report.json").read_text())["collapse"] == rows
     text = page.read_text()
-    assert "fa: mean cosine\n1.000, effective rank 10.20, <b>collapsed</b>" in text
+    assert "fa: mean cosine\n1, effective rank 10.20, <b>collapsed</b>" in text
     assert "t1: mean cosine\n0.620, effective rank 5.10;" in text
     assert report.collapse(make_run("never looked")) == []
 
@@ -504,7 +505,9 @@ def test_of_fewer_than_ten_people_nothing_is_told(runs):
     for name in ("recall Dementia", "Dementia taken for CN", "Dementia taken for MCI"):
         assert table.loc[name, ["value", "low", "high", "n"]].isna().all(), name
         assert table.loc[name, "verdict"] == "not comparable"
-    assert table.loc["recall CN", ["value", "n"]].tolist() == [pytest.approx(166 / 168), 168]
+    assert table.loc["recall CN", ["value", "n"]].tolist() == [0.98, 168], (
+        "166 of 168 in steps of 0.02"
+    )
     # Nine are the sum less the other two: no class of that part is told.
     assert table.loc[["CN, test", "MCI, test", "Dementia, test"], "value"].isna().all()
     assert table.loc["all, test", "value"] == 340
@@ -527,9 +530,84 @@ def test_a_part_of_all_but_nine_is_not_told_either(runs):
 def test_every_row_is_of_ten_people_or_of_none(runs):
     """Whatever the numbers: every n that is told is at least ten, also of a tiny run."""
     table = report.collect(make_run("tiny", classes=(5, 5, 5)))
-    assert not (table["n"] < report.SMALLEST_GROUP).any()
+    assert not (table["n"] < privacy.SMALLEST_GROUP).any()
     people = table["group"].str.contains("recall|confusion")
     assert people.sum() == 9 and table.loc[people, "value"].isna().all()
+
+
+# --- one person more or less --------------------------------------------------------------
+
+
+def test_two_reports_that_differ_in_one_person_are_refused(runs):
+    """The second download is the first and one more, or one whose diagnosis was mended."""
+    cohort = pd.DataFrame({name: range(400) for name in (*config.SCORES, "APOE4", "RID")})
+    cohort = cohort.assign(DX="CN", split="train", t1_path="x").reset_index(names="case")
+
+    def write(name, table):
+        book = make_run(name)
+        table.to_parquet(book.path("cohort.parquet"))
+        return report.write_report(book.dir, report.collect(book), report.source(book))
+
+    first = write("first", cohort)
+    mended = cohort.assign(DX=["MCI", *cohort["DX"][1:]])
+    few = "runs/first is on all but {} of the same records"
+    for name, other, n in (
+        ("more", cohort[:-1], 1),
+        ("mended", mended, 1),
+        ("nine", cohort[9:], 9),
+    ):
+        with pytest.raises(privacy.PrivateDataError, match=few.format(n)):
+            write(name, other)
+        assert not list((runs / name).glob("report*"))
+    again = cohort.assign(split="test", t1_path="y").sample(frac=1, random_state=0)
+    assert write("another seed", again).exists() and write("ten", cohort[10:]).exists()
+    with pytest.raises(privacy.PrivateDataError, match="runs/first"):
+        write("first", cohort[:-1])  # the run's own earlier report counts, though it was replaced
+    assert first.exists()
+    for path in runs.glob("*/reported.json"):  # the mend that the message names
+        path.unlink()
+    assert write("more", cohort[:-1]).exists()
+
+
+@pytest.mark.parametrize(("n", "kind"), [(10, "gap"), (163, "gap"), (474, "gap"), (474, "error")])
+def test_from_a_rounded_figure_no_one_can_be_read_off(n, kind):
+    """Whoever knows all others does not learn from a figure what the last person adds to it."""
+    most = 10 if kind == "error" else 1  # what one person can add to the sum
+    told = {}
+    for count in range(n * most + 1):
+        share = {"value": count / n, "low": count / n - 0.1, "high": count / n + 0.1, "n": n}
+        found = privacy.coarse(share, kind, n)
+        assert found["low"] <= share["low"] + 1e-9 and found["high"] >= share["high"] - 1e-9
+        assert found["n"] == n
+        told.setdefault(found["value"], []).append(count)
+    inner = [*told.values()][1:-1]
+    assert min(map(len, inner)) >= 2 * most - 1 and len(told) > n / 8
+    assert privacy.coarse({"value": None, "gap": float("nan")}, kind, n)["value"] is None
+
+
+def test_verdicts_and_reasons_are_on_what_is_told(runs):
+    """A reason with all digits would give back what was rounded away."""
+    book = make_run("exact")
+    table = report.collect(book)
+    judged = report.judge(table.drop(columns=["verdict", "why"]), "paper", False)
+    assert judged["why"].tolist() == table["why"].tolist()
+    shares = table[table["group"].str.contains("recall|confusion")]
+    steps = shares["value"] / 0.02
+    assert np.allclose(steps, steps.round()), "168, 163 and 143 people: steps of 0.02"
+    same = report.collect(replace(book, synthetic=True)).set_index(["group", "figure"])
+    assert (same["value"] != table.set_index(["group", "figure"])["value"]).any()
+
+
+def test_many_questions_to_few_people_are_few_people(runs):
+    book = make_run("few asked")
+    scores = pd.read_csv(book.path("llm_scores.csv"))
+    text = scores.assign(metric="bertscore", n=54)
+    for n, told in ((9, False), (25, True)):
+        pd.concat([scores.assign(n=n), text]).to_csv(book.path("llm_scores.csv"), index=False)
+        table = report.collect(book)
+        rows = table[table["group"].str.contains("BERTScore") & table["figure"].str.contains("1.5")]
+        assert len(rows) == 1 and rows["value"].notna().all() == told
+        assert not told or rows["n"].item() == n
 
 
 # --- what is written --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import fakebook
+import nbformat
+import papermill
 import pytest
 from damage import flip
 from filelock import FileLock
 
-from memoir_book import manifest, pages, run, store
+from memoir_book import manifest, pages, privacy, run, seeds, store
 from memoir_core.config import get_profile
+from synthetic_adni import write
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
@@ -319,7 +323,7 @@ def test_a_full_disk_under_the_pages(finished, capsys, monkeypatch):
 
 def test_a_page_that_was_changed_by_hand_is_refused(finished):
     (finished / "runs" / "r" / "notebooks" / "01_first.ipynb").write_text("{}")
-    with pytest.raises(ValueError, match="is not the page that the run left"):
+    with pytest.raises(ValueError, match="is not what the run left"):
         pages.lay_out("r", settings())
 
 
@@ -343,7 +347,199 @@ def test_pages_of_real_data_stay_in_their_run(finished, capsys):
     assert out.is_relative_to(finished / "runs" / "own")
     assert not (finished / "book" / "chapters").exists()
     config = (source / "_config.yml").read_text()
-    assert pages.PRIVATE in config and "noindex" in config
+    assert privacy.BANNER in config and "noindex" in config
     text = (source / "book" / "chapters" / "01_first.ipynb").read_text()
     assert str(data) not in text
-    assert (finished / "runs" / "own").stat().st_mode & 0o077 == 0
+    paths = [finished / "runs" / "own", *(finished / "runs" / "own").rglob("*")]
+    wrong = [p for p in paths if p.stat().st_mode & 0o777 != (0o700 if p.is_dir() else 0o600)]
+    assert len(paths) > 20 and not wrong, "also what another process lays out for the pages"
+
+
+# --- real people in no public folder ------------------------------------------------------
+
+RECORD = "A woman of 93 with two e4 alleles"  # no pattern knows it: only the place protects it
+WHO = ("137_S_4101", "4101", "20120531", "2012-05-31", "I61000", "S21000", "doe")
+SCAN = "ADNI/137_S_4101/ADNI_137_S_4101_MR_MPRAGE_20120531_S21000_I61000.nii.gz"
+
+
+def execute_here(fails=""):
+    """What papermill does, without a kernel, for a chapter that shows and tells of people."""
+
+    def execute(path, out, parameters, **options):
+        notebook, variables = nbformat.read(path, as_version=4), {}
+        for cell in notebook.cells:
+            exec(cell.source.replace("from memoir_core import tool", ""), variables)
+            variables |= parameters
+        scan = f"{variables['book'].data_dir}/{SCAN}"
+        said = f"{RECORD} {scan} /mnt/doe/137_S_4101/m12 I61000.nii.gz RID 4101, seen 2012-05-31"
+        table = f"<td>{RECORD}</td><td>137_S_4101</td><td>{scan}</td>"
+        warning = f"{nbformat.__file__}:7: UserWarning: {scan}, RID 4101 of 31may2012"
+        why = f"{scan} of 137_S_4101 (RID 4101, 5/31/2012) is missing; '4101' is not a score"
+        outputs = [
+            nbformat.v4.new_output("stream", text=said),
+            nbformat.v4.new_output("stream", name="stderr", text=warning),
+            nbformat.v4.new_output("display_data", {"text/html": table, "text/plain": table}),
+            nbformat.v4.new_output("error", ename="E", evalue=why, traceback=["\x1b[31m", why]),
+        ]
+        notebook.cells[-1].outputs = outputs[: 4 if fails in path and fails else 3]
+        notebook.metadata.papermill = {"parameters": dict(parameters)}
+        nbformat.write(notebook, out)
+        if fails and fails in path:
+            raise papermill.PapermillExecutionError(1, 1, "x", "E", why, [why])
+
+    return execute
+
+
+@pytest.fixture
+def quick(finished, monkeypatch):
+    """A book whose chapters run here, and a download that looks real."""
+    torch = SimpleNamespace(manual_seed=lambda seed: None, get_num_threads=lambda: 1)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(papermill, "execute_notebook", execute_here())
+    for name in ("_toc.yml", "_config.yml"):
+        (finished / name).write_bytes((SOURCE / name).read_bytes())
+    shutil.copytree(finished / "adni", finished / "doe-adni")
+    return finished
+
+
+def texts(*folders):
+    """Everything that lies in some folders, as one text a file."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes().decode("utf-8", "replace") for path in paths}
+
+
+@pytest.fixture
+def site():
+    spec = importlib.util.spec_from_file_location(
+        "memoir_site", SOURCE / "book/_ext/memoir_site.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_as_sphinx(book, site, monkeypatch):
+    """In place of Jupyter Book: what memoir_site does, and the sources that Sphinx ships."""
+
+    def build(command, check):
+        source, out, builder = Path(command[2]), Path(command[4]), command[7]
+        private = "memoir_private: true" in (source / "_config.yml").read_text()
+        html = out / "_build" / builder
+        app = SimpleNamespace(srcdir=source, outdir=html, config=SimpleNamespace())
+        app.builder, app.config.memoir_private = SimpleNamespace(format="html"), private
+        site.refuse_others(app)
+        shutil.copytree(source / "book" / "chapters", html / "_sources", dirs_exist_ok=True)
+        site.copy_files(app, None)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(site, "MATHJAX", ())
+    monkeypatch.setattr(site, "NOTEBOOKS", book / "notebooks")
+    monkeypatch.setattr(pages, "subprocess", SimpleNamespace(run=build))
+
+
+def test_no_way_leads_from_real_people_to_a_public_page(quick, site, monkeypatch, capsys):
+    """Each command that the README names, and what a hurried person does by hand."""
+    book, real, data = quick, quick / "runs" / "own", quick / "doe-adni"
+    write.write_tables(book / "copy", 24, 0.5)
+    build_as_sphinx(book, site, monkeypatch)
+    assert start("--run", "own", "--data", str(data)) == 0
+    page = (real / "notebooks" / "01_first.ipynb").read_text()
+    assert page.count(RECORD) == 3, "shown to their owner"
+
+    def public_is_clean(*ways):
+        for way in ways or ([],):
+            code = pages.main(way) if way else None
+            public = texts(book / "book", *book.glob("*.md"))
+            for path, text in public.items():
+                assert not [who for who in (*WHO, RECORD) if who in text], (way, path)
+        return code
+
+    ways = [["--run", "own"], ["--run", "own", "--builder", "singlehtml"], []]
+    ways += [["--run", "own", "--data", str(data)], ["--profile", "smoke", "--data", str(data)]]
+    public_is_clean(*filter(None, ways))
+    assert RECORD in (real / "book/_build/html/_sources/01_first.ipynb").read_text()
+    assert not (book / "book" / "chapters").exists() and pages.main([]) == 0
+    public_is_clean(["--run", "own", "--data", str(book / "copy")])  # "the download has moved"
+    assert pages.main(["--run", "r"]) == 0 and (book / "book/chapters/01_first.ipynb").exists()
+    public_is_clean(*filter(None, ways), ["--run", "r"], ["--run", "r", "--builder", "singlehtml"])
+
+    # by hand into the public pages: the next build clears them, Sphinx alone refuses them
+    for cells in ("own", "by hand"):
+        shutil.copy(
+            real / "notebooks" / "01_first.ipynb", book / "book" / "chapters" / "01_first.ipynb"
+        )
+        if cells == "by hand":
+            text = json.loads((book / "book/chapters/01_first.ipynb").read_text())
+            text["metadata"] = {}
+            (book / "book/chapters/01_first.ipynb").write_text(json.dumps(text))
+        html = book / "book"
+        with pytest.raises(
+            site.ExtensionError, match=r"01_first\.ipynb shows what no synthetic run"
+        ):
+            pages.subprocess.run(
+                ["jb", "build", str(book), "-", str(html), "", "", "html"], check=False
+            )
+        assert public_is_clean(["--run", "r"]) == 0
+    # by hand into a synthetic run
+    ours = book / "runs" / "r"
+    for name in ("notebooks/01_first.ipynb", "results/01_first.json"):
+        before = (ours / name).read_bytes()
+        shutil.copy(real / name, ours / name)
+        assert public_is_clean(["--run", "r"]) == 1
+        assert "is not what the run left" in capsys.readouterr().err
+        (ours / name).write_bytes(before)
+    # run and saved in notebooks/, as JupyterLab does
+    path = book / "notebooks" / "01_first.ipynb"
+    shown = json.loads(path.read_text())
+    cell = json.loads(page)["cells"][-1]
+    shown["cells"][-1] |= {"outputs": cell["outputs"], "execution_count": 7}
+    pasted = {"attachments": {"a": {"image/png": RECORD}}, "source": "![](attachment:a)"}
+    shown["cells"].append({"cell_type": "markdown", "id": "a", "metadata": {}} | pasted)
+    shown["metadata"]["papermill"] = {"parameters": {"data_dir": str(data)}}
+    path.write_text(json.dumps(shown))
+    assert public_is_clean(["--run", "r"]) == 0
+    shipped = json.loads((book / "book/_build/html/notebooks/01_first.ipynb").read_text())
+    assert [c["source"] for c in shipped["cells"]] == [c["source"] for c in shown["cells"]]
+    shown["cells"].pop()
+    path.write_text(json.dumps(shown))
+    with pytest.raises(ValueError, match="synthetic data"):
+        monkeypatch.setattr(seeds, "headlines", lambda: {"01": {}, "02": {}})
+        monkeypatch.setattr(seeds.chapters, "CHAPTERS", fakebook.CHAPTERS)
+        for n, name in enumerate(("own", "other")):
+            if name != "own":
+                shutil.copytree(real, book / "runs" / name)
+            stored = book / "runs" / name / "results" / "01_first.json"
+            stored.write_text(stored.read_text().replace('"seed": 0', f'"seed": {n}'))
+            (stored.parent / "02_second.json").unlink(missing_ok=True)
+        seeds.make_bands(["own", "other"])
+
+
+def test_a_synthetic_folder_with_real_tables_in_it_is_real(finished, capsys):
+    copy = finished / "copy"
+    write.write_tables(copy, 24, 0.5)
+    assert not store.is_private("new", settings(str(copy)))
+    (copy / "ADNIMERGE.csv").write_bytes((finished / "adni" / "ADNIMERGE.csv").read_bytes())
+    assert store.is_private("new", settings(str(copy))), "its marker came along"
+    folder = store.open_folder("new", settings(str(copy)))
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_real_run_keeps_of_messages_names_no_one(quick, monkeypatch, capsys):
+    """In executed and in failed notebooks; the screen of whoever holds the data may name a file."""
+    monkeypatch.setattr(papermill, "execute_notebook", execute_here("02_second"))
+    data = quick / "doe-adni"
+    assert start("--run", "own", "--data", str(data)) == 1
+    assert f"{data}/{SCAN} of 137_S_4101" in capsys.readouterr().err
+    for name in ("01_first.ipynb", "02_second.failed.ipynb"):
+        text = (quick / "runs" / "own" / "notebooks" / name).read_text()
+        outputs = json.loads(text)["cells"][-1]["outputs"]
+        assert len(outputs) == 3 + ("failed" in name) and text.count(RECORD) == 3
+        who = [who for who in (*WHO, str(quick), "site-packages") if who in text]
+        assert not who, (name, who)
+    assert "[path]:7: UserWarning: [path], [RID] of [date]" in text
+
+
+def test_warnings_of_a_public_page_show_no_path(quick):
+    assert start("--run", "s", "--only", "1") == 0
+    text = (quick / "runs" / "s" / "notebooks" / "01_first.ipynb").read_text()
+    assert "[path]:7: UserWarning" in text and "site-packages" not in text

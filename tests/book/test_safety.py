@@ -5,13 +5,14 @@ import contextlib
 import json
 import re
 import shutil
+import subprocess
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book import chapters
+from memoir_book import chapters, published
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&'\""
 PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
@@ -114,6 +115,38 @@ def test_a_pickled_training_state_is_refused(tmp_path):
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         files.newest_state(tmp_path, {})
     assert not (tmp_path / "ran").exists()
+
+
+# --- what git never takes ---------------------------------------------------------------
+
+
+def test_git_takes_no_table_image_or_record(tmp_path):
+    """Every name under which the intake knows a table, and what images and runs are called."""
+    tables = published.load("adni.json")
+    names = []
+    for table, known in tables["tables"].items():
+        rule = rf"(?i)(?:all_subjects_)?(?:{known['file']}){tables['date in a name']}"
+        some = [f"{before}{name}{day}" for before in ("", "All_Subjects_") for name in
+                (table, table.lower(), *known["file"].split("|")) for day in
+                ("", "_15Dec2025", "_2025-12-15", "_15Dec2025 (1)")]  # fmt: skip
+        some = [f"{name}.{kind}" for name in some for kind in ("csv", "CSV", "tsv", "txt")]
+        found = [name for name in some if re.fullmatch(rule, name)]
+        assert len(found) >= 64, table
+        names += found
+    names += ["idaSearch_1_02_2025.csv", "ADNI_002_S_0295.xlsx", "adnimerge.rda", "problems.csv"]
+    kinds = ["nii", "nii.gz", "NII.GZ", "mgz", "mgh", "img", "hdr", "dcm", "IMA", "par", "REC"]
+    kinds += ["mnc", "nrrd", "mha", "mhd", "png", "jpg", "jpeg", "tif", "tiff", "zip", "tar.gz"]
+    kinds += ["parquet", "npy", "npz", "jsonl", "faiss", "h5", "safetensors", "pt"]
+    names += [f"002_S_0295.{kind}" for kind in kinds]
+    names += ["intake.json", "report.json", "04_stage1_contrastive.failed.ipynb"]
+    names += [f"adni/sub/{name}" for name in names] + [f"notebooks/{name}" for name in names]
+    ours = subprocess.run(["git", "ls-files"], cwd=chapters.ROOT, capture_output=True, text=True)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_bytes((chapters.ROOT / ".gitignore").read_bytes())
+    listed = "\n".join([*names, *ours.stdout.splitlines()])
+    command = ["git", "-C", tmp_path, "check-ignore", "--stdin", "--no-index"]
+    ignored = subprocess.run(command, input=listed, capture_output=True, text=True, check=True)
+    assert sorted(line.strip('"') for line in ignored.stdout.splitlines()) == sorted(names)
 
 
 # --- notebooks --------------------------------------------------------------------------

@@ -181,6 +181,13 @@ def test_the_stored_bands_know_every_chapter(profile):
 # --- runs side by side ------------------------------------------------------------------
 
 
+def test_a_comparison_of_real_people_is_its_owners(runs):
+    for cohort, mode in (("synthetic", 0o755), ("ADNI", 0o700)):
+        folder = seeds.compare([finish(f"{cohort}-seed0", 0, cohort=cohort)], cohort)
+        assert folder.stat().st_mode & 0o777 == mode
+    assert (folder / "table.md").stat().st_mode & 0o777 == 0o600
+
+
 def test_seeds_are_averaged_with_an_interval_over_runs(runs, capsys):
     names = [finish(f"base-seed{k}", k, v) for k, v in enumerate((0.5, 0.6, 0.7))]
     folder = seeds.compare([*names, finish("other-seed0", 0, 0.4)], "c")

@@ -18,8 +18,9 @@ def test_splitting_visits_flatters():
     subjects = np.repeat(np.arange(120), 4)
     visits = pd.DataFrame({"PTID": subjects, "DX": np.array(["CN", "MCI"])[subjects * 7 % 2]})
     visits.loc[::10, "DX"] = None  # visits without a diagnosis do not count
-    for name in (*RECORD, "AGE", "PTEDUCAT"):  # a subject's own values, no signal
+    for name in (*RECORD, "AGE"):  # a subject's own values, no signal; PTEDUCAT is not given
         visits[name] = rng.normal(size=120)[subjects]
+    visits["MOCA"] = np.nan  # nobody was asked
     found = idea(
         "11",
         "GroupShuffleSplit",
