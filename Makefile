@@ -64,8 +64,8 @@ $(READY): $(INSTALLED)
 	$(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
-$(INTAKE): requirements-intake.txt $(INSTALLED)
-	$(PIP) --no-compile -r requirements-intake.txt
+$(INTAKE): requirements-intake.txt requirements.lock $(INSTALLED)
+	$(PIP) --no-compile --no-deps -r requirements-intake.txt -c requirements.lock
 	touch $(INTAKE)
 
 book: setup  ## run all chapters and build the HTML book

@@ -155,7 +155,7 @@ def locked(name="requirements.lock"):
 def test_every_package_is_locked_by_hashes():
     hashes = locked() | locked("requirements-pip.txt")
     assert len(hashes) > 200 and all(hashes.values())
-    for name in ("requirements.txt", "requirements-weights.txt"):
+    for name in ("requirements.txt", "requirements-weights.txt", "requirements-intake.txt"):
         pins = re.findall(r"^[\w-]+==[\w.]+", (ROOT / name).read_text(), re.MULTILINE)
         assert pins and {pin.lower() for pin in pins} <= {*hashes}
     installs = [
@@ -164,7 +164,7 @@ def test_every_package_is_locked_by_hashes():
         for line in (ROOT / path).read_text().replace("\\\n", " ").splitlines()
         if re.search(r"\$\(PIP\) |pip install --quiet (?!--disable)", line)
     ]
-    assert len(installs) == 13
+    assert len(installs) == 14
     for line in installs:
         ours = "--no-build-isolation --editable ." in line
         assert ours or "-c requirements.lock" in line or "--require-hashes" in line, line
