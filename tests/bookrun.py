@@ -24,7 +24,8 @@ HERE = {"MEMOIR_RUNS": str(RUNS / "papermill")}
 KILL = {
     "02": ("", 12),
     "04": ("stage1/history.csv", 0.3),
-    "05": ("stage2/history.csv", 0.3),  # chapter 6 trains by the same code
+    "05": ("stage2/history.csv", 0.3),
+    "06": ("stage2_scratch/history.csv", 0.3),
     "09": ("plan.jsonl", 5),
 }
 

@@ -1,7 +1,7 @@
 """The book as a user gets it: run through papermill, killed on the way, finished, built.
 
 `make notebooks` runs before this or beside it and leaves an uninterrupted smoke run; the run here
-is killed four times, so comparing the two proves resuming and determinism at once.
+is killed five times, so comparing the two proves resuming and determinism at once.
 """
 
 import json
@@ -76,7 +76,7 @@ def uninterrupted(finished):
 
 
 @pytest.mark.fault(
-    "`kill -9` of a whole run, while it caches, trains (both stages) and answers",
+    "`kill -9` of a whole run, in each chapter that caches, trains or answers",
     "The same command goes on with the chapter in which it stopped, a training after its last "
     "whole epoch; every result is the same as that of a run left alone.",
 )
