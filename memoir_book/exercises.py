@@ -91,6 +91,20 @@ def _shown(value: Any) -> str:
     return textwrap.shorten(text, 80, placeholder=" ...")
 
 
+def predict(guess: Any, found: Any, what: str, form: str = "{:.2f}") -> None:
+    """Set a student's guess (None: none yet) beside what the run found: a number, or a word."""
+    numbers = isinstance(guess, int | float) and isinstance(found, int | float)
+    if guess is None:
+        print(f"{what}: no guess yet. Write one above, run both cells, and read on")
+    elif guess == found:
+        print(f"{what}: you said {guess}, right")
+    elif numbers:
+        off = f"{form.format(abs(guess - found))} too {'high' if guess > found else 'low'}"
+        print(f"{what}: you said {form.format(guess)}, it is {form.format(found)} ({off})")
+    else:
+        print(f"{what}: you said {guess}, it is {found}")
+
+
 def main() -> None:
     for chapter in CHAPTERS:
         for cell in json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]:

@@ -84,8 +84,8 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
         folder.mkdir()
         for page in (f"{chapter.name}.ipynb" for chapter in CHAPTERS):
             shutil.copyfile(run_dir / "notebooks" / page, folder / page)
-        for file, text in (("headline.md", headline(run_dir)), ("times.md", times(run_dir))):
-            (folder / file).write_text(dataset.reword(text), encoding="utf-8")
+        for part, write in (("headline", headline), ("times", times), ("findings", findings)):
+            (folder / f"{part}.md").write_text(dataset.reword(write(run_dir)), encoding="utf-8")
     return source, out
 
 
@@ -180,6 +180,16 @@ def headline(run_dir: Path) -> str:
     return published.markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
 
 
+def findings(run_dir: Path) -> str:
+    """List what the chapters' numbers made them say, as Markdown: the run in plain words."""
+    lines = []
+    for chapter in CHAPTERS:
+        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
+        told = f" ([chapter {int(chapter.number)}](chapters/{chapter.name}.ipynb))\n"
+        lines += [f"1. {said}{told}" for said in stored["results"].get("findings", ())]
+    return "".join(lines) + f"\n*This run: {stored['provenance']['label']}.*\n"
+
+
 def times(run_dir: Path) -> str:
     """List how long each chapter takes to read and took to run, as a Markdown table."""
     rows = []
@@ -199,7 +209,7 @@ def reading_minutes(notebook: Path) -> int:
     words = 0
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
-        if re.search("^## Exercises$", text, re.MULTILINE):
+        if re.search("^## Solutions$", text, re.MULTILINE):
             break
         words += 40 if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
     return max(1, round(words / WORDS_PER_MINUTE))

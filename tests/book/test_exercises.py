@@ -8,70 +8,21 @@ import ast
 import inspect
 import json
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from mistakes import MISTAKES
 
 from memoir_book import chapters, exercises
 from memoir_core import config, losses, metrics
 
 TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
 CHAPTERS = {chapter.number: chapter for chapter in chapters.CHAPTERS}
-
-# A mistake that a student may well make, and that the self-check must catch.
-MISTAKES = {
-    "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
-    "split_subjects": lambda subject, share, seed: pd.Series(
-        np.random.default_rng(seed).random(len(subject)) < share
-    ),  # draws visits
-    "smd_of_shares": lambda p, q: (p - q) / (p * (1 - p)) ** 0.5 if p * (1 - p) else 0.0,
-    "to_mm": lambda affine, voxel: affine.diagonal()[:3] * voxel + affine[:3, 3],
-    "robust_z": lambda v: (v - v.mean()) / v.std(),
-    "volume_change": lambda u: 1 + sum(np.gradient(u[i], axis=i) for i in range(3)),
-    "masked_weights": lambda scores, present: scores.softmax(dim=1) * present,
-    "fuse_mean": lambda z, present: (z * present[:, :, None]).mean(dim=1),
-    "gate": lambda present, drop, draw: present & (draw >= drop),
-    "loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups)))),
-    "paired_loss": lambda a, b, has_a, has_b, tau: losses.info_nce(a, b, 1 / tau),
-    "no_pair_chance": lambda n, p: (1 - p) ** n,
-    "balanced_accuracy": lambda m: np.trace(m) / np.sum(m),
-    "constant_mae": lambda train, test: abs((test - train.mean()).mean()),
-    "cross_entropy": lambda logits, y: F.cross_entropy(logits, y, ignore_index=losses.IGNORE),
-    "mcnemar": lambda a, b: float(abs(a.mean() - b.mean())),
-    "paired_interval": lambda a, b, draws: (a.mean() - b.mean(), a.mean() - b.mean()),
-    "with_fallback": lambda truth, predicted, fallback: float(
-        np.mean([(p or fallback) == t for p, t in zip(predicted, truth, strict=True)])
-    ),
-    "leaks": lambda write, record, changes: all(
-        write(record | change) != write(record) for change in changes
-    ),
-    "perplexity_of": lambda p: 1 / p.mean(),
-    "percentile_for_age": lambda value, age, others, ages: 100 * (others < value).mean(),
-    "nearest": lambda query, vectors, k: np.argsort(-(vectors @ query))[:k],
-    "ndcg": lambda grades, everything, k: (
-        (grades[:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum()
-        / max((np.sort(grades)[::-1][:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum(), 1e-9)
-    ),
-    "majority_of": lambda labels: max(sorted(set(labels)), key=labels.count),
-    "round_block": lambda w, levels: levels[np.abs(w[:, None] - levels).argmin(axis=1)],
-    "parse": lambda answer: next(
-        (dx for dx in config.DX if dx.lower() in answer.lower()), "unparsed"
-    ),
-    "z_of_difference": lambda p1, n1, p2, n2: (p1 - p2) / (p1 * (1 - p1) / n1) ** 0.5,
-    "share_outside": lambda ratio: 0.05,
-    "rank_correlation": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
-    "accuracy_after_selection": lambda x, y, in_train, seen, k: 0.5,
-    "same_scans": lambda volumes: [
-        (i, j)
-        for i in range(len(volumes))
-        for j in range(i + 1, len(volumes))
-        if abs(np.mean(volumes[i]) - np.mean(volumes[j])) < 0.1
-    ],
-    "optimism": lambda validation, test: test.max() - validation.max(),
-}
 
 
 def source(cell):
@@ -95,13 +46,58 @@ def namespace(chapter):
     return found
 
 
+HEADER = re.compile(
+    r"\*\*Exercise (\d+\.\d+)\*\* "
+    r"\((Write|Predict|Repair|Explore), (\d+) min, (easy|medium|hard)\)\. "
+)
+
+
+@dataclass
+class Exercise:
+    """One exercise of a chapter: its task, what the reader edits, its check, and its solution."""
+
+    chapter: chapters.Chapter
+    number: str  # 5.3
+    kind: str
+    task: str
+    stub: str
+    check: str
+    solution: str  # "" for a prediction: the run itself is the solution
+
+    @property
+    def checks(self):
+        return f"checks_{self.number.replace('.', '_')}"
+
+    @property
+    def name(self):
+        """Of the function that is asked for; "" where there is none."""
+        return "".join(node.name for node in functions(self.stub)[:1])
+
+
+def tagged(cell):
+    return next((tag for tag in TAGS if tag in cell["metadata"].get("tags", ())), "")
+
+
 def of_chapter(chapter):
-    """A chapter's exercises: stub, self-check and solution of each."""
+    """A chapter's exercises, in the order of the page."""
     cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
-    found = [(t, cell) for cell in cells for t in TAGS if t in cell["metadata"].get("tags", ())]
-    assert [tag for tag, _ in found] == list(TAGS) * (len(found) // 3), chapter.name
-    only = [cell for _, cell in found]
-    return list(zip(only[0::3], only[1::3], only[2::3], strict=True))
+    begins = [i for i, c in enumerate(cells) if source(c).startswith("**Exercise ")]
+    solutions = {}
+    for before, cell in pairwise(cells):
+        if tagged(cell) == "solution":
+            assert source(before).startswith("**Solution "), source(before)
+            solutions[source(before).split("**")[1].removeprefix("Solution ")] = source(cell)
+    found = []
+    for at in begins:
+        told = HEADER.match(source(cells[at]))
+        assert told, f"no kind, minutes or difficulty: {source(cells[at])[:60]!r}"
+        stub, check = cells[at + 1 : at + 3]
+        assert [tagged(stub), tagged(check)] == ["exercise", "self-check"], told[1]
+        texts = source(cells[at]), source(stub), source(check), solutions.pop(told[1], "")
+        found.append(Exercise(chapter, told[1], told[2], *texts))
+    assert not solutions, "of no exercise"
+    assert sum(map(bool, map(tagged, cells))) == sum(2 + bool(e.solution) for e in found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,61 +113,76 @@ def solved():
 
 def solve(chapter):
     found = namespace(chapter)
-    for _, check, solution in of_chapter(chapter):
-        (node,) = functions(source(solution))
-        exec(compile(ast.Module([node], []), chapter.name, "exec"), found)
-        exec(source(check), found)
+    for one in of_chapter(chapter):
+        if one.name:
+            (node,) = functions(one.solution)
+            exec(compile(ast.Module([node], []), chapter.name, "exec"), found)
+            found[one.name] = found[node.name]  # in place of the stub, which the check calls
+            exec(one.check, found)
     return found
 
 
 EXERCISES = [
-    pytest.param(c, f"{int(n)}_{k}", cells, id=f"{int(n)}.{k}")
-    for n, c in CHAPTERS.items()
-    for k, cells in enumerate(of_chapter(c), 1)
+    pytest.param(one, id=one.number)
+    for chapter in CHAPTERS.values()
+    for one in of_chapter(chapter)
+    if one.name
 ]
 
 
 @pytest.mark.parametrize("chapter", chapters.CHAPTERS, ids=lambda c: c.name)
-def test_two_or_three_exercises_each_with_its_task(chapter):
-    notebook = json.loads(chapter.notebook.read_text(encoding="utf-8"))
+def test_two_to_four_exercises_each_with_its_task(chapter):
+    cells = json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]
     found = of_chapter(chapter)
-    assert 2 <= len(found) <= 3
-    cells = notebook["cells"]
-    for k, (stub, check, solution) in enumerate(found, 1):
-        place = cells.index(stub)
-        assert source(cells[place - 1]).startswith(f"**Exercise {int(chapter.number)}.{k}.** ")
-        assert cells[place : place + 3] == [stub, check, solution], "nothing stands between them"
-        assert "hide-cell" in solution["metadata"]["tags"]
-    headings = [i for i, c in enumerate(cells) if re.match("## (Exercises|Quiz)", source(c))]
-    places = [cells.index(cell) for three in found for cell in three]
-    assert headings[0] < min(places) and max(places) < headings[1]
+    assert 2 <= len(found) <= 5
+    assert [e.number for e in found] == [
+        f"{int(chapter.number)}.{k}" for k in range(1, len(found) + 1)
+    ]
+    for one in found:
+        expected = re.search(r"Expected output:\n\n```text\n(.+?)\n```", one.task, re.DOTALL)
+        assert expected, f"{one.number} does not show what a right answer prints"
+        assert (one.kind == "Predict") == (not one.solution)
+    (first,) = (i for i, c in enumerate(cells) if source(c).startswith("## Solutions"))
+    (quiz,) = (i for i, c in enumerate(cells) if source(c).startswith("## Quiz"))
+    places = [i for i, c in enumerate(cells) if tagged(c) == "solution"]
+    assert all(first < i < quiz for i in places), "apart from where they are asked for"
+    assert all("hide-cell" in cells[i]["metadata"]["tags"] for i in places)
 
 
-@pytest.mark.parametrize(("chapter", "number", "cells"), EXERCISES)
-def test_the_stub_is_what_the_solution_asks_for(chapter, number, cells):
-    stub, check, solution = map(source, cells)
-    (node,) = functions(solution)
-    assert ast.get_docstring(node)
-    head = solution.splitlines()[node.lineno - 1 : node.body[0].end_lineno]
-    assert stub.splitlines() == [*head, "    raise NotImplementedError  # your code"]
-    assert f"exercises.check({node.name}, checks_{number})" in check
-    assert f"exercises.check({node.name}, checks_{number}, strict=True)" in solution
-    found: dict = {}
-    exec(stub, found)
-    with pytest.raises(NotImplementedError):
-        found[node.name](*[None] * len(inspect.signature(found[node.name]).parameters))
+def test_a_third_or_more_is_not_written_but_predicted_repaired_or_explored():
+    kinds = [one.kind for chapter in CHAPTERS.values() for one in of_chapter(chapter)]
+    assert sum(kind != "Write" for kind in kinds) >= len(kinds) / 3
 
 
-@pytest.mark.parametrize(("chapter", "number", "cells"), EXERCISES)
-def test_the_solution_is_right_and_a_mistake_is_not(chapter, number, cells, solved, capsys):
-    (node,) = functions(source(cells[2]))
-    found = solved[chapter.number]
-    cases = found[f"checks_{number}"]
+@pytest.mark.parametrize("one", EXERCISES)
+def test_the_stub_is_what_the_solution_asks_for(one):
+    (node,) = functions(one.solution)
+    assert ast.get_docstring(node) and node.name == f"{one.name}_solved", "it replaces no answer"
+    assert f"exercises.check({one.name}, {one.checks})" in one.check
+    assert f"exercises.check({node.name}, {one.checks}, strict=True)" in one.solution
+    head = one.solution.splitlines()[node.lineno - 1 : node.body[0].end_lineno]
+    asked = [line.replace(node.name, one.name) for line in head]
+    (stub,) = functions(one.stub)
+    assert one.stub.splitlines()[: len(asked)] == asked, "name, arguments and docstring"
+    if one.kind != "Repair":
+        assert one.stub.splitlines() == [*asked, "    raise NotImplementedError  # your code"]
+        found: dict = {}
+        exec(one.stub, found)
+        with pytest.raises(NotImplementedError):
+            found[stub.name](*[None] * len(inspect.signature(found[stub.name]).parameters))
+
+
+@pytest.mark.parametrize("one", EXERCISES)
+def test_the_solution_is_right_and_a_mistake_is_not(one, solved, capsys):
+    found = solved[one.chapter.number]
+    cases = found[one.checks]
     capsys.readouterr()
-    exercises.check(found[node.name], cases, strict=True)
-    assert capsys.readouterr().out == f"{node.name}: right ({len(cases)} checks)\n"
+    exercises.check(found[f"{one.name}_solved"], cases, strict=True)
+    said = f"{one.name}: right ({len(cases)} checks)"
+    assert capsys.readouterr().out == said.replace(one.name, f"{one.name}_solved", 1) + "\n"
+    assert f"```text\n{said}\n```" in one.task, "the output that is expected"
     for answer in (
-        MISTAKES[node.name],
+        *([MISTAKES[one.name]] if one.kind == "Write" else []),
         lambda *a: None,
         lambda *a: 0.0,
         lambda *a: 1.0,
@@ -186,13 +197,31 @@ def test_the_solution_is_right_and_a_mistake_is_not(chapter, number, cells, solv
         assert "error for" not in said
 
 
-@pytest.mark.parametrize(("chapter", "number", "cells"), EXERCISES)
-def test_the_self_check_stands_alone_and_knows_an_unanswered_stub(chapter, number, cells, capsys):
-    found = namespace(chapter)  # no other exercise has run
-    exec(compile(source(cells[0]), "cell", "exec"), found)
-    exec(source(cells[1]), found)
-    (node,) = functions(source(cells[2]))
-    assert capsys.readouterr().out == f"{node.name}: not answered yet\n"
+@pytest.mark.parametrize("one", EXERCISES)
+def test_the_self_check_stands_alone_and_knows_the_stub(one, capsys):
+    found = namespace(one.chapter)  # no other exercise has run
+    exec(compile(one.stub, "cell", "exec"), found)
+    exec(one.check, found)
+    said = capsys.readouterr().out
+    if one.kind == "Repair":  # runs, and is wrong: the fault is one that a check must find
+        assert f"{one.name}: wrong for" in said and "error for" not in said
+    else:
+        assert said == f"{one.name}: not answered yet\n"
+
+
+def test_a_guess_is_set_beside_what_was_found(capsys):
+    exercises.predict(None, 0.71, "balanced accuracy")
+    assert "no guess yet" in capsys.readouterr().out
+    exercises.predict(0.9, 0.71, "balanced accuracy")
+    assert (
+        capsys.readouterr().out == "balanced accuracy: you said 0.90, it is 0.71 (0.19 too high)\n"
+    )
+    exercises.predict(0.5, 0.71, "balanced accuracy")
+    assert "it is 0.71 (0.21 too low)" in capsys.readouterr().out
+    exercises.predict("MCI", "CN", "the class")
+    assert capsys.readouterr().out == "the class: you said MCI, it is CN\n"
+    exercises.predict(2, 2, "how many")
+    assert capsys.readouterr().out == "how many: you said 2, right\n"
 
 
 # --- the helper -------------------------------------------------------------------------
@@ -419,4 +448,4 @@ def test_rounding_a_block_equals_bitsandbytes(solved):
 def test_the_command_lists_every_exercise(capsys):
     exercises.main()
     listed = capsys.readouterr().out
-    assert all(f"Exercise {n}.1." in listed for n in range(1, 12))
+    assert all(f"Exercise {n}.1 (" in listed for n in range(1, 12))

@@ -25,7 +25,7 @@ ANATOMY = [
     "Time and hardware",
     "Where this sits",
     "Published against this run",
-    "Exercises",
+    "Solutions",
     "Quiz",
     "Take-aways",
     "Further reading",

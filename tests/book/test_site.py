@@ -59,6 +59,16 @@ def test_the_headline_is_the_runs_and_says_so(tmp_path):
     assert f"| {known:.3f} | 0.612 (0.500 to 0.700) |" in text and "a label" in text
 
 
+def test_the_front_page_says_what_the_chapters_found(tmp_path):
+    for chapter in CHAPTERS:
+        said = {"findings": ["It learned (0.7; n = 62)."]} if chapter.number == "05" else {}
+        result = {"provenance": {"label": "a label"}, "results": said}
+        write_json(tmp_path / "results" / f"{chapter.name}.json", result)
+    link = "([chapter 5](chapters/05_stage2_multitask.ipynb))"
+    text = f"1. It learned (0.7; n = 62). {link}\n\n*This run: a label.*\n"
+    assert pages.findings(tmp_path) == text
+
+
 def test_times_are_those_of_the_result_files(tmp_path):
     result = {"provenance": {"label": "a label"}, "seconds": 75.2, "peak_memory_gib": 1.26}
     for chapter in CHAPTERS:

@@ -1,0 +1,52 @@
+"""Sentences that a run's numbers choose, and the box "What this run shows"."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.display import DisplayObject
+
+
+def pick(
+    found: Mapping[str, Any],
+    against: float,
+    above: str,
+    below: str,
+    unclear: str,
+    form: str = "{:.2f}",
+) -> str:
+    """Choose one of three sentences by where an interval lies beside a number; add the figures.
+
+    found : 'value', 'low' and 'high', as `metrics.bootstrap` gives them, and 'n' where known.
+    against : what the value is held against: chance, a constant, 0 for a difference.
+    above, below, unclear : sentences without a full stop, for an interval above the number, below
+        it, and for one that holds it. An interval without width holds everything: one class for
+        all says nothing of what other subjects would give.
+
+    Returns the sentence; where the value is not known, that it was not measured, and of what.
+    """
+    value, low, high = (found.get(key) for key in ("value", "low", "high"))
+    known = [x for x in (value, low, high) if x is not None and x == x]  # NaN is unlike itself
+    if len(known) < 3:
+        return f"Not measured in this run, and so not said: {above[0].lower()}{above[1:]}."
+    chosen = unclear if low <= against <= high or low == high else above if low > against else below
+    figures = [form.format(value), f"{form.format(low)} to {form.format(high)}"]
+    figures += [f"n = {found['n']}"] if found.get("n") else []
+    return f"{chosen} ({'; '.join(figures)})."
+
+
+class Box(DisplayObject):
+    """What this run shows, as an admonition in the pages and as text elsewhere."""
+
+    def __init__(self, sentences: Sequence[str], label: str) -> None:
+        self.sentences, self.label = list(sentences), label
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
+        title = f'<p class="admonition-title">What this run shows ({html.escape(self.label)})</p>'
+        return f'<div class="admonition important">{title}<ul>{rows}</ul></div>'
+
+    def __repr__(self) -> str:
+        return "\n- ".join([f"What this run shows ({self.label}):", *self.sentences])

@@ -1,0 +1,90 @@
+"""A mistake that a student may well make in each exercise, and that its self-check must catch."""
+
+import numpy as np
+import pandas as pd
+import torch.nn.functional as F
+
+from memoir_core import config, losses
+
+OF_01 = {
+    "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
+    "split_subjects": lambda subject, share, seed: pd.Series(
+        np.random.default_rng(seed).random(len(subject)) < share
+    ),  # draws visits
+    "smd_of_shares": lambda p, q: (p - q) / (p * (1 - p)) ** 0.5 if p * (1 - p) else 0.0,
+}
+
+OF_02 = {
+    "to_mm": lambda affine, voxel: affine.diagonal()[:3] * voxel + affine[:3, 3],
+    "robust_z": lambda v: (v - v.mean()) / v.std(),
+    "volume_change": lambda u: 1 + sum(np.gradient(u[i], axis=i) for i in range(3)),
+}
+
+OF_03 = {
+    "masked_weights": lambda scores, present: scores.softmax(dim=1) * present,
+    "fuse_mean": lambda z, present: (z * present[:, :, None]).mean(dim=1),
+    "gate": lambda present, drop, draw: present & (draw >= drop),
+}
+
+OF_04 = {
+    "loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups)))),
+    "paired_loss": lambda a, b, has_a, has_b, tau: losses.info_nce(a, b, 1 / tau),
+    "no_pair_chance": lambda n, p: (1 - p) ** n,
+}
+
+OF_05 = {
+    "balanced_accuracy": lambda m: np.trace(m) / np.sum(m),
+    "constant_mae": lambda train, test: abs((test - train.mean()).mean()),
+    "cross_entropy": lambda logits, y: F.cross_entropy(logits, y, ignore_index=losses.IGNORE),
+}
+
+OF_06 = {
+    "mcnemar": lambda a, b: float(abs(a.mean() - b.mean())),
+    "paired_interval": lambda a, b, draws: (a.mean() - b.mean(), a.mean() - b.mean()),
+    "with_fallback": lambda truth, predicted, fallback: float(
+        np.mean([(p or fallback) == t for p, t in zip(predicted, truth, strict=True)])
+    ),
+}
+
+OF_07 = {
+    "leaks": lambda write, record, changes: all(
+        write(record | change) != write(record) for change in changes
+    ),
+    "perplexity_of": lambda p: 1 / p.mean(),
+    "percentile_for_age": lambda value, age, others, ages: 100 * (others < value).mean(),
+}
+
+OF_08 = {
+    "nearest": lambda query, vectors, k: np.argsort(-(vectors @ query))[:k],
+    "ndcg": lambda grades, everything, k: (
+        (grades[:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum()
+        / max((np.sort(grades)[::-1][:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum(), 1e-9)
+    ),
+}
+
+OF_09 = {
+    "majority_of": lambda labels: max(sorted(set(labels)), key=labels.count),
+    "round_block": lambda w, levels: levels[np.abs(w[:, None] - levels).argmin(axis=1)],
+    "parse": lambda answer: next(
+        (dx for dx in config.DX if dx.lower() in answer.lower()), "unparsed"
+    ),
+}
+
+OF_10 = {
+    "z_of_difference": lambda p1, n1, p2, n2: (p1 - p2) / (p1 * (1 - p1) / n1) ** 0.5,
+    "share_outside": lambda ratio: 0.05,
+    "rank_correlation": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
+}
+
+OF_11 = {
+    "accuracy_after_selection": lambda x, y, in_train, seen, k: 0.5,
+    "same_scans": lambda volumes: [
+        (i, j)
+        for i in range(len(volumes))
+        for j in range(i + 1, len(volumes))
+        if abs(np.mean(volumes[i]) - np.mean(volumes[j])) < 0.1
+    ],
+    "optimism": lambda validation, test: test.max() - validation.max(),
+}
+
+MISTAKES = OF_01 | OF_02 | OF_03 | OF_04 | OF_05 | OF_06 | OF_07 | OF_08 | OF_09 | OF_10 | OF_11

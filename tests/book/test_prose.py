@@ -1,0 +1,90 @@
+"""Sentences that tell what a run found are made by the run; what stands in the text holds for all.
+
+A sentence that compares or counts is one of `prose/`, where somebody has read it and given a reason
+why it holds for every run; else it must be chosen by a number (`memoir_book.shows`).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from memoir_book import chapters
+
+BOOK = chapters.ROOT / "book"
+HELD = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))  # sentence -> reason
+    for path in Path(__file__).with_name("prose").glob("*.json")
+}
+REASONS = {
+    "definition": "true by what the words or the formula mean",
+    "design": "how the code, the data or the book were made",
+    "published": "a figure or statement of the publication",
+    "literature": "a cited source, or what the field knows",
+    "condition": "says what would follow if, and not that it is so",
+    "arithmetic": "follows from numbers on the page that are the same in every run",
+}
+COUNTS = "one|two|three|four|five|six|seven|eight|nine|ten|a few|several|some|many|half|most"
+COMPARES = re.compile(
+    r"\b(?:better|worse|best|worst|higher|lower|highest|lowest|larger|smaller|largest|smallest"
+    r"|more|less|fewer|stronger|weaker|nearer|beats?|outperforms?|wins?|loses?|improves?|improved"
+    r"|helps?|hurts?|gains?|flatters?|by chance|than chance|near chance|close to|nearly|barely"
+    r"|hardly|almost|mostly|twice|thirds?|quarters?|rises?|falls?|grows?|shrinks?|overfits?"
+    r"|collapsed|clearly|slightly|as good as|at best|\d+(?:\.\d+)? ?%|0\.\d+"
+    rf"|(?:{COUNTS}|one in \w+) (?:of|in) (?:\d+|the|all|{COUNTS})|\d+ of \d+)(?!\w)",
+    re.IGNORECASE,
+)
+PAGES = ("intro", "how_to_read", "ten_minutes")  # what is read as the book's account of a run
+
+
+def sentences(markdown):
+    """The sentences of a text, without code, tables, links' targets and directives' marks."""
+    text = re.sub(r"^(`{3,}|:{3,})(?!\{admonition).*?^\1$", "", markdown, flags=re.S | re.M)
+    text = re.sub(r"^(`{3,}|:{3,}).*$|^:\w+:.*$|^ {4}.*$", "", text, flags=re.M)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\.) )", text):
+        if not part.lstrip().startswith(("#", "|")):
+            whole = re.sub(r"\s+", " ", part).strip()
+            yield from re.split(r"(?<=[.!?])\s+(?=[A-Z*`$(\"])", whole)
+
+
+def telling(markdown):
+    """Those that compare or count."""
+    return [s for s in sentences(markdown) if COMPARES.search(s)]
+
+
+def text_of(name):
+    if name in PAGES:
+        path = BOOK / f"{name}.md"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    (path,) = chapters.ROOT.glob(f"notebooks/{name}_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("name", [*PAGES, *(chapter.number for chapter in chapters.CHAPTERS)])
+def test_what_the_text_compares_holds_for_every_run(name):
+    found, held = telling(text_of(name)), HELD.get(name, {})
+    new = [sentence for sentence in found if sentence not in held]
+    assert not new, "let a number choose it, or say in prose/ why it holds for every run"
+    assert set(held) <= set(found), "no longer in the text"
+    assert set(held.values()) <= set(REASONS)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "A query of FA alone finds its diagnosis better than chance.",
+        "Stage 1 helps where scores are missing.",
+        "The regression is worse than the network.",
+        "The total is pulled most of the way, by 30 %.",
+        "Two of three heads are calibrated.",
+        "The AUC is 0.93.",
+    ],
+)
+def test_a_sentence_about_a_result_is_found(said):
+    text = f"## A heading, lower\n\nIt begins.\n{said} Another.\n\n| lower | table |\n"
+    assert telling(text) == [said]
+    assert telling(f"```{{admonition}} Discussion\n:class: dropdown\n\n{said}\n```\n") == [said]
+    assert telling(f"```bash\n{said}\n```\n\n    {said}\n") == []
