@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,10 @@ def pick(
 
     Returns the sentence; where the value is not known, that it was not measured, and of what.
     """
-    value, low, high = (found.get(key) for key in ("value", "low", "high"))
-    known = [x for x in (value, low, high) if x is not None and x == x]  # NaN is unlike itself
-    if len(known) < 3:
+    value, low, high = (
+        float("nan" if found.get(k) is None else found[k]) for k in ("value", "low", "high")
+    )
+    if math.isnan(value + low + high):
         return f"Not measured in this run, and so not said: {above[0].lower()}{above[1:]}."
     chosen = unclear if low <= against <= high or low == high else above if low > against else below
     figures = [form.format(value), f"{form.format(low)} to {form.format(high)}"]

@@ -88,3 +88,30 @@ def test_a_sentence_about_a_result_is_found(said):
     assert telling(text) == [said]
     assert telling(f"```{{admonition}} Discussion\n:class: dropdown\n\n{said}\n```\n") == [said]
     assert telling(f"```bash\n{said}\n```\n\n    {said}\n") == []
+
+
+# --- quizzes ------------------------------------------------------------------------------
+
+CHOICE = re.compile(r"^- \(([a-d])\) ", re.MULTILINE)
+
+
+def questions(name):
+    """The quiz of a chapter: question -> text, with its choices and its answer."""
+    quiz = text_of(name).split("\n## Quiz\n")[1].split("\n## ")[0]
+    number, *parts = re.split(r"^\*\*Question (\d+\.\d+)\.\*\* ", quiz, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("name", [chapter.number for chapter in chapters.CHAPTERS])
+def test_a_quiz_gives_choices_and_a_reason_for_each(name):
+    found = questions(name)
+    assert list(found) == [f"{int(name)}.{k}" for k in range(1, len(found) + 1)]
+    assert 2 <= len(found) <= 5
+    assert any("figure" in text for text in found.values()), "one reads a figure"
+    for text in found.values():
+        asked, answer = text.split("```{admonition} Answer\n:class: dropdown\n")
+        choices = CHOICE.findall(asked)
+        assert choices == list("abcd"[: len(choices)]) and len(choices) >= 3
+        right = re.match(r"\n*\*\*\(([a-d])\)\*\*", answer)
+        assert right and right[1] in choices, "the answer begins with the right choice"
+        assert all(f"({letter})" in answer for letter in choices), "each has its reason"
