@@ -98,7 +98,7 @@ CHOICE = re.compile(r"^- \(([a-d])\) ", re.MULTILINE)
 def questions(name):
     """The quiz of a chapter: question -> text, with its choices and its answer."""
     quiz = text_of(name).split("\n## Quiz\n")[1].split("\n## ")[0]
-    number, *parts = re.split(r"^\*\*Question (\d+\.\d+)\.\*\* ", quiz, flags=re.MULTILINE)
+    _, *parts = re.split(r"^\*\*Question (\d+\.\d+)\.\*\* ", quiz, flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
