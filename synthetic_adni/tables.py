@@ -212,7 +212,7 @@ def _subject(person: dict[str, Any], drift: float) -> tuple[list[dict], list[dic
             "APOE4": apoe4,
             "DX": "" if kind == "no_dx" else _diagnosis(dx, diagnosed + more, number, scanned, rng),
         }
-        row |= {name: _score(name, severity + more, rng) for name in SCORES}
+        row |= {name: score(name, severity + more, rng) for name in SCORES}
         if row["COLPROT"] == "ADNI1":
             row["MOCA"] = np.nan
         earlier = kind == "kept" and number < scanned and rng.random() < 0.08
@@ -253,7 +253,7 @@ def _diagnosis(
     return other.get(reached[-1], reached[-1])
 
 
-def _score(name: str, severity: float, rng: np.random.Generator) -> float:
+def score(name: str, severity: float, rng: np.random.Generator) -> float:
     spec = SCORES[name]
     value = np.interp(severity, SCORE_GRID, spec["at"]) + spec["noise"] * rng.standard_normal()
     missing = rng.random() < SCORE_MISSING[name]

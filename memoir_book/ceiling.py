@@ -1,0 +1,131 @@
+"""The ceiling: what nobody can beat in the synthetic cohort, because its generator is known.
+
+An oracle sees what the generator put into each modality, through the generator's own noise, and
+answers by Bayes' rule. Of an image it sees no voxels but the few numbers that it was drawn from
+(atrophy, tract damage, age): a bound that no network need reach. Site, vendor, and who was asked
+or scanned at all, which tell a little besides, are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import multivariate_normal, norm
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from memoir_core.config import DX, SUBSETS
+from synthetic_adni.render import FA_NOISE, SEX_EFFECT, SEX_NOISE, T1_NOISE
+from synthetic_adni.tables import (
+    AGE,
+    APOE4,
+    BRAIN_DRIFT,
+    CLASS_SEVERITY,
+    CLASS_SPREAD,
+    SCORE_DRIFT,
+    SCORE_GRID,
+    SCORES,
+    score,
+)
+
+GRID = np.linspace(-5, 9, 201)  # severities, at the diagnosis and on the day of the scores
+# What images show, in `render`, of (atrophy, tracts, age in decades), and its noise: the rim of a
+# T1 and the surroundings of its ventricles, the deformation (both kinds), the tracts, their age.
+SEEN = np.array([[0.06, 0, 0.08], [0, 0, 0.12], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
+NOISE = np.array([0.005, 0.05, T1_NOISE, 0.5, FA_NOISE, 0.8])
+ROWS = {"t1": {0, 1, 2, 3}, "fa": {2, 3, 4, 5}, "clinical": set()}
+
+
+def ceilings(
+    drift: float = SCORE_DRIFT, n: int = 3000, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Score the oracle on n made-up people, as many of each class: subset -> task -> metric.
+
+    drift : of the scores, see `synthetic_adni.tables.make_tables`.
+
+    Tasks are dx3 and dx2 ('balanced_accuracy', 'auc'), sex ('balanced_accuracy'), age ('mae',
+    years) and cdrsb ('mae', points; 0 where it is among the inputs).
+    """
+    people, found = _people(drift, n, np.random.default_rng([seed, 9])), {}
+    by_scores, dx = _scores_given_severity(people, drift), people["dx"]
+    ends, moved = dx != 1, _moved(drift)
+    cdrsb = np.interp(GRID, SCORE_GRID, SCORES["CDRSB"]["at"]).clip(0) @ moved  # (G,)
+    for subset in SUBSETS:
+        rows = sorted(set().union(*(ROWS[part] for part in subset)))
+        joint, years = _images_given_severity(people["shown"], rows)  # (n, 3, G) each
+        if "clinical" in subset:
+            joint = joint * by_scores[:, None] * people["apoe"][:, :, None]
+        joint /= joint.sum(axis=(1, 2), keepdims=True)
+        p = joint.sum(axis=2)  # (n, 3)
+        p2 = p[ends, 2] / (p[ends, 0] + p[ends, 2])
+        points = np.zeros(n) if "clinical" in subset else joint.sum(axis=1) @ cdrsb
+        off = np.zeros(n) if "clinical" in subset else np.abs(points - people["CDRSB"])
+        found["+".join(subset)] = {
+            "dx3": {
+                "balanced_accuracy": float(balanced_accuracy_score(dx, p.argmax(axis=1))),
+                "auc": float(roc_auc_score(dx, p, multi_class="ovr")),
+            },
+            "dx2": {
+                "balanced_accuracy": float(balanced_accuracy_score(dx[ends], 2 * (p2 > 0.5))),
+                "auc": float(roc_auc_score(dx[ends], p2)),
+            },
+            "sex": {
+                "balanced_accuracy": float(norm.cdf(("t1" in subset) * SEX_EFFECT / SEX_NOISE))
+            },
+            "age": {"mae": float(np.abs((years * joint).sum(axis=(1, 2)) - people["AGE"]).mean())},
+            "cdrsb": {"mae": float(np.nanmean(off))},
+        }
+    return found
+
+
+def _people(drift: float, n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw n people as `synthetic_adni` does: scores, what images show, and how likely APOE is."""
+    dx = np.arange(n) % 3
+    d = np.take([CLASS_SEVERITY[name] for name in DX], dx) + CLASS_SPREAD * rng.standard_normal(n)
+    reserve, *own = rng.standard_normal((3, n))
+    hurt = [d + BRAIN_DRIFT * np.sqrt(0.5) * (reserve + z) for z in own]
+    age = np.clip(rng.normal(*np.array([AGE[DX[c]] for c in dx]).T), 55, 91)
+    shown = np.stack([*hurt, (age - 73) / 10], axis=1) @ SEEN.T
+    copies = np.array([rng.choice(3, p=APOE4[DX[c]]) for c in dx])
+    severity = d + drift * rng.standard_normal(n)
+    people = {name: np.array([score(name, s, rng) for s in severity]) for name in SCORES}
+    people |= {"dx": dx, "AGE": age, "apoe": np.array([APOE4[name] for name in DX])[:, copies].T}
+    return people | {"shown": shown + NOISE * rng.standard_normal(shown.shape)}
+
+
+def _moved(drift: float) -> np.ndarray:
+    """Weights (severity of the scores, severity at the diagnosis), columns that sum to 1."""
+    weights = norm.pdf(GRID[:, None], GRID, max(drift, 1e-3))
+    return weights / weights.sum(axis=0)
+
+
+def _scores_given_severity(people: dict[str, Any], drift: float) -> np.ndarray:
+    """Likelihood (n, G) of everybody's scores at each severity of the diagnosis."""
+    found = np.ones((len(people["dx"]), len(GRID)))
+    for name, spec in SCORES.items():
+        value, half, (low, high) = people[name][:, None], spec["step"] / 2, spec["range"]
+        mean = np.interp(GRID, SCORE_GRID, spec["at"])
+        top = np.where(value + half > high, np.inf, value + half)  # what is beyond is written so
+        bottom = np.where(value - half < low, -np.inf, value - half)
+        likely = norm.cdf(top, mean, spec["noise"]) - norm.cdf(bottom, mean, spec["noise"])
+        found *= np.where(np.isnan(value), 1.0, likely)
+    return found @ _moved(drift)
+
+
+def _images_given_severity(shown: np.ndarray, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Density (n, 3, G) of class, severity and what images show; the age (years) expected then."""
+    found, years, seen = [], [], SEEN[rows]
+    for name in DX:
+        mean, spread = AGE[name]
+        cov = BRAIN_DRIFT**2 * np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]])
+        cov[2, 2] = (spread / 10) ** 2
+        flat = np.outer(GRID, [1.0, 1, 0]) + np.array([0, 0, (mean - 73) / 10])  # (G, 3)
+        rest = shown[:, None, rows] - flat @ seen.T  # (n, G, k)
+        density, age = np.ones(rest.shape[:2]), np.full(rest.shape[:2], mean)
+        if rows:
+            whole = seen @ cov @ seen.T + np.diag(NOISE[rows] ** 2)
+            density = multivariate_normal(cov=whole).pdf(rest)
+            age = mean + 10 * rest @ np.linalg.solve(whole, seen @ cov[2])
+        found.append(density * norm.pdf(GRID, CLASS_SEVERITY[name], CLASS_SPREAD))
+        years.append(age)
+    return np.stack(found, axis=1), np.stack(years, axis=1)
