@@ -344,6 +344,9 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     cell.outputs = [nbformat.v4.new_output("stream", text="A 93-year-old woman")]
     cell.execution_count = 3
     nbformat.write(book, books / CHAPTERS[7].notebook.name)
+    wrapup = tmp_path / "wrapups" / "1_data.ipynb"
+    wrapup.parent.mkdir()
+    nbformat.write(book, wrapup)
     monkeypatch.setattr(extension, "NOTEBOOKS", books)
     builder = types.SimpleNamespace(format="html")
     extension.copy_files(
@@ -351,9 +354,50 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     )
     shipped = tmp_path / "html" / "notebooks" / CHAPTERS[7].notebook.name
     assert "93-year-old" not in shipped.read_text()
+    assert shipped.with_name("1_data.ipynb").read_text() == shipped.read_text()
     found = nbformat.read(shipped, as_version=4)
     nbformat.validate(found)
     assert [c.source for c in found.cells] == [c.source for c in book.cells]
+
+
+def test_wrap_ups_can_be_downloaded_and_their_minutes_and_points_are_true():
+    text, found = prose()["wrapups.md"], sorted((ROOT / "wrapups").glob("*.ipynb"))
+    linked = re.findall(
+        r'<a href="\.\./notebooks/(\S+)" download>(\S+)</a>.*\| (\d+) \| (\d+) \|', text
+    )
+    assert [row[0] for row in linked] == [row[1] for row in linked] == [p.name for p in found]
+    for path, (_, _, minutes, points) in zip(found, linked, strict=True):
+        told = re.findall(r"\*\* \(\w+, (\d+) min, \w+, (\d+) points\)", markdown_of(path))
+        assert sum(int(m) for m, _ in told) == int(minutes)
+        assert sum(int(p) for _, p in told) == int(points)
+
+
+def test_the_course_has_twelve_weeks_and_five_projects_that_say_what_to_expect():
+    text = prose()["teaching.md"]
+    weeks = re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE)
+    assert [int(number) for number, _ in weeks] == list(range(1, 13))
+    linked = re.findall(r"chapters/(\d\d)_\w+\.ipynb", " ".join(topic for _, topic in weeks))
+    assert sorted(linked) == [chapter.number for chapter in CHAPTERS]
+    briefs = re.split(r"^\d\. ", text.split("## Five projects")[1].split("## ")[0], flags=re.M)[1:]
+    assert len(briefs) == 5
+    for brief in briefs:
+        expected = brief.split("*Expected*")[1]
+        assert re.search(r"\bbands?\b|ceiling|has\s+measured", expected), brief[:40]
+    stored = json.loads((BOOK / "reference" / "bands.json").read_text(encoding="utf-8"))
+    bands = stored["quick"]["cpu"]["chapters"]
+    assert bands["05"] and bands["06"]
+    assert "majority of cases, blind" in bands["09"]
+    assert "diagnosis as input, network: leaky" in bands["11"]
+
+
+def test_what_only_developers_read_comes_last_and_apart():
+    (part,) = (p for p in TOC["parts"] if p["caption"] == "For developers")
+    assert part is TOC["parts"][-1]
+    assert {entry["file"] for entry in part["chapters"]} >= {"book/architecture", "book/faults"}
+    before = [p["caption"] for p in TOC["parts"]].index("The code")
+    students = [e["file"] for p in TOC["parts"][:before] for e in p["chapters"]]
+    assert "book/teaching" in students and "book/wrapups" in students
+    assert not [name for name in students if "fault" in name or "architecture" in name]
 
 
 def test_actions_say_the_address(monkeypatch):
