@@ -1,22 +1,30 @@
 """Exercises: check a student's answer; `python -m memoir_book.exercises` lists them all.
 
-How to add one to a chapter: see CONTRIBUTING.md.
+`python -m memoir_book.exercises grade wrapups/1_data.ipynb` grades the notebook at the end of a
+part. How to add one to a chapter: see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
+import runpy
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
-from .chapters import CHAPTERS
+from .chapters import CHAPTERS, ROOT
 
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
+HIDDEN = ROOT / "tests" / "hidden"
+PATIENCE = 60  # seconds for a cell of a wrap-up, and for a hidden test
 
 
 class WrongAnswerError(AssertionError):
@@ -105,13 +113,72 @@ def predict(guess: Any, found: Any, what: str, form: str = "{:.2f}") -> None:
         print(f"{what}: you said {guess}, it is {found}")
 
 
-def main() -> None:
+def marks(answers: Mapping[str, Any], tests: Path) -> None:
+    """Put a student's answers to hidden tests, and print the points per task and in all.
+
+    answers : name -> function or number.
+    tests : a file that defines TASKS: name of an answer -> what is tested -> (points, a function
+        that says of the answer whether it is right).
+    """
+    total = []
+    for name, cases in runpy.run_path(str(tests))["TASKS"].items():
+        got, problems = 0, []
+        for case, (points, right) in cases.items():
+            said = "" if answers.get(name) is not None else "not answered yet"
+            try:
+                said = said or ("" if right(copy.deepcopy(answers[name])) else "wrong")
+            except NotImplementedError:
+                said = "not answered yet"
+            except KeyboardInterrupt:  # as `grade` stops what takes longer than PATIENCE
+                said = "it took too long"
+            except (Exception, SystemExit) as error:  # of the answer, or of what it is held against
+                said = f"{type(error).__name__}: {error}"
+            got += 0 if said else points
+            problems += [f"   {points} lost, {case}: {said}"] if said else []
+        total.append((got, sum(points for points, _ in cases.values())))
+        print("\n".join([f"{name}: {got} of {total[-1][1]} points", *problems]))
+    print("Total: {} of {} points".format(*map(sum, zip(*total, strict=True))))
+
+
+def grade(notebook: Path, tests: Path | None = None) -> int:
+    """Run a student's wrap-up and its hidden tests, and print the points; 1 if that cannot be."""
+    known = {path.stem: path for path in sorted(HIDDEN.glob("*.py"))}
+    tests = tests or next((path for stem, path in known.items() if stem in notebook.name), None)
+    try:
+        if tests is None:
+            raise ValueError(f"no wrap-up: keep one of {', '.join(known)} in its name")
+        content = nbformat.read(notebook, as_version=4)
+        told = f"exercises.marks(globals(), {str(tests.resolve())!r})"
+        told = f"from memoir_book import exercises\n{told}"
+        content.cells.append(last := nbformat.v4.new_code_cell(told))
+        client = NotebookClient(content, kernel_name="python3", timeout=PATIENCE, allow_errors=True)
+        client.interrupt_on_timeout, client.resources["metadata"] = True, {"path": notebook.parent}
+        client.execute()
+    except (OSError, ValueError, RuntimeError, nbformat.ValidationError) as error:
+        print(f"error: {notebook} cannot be graded: {error}")
+        return 1
+    for number, cell in enumerate(content.cells, 1):
+        for output in (o for o in cell.get("outputs", ()) if o.output_type == "error"):
+            print(f"cell {number}: {output.ename}: {output.evalue}")
+    print(said := "".join(output.get("text", "") for output in last.outputs).strip())
+    return 0 if said else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m memoir_book.exercises")
+    parser.add_argument("command", nargs="?", default="list", choices=("list", "grade"))
+    parser.add_argument("notebook", nargs="?", type=Path, default=Path(), help="to grade")
+    parser.add_argument("--tests", type=Path, help="yours, in place of those in tests/hidden")
+    args = parser.parse_args(argv)
+    if args.command == "grade":
+        return grade(args.notebook, args.tests)
     for chapter in CHAPTERS:
         for cell in json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
             if text.startswith("**Exercise "):
                 print(textwrap.shorten(text.replace("*", ""), 99, placeholder=" ..."))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -7,6 +7,7 @@ the run's own folder, which is its owner's only, and say so: they are never publ
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
 import shutil
@@ -27,6 +28,16 @@ from .dataset import read_dataset
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
+# Chapter -> id of the cell whose figure stands on the ten-minute page
+PICTURES = {"02": "4021394e", "04": "e15a0023", "05": "e7df0e6d"}
+PICTURES |= {"06": "924ea145", "09": "2aa8d6e2", "11": "1e4ce1fe"}
+PATHS = (  # ways through the book, by numbers of chapters
+    ("Reading, the short way: 1, 3, 6, 9, 11", ("01", "03", "06", "09", "11")),
+    ("Data, results and limits: 1, 2, 6, 10, 11", ("01", "02", "06", "10", "11")),
+    ("The network: 3 to 6", ("03", "04", "05", "06")),
+    ("Text and language models: 7 to 9", ("07", "08", "09")),
+    ("The whole book", tuple(chapter.number for chapter in CHAPTERS)),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,15 +95,17 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
         folder.mkdir()
         for page in (f"{chapter.name}.ipynb" for chapter in CHAPTERS):
             shutil.copyfile(run_dir / "notebooks" / page, folder / page)
-        for part, write in (("headline", headline), ("times", times), ("findings", findings)):
-            (folder / f"{part}.md").write_text(dataset.reword(write(run_dir)), encoding="utf-8")
+        parts = {"headline": headline(run_dir), "times": times(run_dir)}
+        parts |= {"findings": findings(run_dir)} | pictures(run_dir, folder)
+        for part, text in parts.items():
+            (folder / f"{part}.md").write_text(dataset.reword(text), encoding="utf-8")
     return source, out
 
 
 def _copy_private(source: Path, banner: str) -> None:
     """Copy what surrounds the chapters, with a banner, and closed to search engines."""
     shown = [*(ROOT / "book").glob("*.*"), ROOT / "_toc.yml"]
-    for name in ("book/_ext", "book/_static", "memoir_core"):
+    for name in ("book/_ext", "book/_static", "memoir_core", "wrapups"):
         shown += (ROOT / name).rglob("*.*")
     for path in filter(Path.is_file, shown):  # without the modes of the originals
         (target := source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
@@ -165,8 +178,9 @@ def _mask(output: dict) -> None:
 
 
 def headline(run_dir: Path) -> str:
-    """Set the headlines that have a published figure beside it, as a Markdown table."""
-    rows, label = [], ""
+    """Set headlines beside what is published, a baseline and the ceiling, as Markdown."""
+    rows, label, beside = [], "", []
+    fifth = read_json(run_dir / "results" / f"{chapters.get_chapter('5').name}.json")["results"]
     for chapter in CHAPTERS:
         stored = read_json(run_dir / "results" / f"{chapter.name}.json")
         label = stored["provenance"]["label"]
@@ -176,8 +190,35 @@ def headline(run_dir: Path) -> str:
                 row = {"figure": name, "published": published.figure(known)}
                 row |= {"this run": found["value"]}
                 rows.append(row | {end: found.get(end) for end in ("low", "high")})
+                beside.append(bounds(fifth, where))
     table = published.compare(rows, label).reset_index(names="figure")
+    table["baseline"], table["ceiling"] = zip(*beside, strict=True) if beside else ((), ())
     return published.markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
+
+
+def bounds(results: dict[str, Any], where: str) -> tuple[str, str]:
+    """Say what a headline lies between: the score of a baseline, and of an oracle.
+
+    results : of chapter 5. where : the headline's path, 'metrics/dx3/auc' or 'subsets/t1+fa/dx3'.
+
+    Returns baseline and ceiling as text. The baseline is the regression of chapter 5, on scores
+    where the headline's model sees them, else on measures of the images; where there is none, a
+    constant. The ceiling is 'unknown' of data whose making nobody knows; a count has neither.
+    """
+    kind, *path = where.split("/")
+    if kind not in ("metrics", "subsets"):
+        return "none", "none"
+    subset = "t1+fa+clinical" if kind == "metrics" else path.pop(0)
+    task, metric = path if kind == "metrics" else (*path, "balanced_accuracy")
+    known = results.get("baselines", {}).get(f"{task} constant", {})
+    value = known.get(metric, None if metric == "mae" else 0.5)
+    for row in results.get("rivals", ()) if metric == "balanced_accuracy" else ():
+        inputs, _, model = row["baseline"].partition(", ")
+        seen = inputs == "scores" if "clinical" in subset else inputs not in ("scores", "presence")
+        if row["task"] == task and model == "regression" and seen and "presence" not in inputs:
+            value = row["value"]
+    best = seeds.pick(results, f"ceilings/{subset}/{task}/{metric}").get("value")
+    return published.number(value), published.number(best, "unknown")
 
 
 def findings(run_dir: Path) -> str:
@@ -190,29 +231,56 @@ def findings(run_dir: Path) -> str:
     return "".join(lines) + f"\n*This run: {stored['provenance']['label']}.*\n"
 
 
+def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
+    """Set a figure of some chapters, written into `folder`, above what the chapter found.
+
+    Returns 'ten_04' -> Markdown. Where a chapter names no finding, the figure's words are told.
+    """
+    told = {}
+    for chapter in (c for c in CHAPTERS if c.number in PICTURES):
+        cells = read_json(run_dir / "notebooks" / f"{chapter.name}.ipynb")["cells"]
+        drawn = [c["outputs"] for c in cells if c.get("id") == PICTURES[chapter.number]]
+        figures = [o for outputs in drawn for o in outputs if "image/png" in o.get("data", ())]
+        found = read_json(run_dir / "results" / f"{chapter.name}.json")["results"]
+        name, link = f"ten_{chapter.number}", f"([](chapters/{chapter.name}.ipynb))"
+        told[name] = f"This run drew no such figure {link}.\n"
+        for figure in figures[:1]:
+            png = base64.b64decode("".join(figure["data"]["image/png"]))
+            (folder / f"{name}.png").write_bytes(png)
+            alt = figure["metadata"]["image/png"]["alt"]
+            told[name] = f"```{{image}} chapters/{name}.png\n:alt: {json.dumps(alt)}\n```\n\n"
+            told[name] += f"**{(found.get('findings') or [alt])[0]}** {link}\n"
+    return told
+
+
 def times(run_dir: Path) -> str:
-    """List how long each chapter takes to read and took to run, as a Markdown table."""
+    """List what the paths and chapters take to read and took to run, as a Markdown table."""
+    ways = {f"**{name}**": [c for c in CHAPTERS if c.number in path] for name, path in PATHS}
+    ways |= {f"[](chapters/{chapter.name}.ipynb)": [chapter] for chapter in CHAPTERS}
     rows = []
-    for chapter in CHAPTERS:
-        found = read_json(run_dir / "results" / f"{chapter.name}.json")
-        row = {"chapter": f"[](chapters/{chapter.name}.ipynb)"}
-        row["to read"] = f"{reading_minutes(chapter.notebook)} min"
-        seconds = found["seconds"]
-        row["this run took"] = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-        rows.append(row | {"memory": f"{found['peak_memory_gib']:.1f} GiB"})
-    label = found["provenance"]["label"]
+    for name, way in ways.items():
+        found = [read_json(run_dir / "results" / f"{c.name}.json") for c in way]
+        read, asked = (sum(m) for m in zip(*(minutes(c.notebook) for c in way), strict=True))
+        row = {"path or chapter": name, "to read": f"{read} min", "exercises": f"{asked} min"}
+        spent = sum(part["seconds"] for part in found)
+        row["this run took"] = f"{spent:.0f} s" if spent < 90 else f"{spent / 60:.0f} min"
+        rows.append(row | {"memory": f"{max(f['peak_memory_gib'] for f in found):.1f} GiB"})
+    label = found[0]["provenance"]["label"]
     return published.markdown(pd.DataFrame(rows)) + f"\n*This run: {label}.*\n"
 
 
-def reading_minutes(notebook: Path) -> int:
-    """Estimate how long a chapter takes to read, without its exercises, in whole minutes."""
-    words = 0
+def minutes(notebook: Path) -> tuple[int, int]:
+    """Estimate how long a chapter takes to read, and add up what its exercises say they take."""
+    words, asked = 0, 0
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if re.search("^## Solutions$", text, re.MULTILINE):
             break
-        words += 40 if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
-    return max(1, round(words / WORDS_PER_MINUTE))
+        if told := re.match(r"\*\*Exercise \S+\*\* \(\w+, (\d+) min", text):
+            asked += int(told[1])
+        elif not {"exercise", "self-check"} & {*cell["metadata"].get("tags", ())}:
+            words += 40 if cell["cell_type"] == "code" else len(re.findall(r"\w+", text))
+    return max(1, round(words / WORDS_PER_MINUTE)), asked
 
 
 if __name__ == "__main__":

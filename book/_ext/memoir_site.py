@@ -135,11 +135,12 @@ def without_outputs(text: str) -> str:
 
 
 def copy_files(app, error) -> None:
-    """Ship the chapters without outputs, and MathJax, so that nothing comes from elsewhere."""
+    """Ship notebooks without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
     (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
-    for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
+    wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
+    for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):
         (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:

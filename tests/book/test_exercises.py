@@ -446,6 +446,6 @@ def test_rounding_a_block_equals_bitsandbytes(solved):
 
 
 def test_the_command_lists_every_exercise(capsys):
-    exercises.main()
+    exercises.main([])
     listed = capsys.readouterr().out
     assert all(f"Exercise {n}.1 (" in listed for n in range(1, 12))

@@ -56,7 +56,48 @@ def test_the_headline_is_the_runs_and_says_so(tmp_path):
         write_json(tmp_path / "results" / f"{chapter.name}.json", result)
     text = pages.headline(tmp_path)
     known = published.figure("results_all_modalities/dx3/balanced_accuracy")
-    assert f"| {known:.3f} | 0.612 (0.500 to 0.700) |" in text and "a label" in text
+    assert f"| {known:.3f} | 0.612 (0.500 to 0.700) | 0.500 | unknown |" in text
+    assert "a label" in text
+
+
+RIVALS = {
+    "presence only, regression": 0.4,
+    "scores, boosting": 0.75,
+    "scores, regression": 0.709,
+    "ventricle and fornix, regression": 0.6,
+}
+FIFTH = {
+    "baselines": {"dx3 constant": {"balanced_accuracy": 1 / 3}, "age constant": {"mae": 5.55}},
+    "rivals": [{"task": "dx3", "baseline": k, "value": v} for k, v in RIVALS.items()],
+    "ceilings": {
+        "t1+fa+clinical": {"dx3": {"balanced_accuracy": 0.76, "auc": 0.91}},
+        "t1+fa": {"dx3": {"balanced_accuracy": {"value": 0.68, "low": 0.6, "high": 0.7}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "baseline", "ceiling"),
+    [
+        ("metrics/dx3/balanced_accuracy", "0.709", "0.760"),  # said beforehand, not the best
+        ("metrics/dx3/auc", "0.500", "0.910"),
+        ("metrics/dx2/balanced_accuracy", "0.500", "unknown"),
+        ("metrics/sex/balanced_accuracy", "0.500", "unknown"),
+        ("metrics/age/mae", "5.55", "unknown"),
+        ("metrics/cdrsb/mae", "not measured", "unknown"),  # a cohort without CDR-SB
+        ("subsets/t1+fa/dx3", "0.600", "0.680"),  # images alone see no scores
+        ("subsets/clinical/dx3", "0.709", "unknown"),
+        ("cohort/subjects", "none", "none"),
+    ],
+)
+def test_a_headline_lies_between_a_baseline_and_a_ceiling(where, baseline, ceiling):
+    assert pages.bounds(FIFTH, where) == (baseline, ceiling)
+
+
+def test_the_constant_is_the_baseline_where_no_regression_was_fitted():
+    found = FIFTH | {"rivals": []}
+    assert pages.bounds(found, "metrics/dx3/balanced_accuracy")[0] == "0.333"
+    assert pages.bounds(found, "subsets/t1+fa/dx3")[0] == "0.333"
 
 
 def test_the_front_page_says_what_the_chapters_found(tmp_path):
@@ -69,13 +110,70 @@ def test_the_front_page_says_what_the_chapters_found(tmp_path):
     assert pages.findings(tmp_path) == text
 
 
-def test_times_are_those_of_the_result_files(tmp_path):
+def test_times_are_those_of_the_result_files_and_paths_add_them_up(tmp_path):
     result = {"provenance": {"label": "a label"}, "seconds": 75.2, "peak_memory_gib": 1.26}
     for chapter in CHAPTERS:
         write_json(tmp_path / "results" / f"{chapter.name}.json", result)
     text = pages.times(tmp_path)
-    line = next(row for row in text.splitlines() if "03_encoders" in row)
-    assert "75 s" in line and "1.3 GiB" in line and re.search(r"\d+ min", line)
+    assert "a label" in text
+    rows = [re.split(r" *\| *", line)[1:-1] for line in text.splitlines() if line[:1] == "|"][2:]
+    found = {row[0]: row[1:] for row in rows}
+    line = found["[](chapters/03_encoders.ipynb)"]
+    assert line[2:] == ["75 s", "1.3 GiB"] and re.fullmatch(r"\d+ min", line[0])
+    for name, path in pages.PATHS:
+        chosen = [c for c in CHAPTERS if c.number in path]
+        assert len(chosen) == len(path) and found[f"**{name}**"][3] == "1.3 GiB"
+        for column in (0, 1):
+            each = [found[f"[](chapters/{c.name}.ipynb)"][column] for c in chosen]
+            total = sum(int(minutes.removesuffix(" min")) for minutes in each)
+            assert found[f"**{name}**"][column] == f"{total} min"
+        assert found[f"**{name}**"][2] == f"{75.2 * len(path) / 60:.0f} min"
+
+
+def test_minutes_of_exercises_are_what_they_say_and_no_reading(tmp_path):
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    cells = [markdown("word " * 400), code("x")]  # 440 words
+    cells += [markdown("**Exercise 1.1** (Write, 10 min, easy). " + "word " * 400)]
+    cells += [code("x", metadata={"tags": ["exercise"]})] * 9
+    cells += [markdown("**Exercise 1.2** (Predict, 5 min, easy). Guess.")]
+    cells += [markdown("## Solutions"), markdown("word " * 400)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    assert pages.minutes(tmp_path / "n.ipynb") == (2, 15)
+
+
+def test_pictures_of_the_ten_minute_page_are_figures_of_their_chapters():
+    for number, cell_id in pages.PICTURES.items():
+        (chapter,) = (c for c in CHAPTERS if c.number == number)
+        cells = nbformat.read(chapter.notebook, as_version=4).cells
+        (cell,) = (c for c in cells if c.id == cell_id)
+        assert re.search(r"\bplots?\.|plt\.", cell.source), f"chapter {number} draws none there"
+    text = prose()["ten_minutes.md"]
+    included = re.findall(r"^```\{include\} chapters/(ten_\d\d)\.md\n```$", text, re.MULTILINE)
+    assert included == [f"ten_{number}" for number in pages.PICTURES] and len(included) == 6
+
+
+def test_a_picture_stands_above_what_its_chapter_found(tmp_path):
+    png = b"\x89PNG\r\n\x1a\n"
+    data = {"image/png": base64.b64encode(png).decode()}
+    words = 'Bars: "T1" 0.5, \N{GREEK SMALL LETTER TAU} = 0.07; n = 62.'
+    for chapter in CHAPTERS:
+        output = nbformat.v4.new_output("display_data", data)
+        output.metadata = {"image/png": {"alt": words}}
+        cell = nbformat.v4.new_code_cell("", outputs=[output])
+        cell.id = pages.PICTURES.get(chapter.number, "other") if chapter.number != "06" else "x"
+        path = tmp_path / "notebooks" / f"{chapter.name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+        found = {} if chapter.number == "02" else {"findings": ["It learned (0.7; n = 62).", "B."]}
+        write_json(tmp_path / "results" / f"{chapter.name}.json", {"results": found})
+    told = pages.pictures(tmp_path, tmp_path)
+    assert (tmp_path / "ten_04.png").read_bytes() == png
+    image, _, said = told["ten_04"].partition("\n```\n\n")
+    alt = image.partition(":alt: ")[2]
+    assert yaml.safe_load(alt) == words and "\n" not in alt
+    assert said == "**It learned (0.7; n = 62).** ([](chapters/04_stage1_contrastive.ipynb))\n"
+    assert f"**{words}**" in told["ten_02"], "no finding: what the figure says of itself"
+    assert "no such figure" in told["ten_06"] and not (tmp_path / "ten_06.png").exists()
 
 
 def test_a_page_keeps_the_last_state_of_a_bar_and_no_widget(tmp_path):
@@ -246,6 +344,9 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     cell.outputs = [nbformat.v4.new_output("stream", text="A 93-year-old woman")]
     cell.execution_count = 3
     nbformat.write(book, books / CHAPTERS[7].notebook.name)
+    wrapup = tmp_path / "wrapups" / "1_data.ipynb"
+    wrapup.parent.mkdir()
+    nbformat.write(book, wrapup)
     monkeypatch.setattr(extension, "NOTEBOOKS", books)
     builder = types.SimpleNamespace(format="html")
     extension.copy_files(
@@ -253,9 +354,50 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     )
     shipped = tmp_path / "html" / "notebooks" / CHAPTERS[7].notebook.name
     assert "93-year-old" not in shipped.read_text()
+    assert shipped.with_name("1_data.ipynb").read_text() == shipped.read_text()
     found = nbformat.read(shipped, as_version=4)
     nbformat.validate(found)
     assert [c.source for c in found.cells] == [c.source for c in book.cells]
+
+
+def test_wrap_ups_can_be_downloaded_and_their_minutes_and_points_are_true():
+    text, found = prose()["wrapups.md"], sorted((ROOT / "wrapups").glob("*.ipynb"))
+    linked = re.findall(
+        r'<a href="\.\./notebooks/(\S+)" download>(\S+)</a>.*\| (\d+) \| (\d+) \|', text
+    )
+    assert [row[0] for row in linked] == [row[1] for row in linked] == [p.name for p in found]
+    for path, (_, _, minutes, points) in zip(found, linked, strict=True):
+        told = re.findall(r"\*\* \(\w+, (\d+) min, \w+, (\d+) points\)", markdown_of(path))
+        assert sum(int(m) for m, _ in told) == int(minutes)
+        assert sum(int(p) for _, p in told) == int(points)
+
+
+def test_the_course_has_twelve_weeks_and_five_projects_that_say_what_to_expect():
+    text = prose()["teaching.md"]
+    weeks = re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE)
+    assert [int(number) for number, _ in weeks] == list(range(1, 13))
+    linked = re.findall(r"chapters/(\d\d)_\w+\.ipynb", " ".join(topic for _, topic in weeks))
+    assert sorted(linked) == [chapter.number for chapter in CHAPTERS]
+    briefs = re.split(r"^\d\. ", text.split("## Five projects")[1].split("## ")[0], flags=re.M)[1:]
+    assert len(briefs) == 5
+    for brief in briefs:
+        expected = brief.split("*Expected*")[1]
+        assert re.search(r"\bbands?\b|ceiling|has\s+measured", expected), brief[:40]
+    stored = json.loads((BOOK / "reference" / "bands.json").read_text(encoding="utf-8"))
+    bands = stored["quick"]["cpu"]["chapters"]
+    assert bands["05"] and bands["06"]
+    assert "majority of cases, blind" in bands["09"]
+    assert "diagnosis as input, network: leaky" in bands["11"]
+
+
+def test_what_only_developers_read_comes_last_and_apart():
+    (part,) = (p for p in TOC["parts"] if p["caption"] == "For developers")
+    assert part is TOC["parts"][-1]
+    assert {entry["file"] for entry in part["chapters"]} >= {"book/architecture", "book/faults"}
+    before = [p["caption"] for p in TOC["parts"]].index("The code")
+    students = [e["file"] for p in TOC["parts"][:before] for e in p["chapters"]]
+    assert "book/teaching" in students and "book/wrapups" in students
+    assert not [name for name in students if "fault" in name or "architecture" in name]
 
 
 def test_actions_say_the_address(monkeypatch):
