@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 
-from memoir_core import config, losses
+from memoir_core import losses
 
 OF_01 = {
     "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
@@ -63,11 +63,7 @@ OF_08 = {
 }
 
 OF_09 = {
-    "majority_of": lambda labels: max(sorted(set(labels)), key=labels.count),
     "round_block": lambda w, levels: levels[np.abs(w[:, None] - levels).argmin(axis=1)],
-    "parse": lambda answer: next(
-        (dx for dx in config.DX if dx.lower() in answer.lower()), "unparsed"
-    ),
 }
 
 OF_10 = {
