@@ -80,7 +80,6 @@ OF_11 = {
         for j in range(i + 1, len(volumes))
         if abs(np.mean(volumes[i]) - np.mean(volumes[j])) < 0.1
     ],
-    "optimism": lambda validation, test: test.max() - validation.max(),
 }
 
 MISTAKES = OF_01 | OF_02 | OF_03 | OF_04 | OF_05 | OF_06 | OF_07 | OF_08 | OF_09 | OF_10 | OF_11
