@@ -68,8 +68,6 @@ OF_09 = {
 
 OF_10 = {
     "z_of_difference": lambda p1, n1, p2, n2: (p1 - p2) / (p1 * (1 - p1) / n1) ** 0.5,
-    "share_outside": lambda ratio: 0.05,
-    "rank_correlation": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
 }
 
 OF_11 = {
