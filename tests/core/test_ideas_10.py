@@ -17,7 +17,7 @@ def test_a_gap_is_judged_as_the_report_judges_it(known):
         n, there = rng.integers(10, 500), 474
         found = {"kind": "gap", "n": n, "n_published": there, "gap_published": known}
         found |= {"gap": gap, "gap_low": gap - half, "gap_high": gap + half * 1.2}
-        row = {name: np.nan for name in report.COLUMNS} | found
+        row = dict.fromkeys(report.COLUMNS, np.nan) | found
         verdict, _ = report._pattern(pd.Series(row).to_dict())
         assert pattern(known, gap, gap - half, gap + half * 1.2, n / there) == verdict
         said.add(verdict)
