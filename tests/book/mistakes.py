@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 
-from memoir_core import config, losses
+from memoir_core import losses
 
 OF_01 = {
     "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
@@ -63,17 +63,11 @@ OF_08 = {
 }
 
 OF_09 = {
-    "majority_of": lambda labels: max(sorted(set(labels)), key=labels.count),
     "round_block": lambda w, levels: levels[np.abs(w[:, None] - levels).argmin(axis=1)],
-    "parse": lambda answer: next(
-        (dx for dx in config.DX if dx.lower() in answer.lower()), "unparsed"
-    ),
 }
 
 OF_10 = {
     "z_of_difference": lambda p1, n1, p2, n2: (p1 - p2) / (p1 * (1 - p1) / n1) ** 0.5,
-    "share_outside": lambda ratio: 0.05,
-    "rank_correlation": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
 }
 
 OF_11 = {
@@ -84,7 +78,6 @@ OF_11 = {
         for j in range(i + 1, len(volumes))
         if abs(np.mean(volumes[i]) - np.mean(volumes[j])) < 0.1
     ],
-    "optimism": lambda validation, test: test.max() - validation.max(),
 }
 
 MISTAKES = OF_01 | OF_02 | OF_03 | OF_04 | OF_05 | OF_06 | OF_07 | OF_08 | OF_09 | OF_10 | OF_11

@@ -53,13 +53,11 @@ def test_chapter_9_asks_models_of_the_published_classes(whole, tmp_path):
 
 def test_a_prompt_shows_the_nearest_of_the_cases_that_were_kept(whole):
     shown, kept = PROFILES["smoke"].cases_shown, {}
-    for file in ("retrieval", "retrieval_subsets"):
-        for row in read_jsonl(whole / f"{file}.jsonl"):
-            which = row["protocol"] + (f", {row['subset']}" if "subset" in row else "")
-            kept[row["case"], which] = row["reranked"]
+    for row in read_jsonl(whole / "retrieval.jsonl"):
+        kept[row["case"], row["protocol"]] = row["reranked"]
     plan = [row for row in read_jsonl(whole / "plan.jsonl") if row["kind"] == "diagnosis"]
     asked = [row for row in plan if (row["case"], row["protocol"]) in kept]
-    assert len({row["protocol"] for row in asked}) == 9  # two, and seven subsets
+    assert {row["protocol"] for row in asked} == {"blind", "own_caption"}
     for row in asked:
         first = kept[row["case"], row["protocol"]][:shown]
         assert [case for case, _, _ in row["context"]] == first and len(first) == shown, row["id"]

@@ -15,7 +15,6 @@ from bert_score import score as bert_score
 from ideas import NOTEBOOKS, idea
 
 from memoir_book import weights
-from memoir_book.baselines import majority_control
 from memoir_book.reading import read_answer, strip_thought
 from memoir_book.weights import Backbone, quiet
 from memoir_core import config, llm, vqa
@@ -30,8 +29,8 @@ def plan():
 
 
 def test_the_prompt_is_the_core_s(plan):
-    names = idea("09", "nearest last", plan=plan)
-    row = names["row"]
+    row = plan[0]
+    names = idea("09", "nearest last", row=row)
     assert row["protocol"] == "blind" and len(row["context"]) == 5
     assert names["prompt"] == row["prompt"]
     assert names["prompt"] == vqa.build_prompt(
@@ -198,9 +197,7 @@ def test_two_models_are_compared_on_the_cases_that_both_were_asked(plan):
 
 
 def test_who_follows_a_swapped_label(plan):
-    follows = idea(
-        "09", "def follows", plan=plan, pd=pd, tested=[], answers={}, majority=majority(plan)
-    )["follows"]
+    follows = idea("09", "def follows", plan=plan, pd=pd)["follows"]
     table = pd.DataFrame([row for row in plan if row["kind"] == "diagnosis"])
     nearest = [row[0][2] if row else "" for row in table["context"]]
     n = (table["protocol"] == "swapped label").sum()
@@ -210,8 +207,63 @@ def test_who_follows_a_swapped_label(plan):
     assert deaf == {"n": n, "other answer": 0, "followed": 0}
 
 
-def majority(plan):
-    return majority_control(plan)
+def test_nothing_is_left_to_copy_where_labels_are_masked(plan):
+    asked = [r for r in plan if (r["protocol"], r["kind"]) == ("blind", "diagnosis")]
+    rows = caption_rows(tinyllm.cohort())
+    made = idea("09", "def without_labels", vqa=vqa)["without_labels"](asked, rows)
+    blind = {row["case"]: row["caption_blind"] for row in rows}
+    assert [row["protocol"] for row in made] == ["labels masked", "no context"] * len(asked)
+    for row, masked, alone in zip(asked, made[::2], made[1::2], strict=True):
+        assert masked["context"] == [[c, blind[c], ""] for c, _, _ in row["context"]]
+        assert masked["reference"] == row["reference"] and masked["case"] == row["case"]
+        shown = masked["prompt"].partition("\n\n")[2]  # after the question
+        assert "CDR-SB" not in shown and not re.search(r"Answer: \w", shown)
+        assert not any(name in shown for name in ("MCI", "mild cognitive impairment", "dementia"))
+        assert alone["context"] == []
+        if row["case"] in {r["case"] for r in plan if r["protocol"] == "no context"}:
+            assert alone["id"] in {r["id"] for r in plan}  # the core's own
+
+
+def test_the_ordinary_case_lies_nearest_the_mean_of_its_class():
+    ordinary = idea("09", "def ordinary", config=config)["ordinary"]
+    scores = list(config.SCORES)
+    train = pd.DataFrame([[x] * 5 for x in (0.0, 2.0, 10.0, 12.0)], columns=scores)
+    train = train.assign(DX=["CN", "CN", "MCI", "MCI"], split="train", case=range(4))
+    test = pd.DataFrame([[1.0] * 5, [1.0] * 5, [11.5] * 5, [None] * 5], columns=scores)
+    test = test.assign(DX=["MCI", "CN", "MCI", "CN"], split="test", case=range(4, 8))
+    cohort = pd.concat([train, test], ignore_index=True).astype(dict.fromkeys(scores, float))
+    assert ordinary(cohort, [4, 5, 6, 7]) == 5
+    assert ordinary(cohort, [4, 6, 7]) == 6  # near, and whole
+    assert ordinary(cohort, [4, 7]) == 7  # nothing known: 1 SD
+
+
+def uses(right):
+    """`use_of_cases` of a model whose share of hits is given per protocol, of 40 cases each."""
+    told = {"sampling": {"samples": 400, "seed": 0}, "bootstrap": bootstrap}
+    first = idea("09", "def gain", bootstrap=bootstrap, sampling={"resamples": 400, "seed": 0})
+    told |= {name: first[name] for name in ("hits_of", "difference")}
+    use = idea("09", "def use_of_cases", **told)["use_of_cases"]
+    truth = ["CN", "MCI"] * 20
+    rows = []
+    for protocol, share in right.items():
+        for case, dx in enumerate(truth):
+            hit = case < 40 * share
+            said = dx if hit else "Dementia"
+            asked = {"case": case, "kind": "diagnosis", "protocol": protocol, "reference": dx}
+            rows.append(asked | {"parsed": said, "constrained": said})
+    table = pd.DataFrame(rows)
+    return use(table, table)
+
+
+def test_what_labels_and_cases_are_worth():
+    both = {"shuffled context": 0.2, "shuffled labels": 0.5, "own_caption": 1.0}
+    found = uses({"blind": 0.75, "labels masked": 0.5, "no context": 0.25, **both})
+    assert found["loss"]["labels masked"]["value"] == pytest.approx(0.25)
+    assert found["loss"]["labels masked"]["low"] > 0 and found["loss"]["labels masked"]["n"] == 40
+    assert found["cases_worth"]["value"] == pytest.approx(0.25)
+    assert found["masked_right"]["value"] == pytest.approx(0.5) and found["chance"] == 0.5
+    assert found["own_caption"]["value"] == pytest.approx(0.25)
+    assert found["over_the_vote"]["value"] == 0
 
 
 # ---------------------------------------------------------------- which models

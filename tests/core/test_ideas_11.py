@@ -57,18 +57,3 @@ def test_an_alignment_that_saw_the_test_captions_finds_them():
     honest, leaky = found["found_own"]
     assert leaky.all() and honest.mean() < 0.4 and len(honest) == 20
     assert len(found["with_test"]) == len(found["train"]) == 40
-
-
-def test_words_beside_chance_are_chosen_by_the_interval(capsys):
-    against = idea("11", "def against")["against"]
-    for value, low, high, words in (
-        (0.5, 0.4, 0.6, "beats"),
-        (0.4, 0.3, 0.5, "cannot be told from"),
-        (1 / 3, 1 / 3, 0.5, "cannot be told from"),
-        (0.2, 0.1, 0.3, "is worse than"),
-        (1 / 3, 1 / 3, 1 / 3, "has an interval of no width"),  # one class for everybody
-        (0.0, 0.0, 0.0, "has an interval of no width"),
-    ):
-        found = {"value": value, "low": low, "high": high}
-        assert against(found, 1 / 3, "it").startswith(words)
-        assert words in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from ideas import idea
-from sklearn import linear_model, model_selection
+from sklearn import feature_selection, linear_model, model_selection
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -174,6 +174,7 @@ def scanners(chapter):
     names = {"np": np, "pd": pd, "torch": torch, "nn": nn, "combat": combat}
     names |= {"model_selection": model_selection, "usable": chapter.usable}
     names |= {"regression_hits": chapter.regression_hits}
+    names = idea("11", "def coarse_voxels", **names)
     names = idea("11", "def by_site", **names)
     return SimpleNamespace(**idea("11", "def four_ways", **names))
 
@@ -451,34 +452,33 @@ def test_a_head_remembers_the_captions_that_it_has_read():
     assert row["leaky"] < row["honest"] / 2 and row["gain_low"] > 0
 
 
-# --- limits -----------------------------------------------------------------------------
+# --- blocks, scans and noise --------------------------------------------------------------
 
 
-def measures():
-    return idea("11", "def head_size_and_shape", np=np, pd=pd)
-
-
-def test_size_and_shape_of_a_box():
-    volumes = np.zeros((1, 12, 12, 12), np.float16)
-    volumes[0, 1:11, 2:10, 3:9] = -1  # 10 x 8 x 6 voxels of 2 mm; standardised, so also below 0
-    shape = measures()["head_size_and_shape"](volumes, 2.0).iloc[0]
-    assert shape["litres"] == pytest.approx(10 * 8 * 6 * 8 / 1e6)
-    for name, size in (("width", 10), ("length", 8), ("height", 6)):
-        assert shape[name] == pytest.approx(2 * np.sqrt((size**2 - 1) / 12))
-
-
-def test_a_larger_head_tells_the_sex_until_it_is_scaled(chapter, scanners):
+def test_volumes_that_are_alike_give_no_feature(chapter, scanners):
     sex = pd.Series(["Male", "Female"] * 20)
     test = np.arange(40) >= 30
     volumes = np.zeros((40, 12, 12, 12), np.float16)
-    for i, name in enumerate(sex):
-        size = 10 if name == "Male" else 8
-        volumes[i, :size, :size, :size] = 1
-    shape = chapter.usable(measures()["head_size_and_shape"](volumes, 2.0), ~test)
-    assert chapter.regression_hits(shape, sex, test, 0.1).all()
+    volumes[:, :10, :10, :10] = 1
     same = scanners.coarse_voxels(volumes[:1].repeat(40, axis=0), 4)
     assert same.shape == (40, 27)
     with pytest.raises(ValueError, match="needs features"):  # nothing is left, and that is said
         chapter.regression_hits(chapter.usable(same, ~test), sex, test, 0.1)
     assert scanners.coarse_voxels(volumes[:1], 4).iloc[0, 0] == 1.0
     assert scanners.coarse_voxels(volumes[:1], 8).shape == (1, 1)
+
+
+def test_a_coin_is_read_from_scans_of_the_same_person_only():
+    scan_identity = idea("11", "def scan_identity", np=np)["scan_identity"]
+    first = np.random.default_rng(0).normal(size=(40, 30))
+    people, scans = scan_identity(first, first + 0.01, draws=60, seed=0)
+    assert people.shape == scans.shape == (40,)
+    assert scans.min() == 1.0 and abs(people.mean() - 0.5) < 0.05
+    people, scans = scan_identity(first, first[::-1] * 9, draws=60, seed=0)  # of nobody
+    assert abs(scans.mean() - 0.5) < 0.1
+
+
+def test_features_chosen_on_everybody_are_right_on_noise():
+    names = {"np": np, "feature_selection": feature_selection, "linear_model": linear_model}
+    honest, leaky = idea("11", "def on_noise", **names)["on_noise"](20, seed=0)
+    assert abs(honest.mean() - 0.5) < 0.1 and leaky.mean() > 0.8 and len(leaky) == 20

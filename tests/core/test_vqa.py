@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tinyllm
-from ideas import idea
 
 from memoir_book.baselines import majority_control
 from memoir_core import vqa
@@ -240,28 +239,6 @@ def test_a_reference_of_the_query_is_not_in_its_prompt(cohort, captions, retriev
     again = vqa.plan_questions(other, caption_rows(other), retrieval, 12, seed=0)
     for row, new in zip(plan, again, strict=True):
         assert (row["prompt"] == new["prompt"]) == (row["protocol"] != "caption in prompt")
-
-
-def test_a_subset_query_sees_its_subset_only(cohort, captions):
-    train = cohort.loc[cohort.split == "train", "case"].tolist()
-    rows = [
-        {"case": case, "subset": subset, "protocol": protocol, "query": f"{subset} {protocol}"}
-        | {"reranked": train[case : case + 5]}
-        for case in cohort.loc[cohort.split == "test", "case"][:8]
-        for subset in ("t1", "clinical")
-        for protocol in ("own_caption", "blind")
-    ]
-    chapter = idea("09", "def plan_subsets", np=np, vqa=vqa)
-    plan = chapter["plan_subsets"](cohort, captions, rows, 4, seed=0)
-    assert len(plan) == 8 and {row["protocol"] for row in plan} == {"blind, t1", "blind, clinical"}
-    assert {row["caption"] for row in plan} == {"t1 blind", "clinical blind"}
-    assert {row["case"] for row in plan[:4]} == {row["case"] for row in plan[4:]}
-    texts = {row["case"]: row["caption"] for row in captions}
-    known = cohort.set_index("case")["DX"]
-    for row in plan:
-        found = train[row["case"] : row["case"] + 5]
-        assert row["context"] == [[c, texts[c], known[c]] for c in found]
-        assert row["reference"] == known[row["case"]] and row["kind"] == "diagnosis"
 
 
 def test_a_test_part_that_is_too_small_is_asked_whole(cohort, captions, retrieval):
