@@ -21,8 +21,6 @@ OF_02 = {
 }
 
 OF_03 = {
-    "masked_weights": lambda scores, present: scores.softmax(dim=1) * present,
-    "fuse_mean": lambda z, present: (z * present[:, :, None]).mean(dim=1),
     "gate": lambda present, drop, draw: present & (draw >= drop),
 }
 
