@@ -144,3 +144,24 @@ def test_rivals_see_what_they_are_named_after_and_are_asked_on_test_only():
     upside = cohort.assign(DX=np.where(cohort["split"] == "test", np.roll(dx, 1), dx))
     same = rivals(upside, noise)["dx3"]["presence only, regression"]
     assert same.tolist() == found["dx3"]["presence only, regression"].tolist()
+
+
+def test_the_answer_of_the_least_focal_loss():
+    """Gamma 0 says the truth; larger ones less, by the core's own loss."""
+    names = {"np": np}
+    best_answer = idea("05", "def best_answer", **names)["best_answer"]
+    true = np.array([0.1, 0.5, 0.8, 0.95])
+    assert best_answer(true, 0.0) == pytest.approx(true, abs=0.001)
+    target = torch.tensor([0, 1])
+    for gamma in (1.0, 2.0):
+        said = best_answer(true, gamma)
+        assert (abs(said - 0.5) <= abs(true - 0.5)).all() and said[2] > 0.5 > said[0]
+        for t, p in zip(true, said, strict=True):
+
+            def expected(q, t=t, gamma=gamma):
+                logits = torch.tensor([[q, 1 - q], [q, 1 - q]]).log()
+                each = [losses.focal_loss(logits[[i]], target[[i]], gamma) for i in (0, 1)]
+                return t * float(each[0]) + (1 - t) * float(each[1])
+
+            found = minimize_scalar(expected, bounds=(0.001, 0.999), method="bounded")
+            assert p == pytest.approx(found.x, abs=0.003)
