@@ -26,11 +26,7 @@ OF_03 = {
     "gate": lambda present, drop, draw: present & (draw >= drop),
 }
 
-OF_04 = {
-    "loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups)))),
-    "paired_loss": lambda a, b, has_a, has_b, tau: losses.info_nce(a, b, 1 / tau),
-    "no_pair_chance": lambda n, p: (1 - p) ** n,
-}
+OF_04 = {"loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups))))}
 
 OF_05 = {
     "balanced_accuracy": lambda m: np.trace(m) / np.sum(m),
