@@ -46,16 +46,10 @@ OF_07 = {
     "leaks": lambda write, record, changes: all(
         write(record | change) != write(record) for change in changes
     ),
-    "perplexity_of": lambda p: 1 / p.mean(),
-    "percentile_for_age": lambda value, age, others, ages: 100 * (others < value).mean(),
 }
 
 OF_08 = {
     "nearest": lambda query, vectors, k: np.argsort(-(vectors @ query))[:k],
-    "ndcg": lambda grades, everything, k: (
-        (grades[:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum()
-        / max((np.sort(grades)[::-1][:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum(), 1e-9)
-    ),
 }
 
 OF_09 = {
