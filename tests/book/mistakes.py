@@ -23,11 +23,7 @@ OF_03 = {
     "gate": lambda present, drop, draw: present & (draw >= drop),
 }
 
-OF_04 = {
-    "loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups)))),
-    "paired_loss": lambda a, b, has_a, has_b, tau: losses.info_nce(a, b, 1 / tau),
-    "no_pair_chance": lambda n, p: (1 - p) ** n,
-}
+OF_04 = {"loss_floor": lambda groups: float(np.log(len(groups) / len(set(groups))))}
 
 OF_05 = {
     "balanced_accuracy": lambda m: np.trace(m) / np.sum(m),
@@ -45,16 +41,10 @@ OF_07 = {
     "leaks": lambda write, record, changes: all(
         write(record | change) != write(record) for change in changes
     ),
-    "perplexity_of": lambda p: 1 / p.mean(),
-    "percentile_for_age": lambda value, age, others, ages: 100 * (others < value).mean(),
 }
 
 OF_08 = {
     "nearest": lambda query, vectors, k: np.argsort(-(vectors @ query))[:k],
-    "ndcg": lambda grades, everything, k: (
-        (grades[:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum()
-        / max((np.sort(grades)[::-1][:k] / np.log2(np.arange(2, len(grades[:k]) + 2))).sum(), 1e-9)
-    ),
 }
 
 OF_09 = {

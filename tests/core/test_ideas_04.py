@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 from torch.utils.data import DataLoader
 
+from memoir_book import shows
 from memoir_core import metrics, training
 from memoir_core.data import RETEST, FaTogether, MemoirDataset, Scaler
 from memoir_core.losses import PairwiseInfoNCE
@@ -22,7 +23,8 @@ from memoir_core.volumes import augment
 
 def test_the_pairs_are_the_cores(capsys):
     torch.manual_seed(0)
-    found = idea("04", "in zip(scales", torch=torch, F=F, PairwiseInfoNCE=PairwiseInfoNCE)
+    names = {"torch": torch, "F": F, "math": math, "PairwiseInfoNCE": PairwiseInfoNCE}
+    found = idea("04", "in zip(scales", **names)
     assert len(found["losses"]) == 3
     torch.testing.assert_close(found["by_hand"], PairwiseInfoNCE()(found["z"], found["present"]))
     assert "equal to the core's: True" in capsys.readouterr().out
@@ -57,30 +59,28 @@ def unit(*shape, around=0.0, noise=1.0):
 
 
 def words():
-    return idea("04", "def says(", math=math, metrics=metrics)
+    return idea("04", "def says(", math=math, metrics=metrics, shows=shows)
 
 
 def test_the_chapter_says_that_an_encoder_has_collapsed():
     """The sentence changes with the embeddings: constant, nearly, and people told apart."""
     says = words()["says"]
-    constant = says("fa", metrics.spread(unit(30, 64, around=1, noise=1e-3)))
-    assert "This encoder has collapsed" in constant and "directions" not in constant
-    nearly = metrics.spread(unit(30, 64, around=1, noise=0.2))
+    constant = says("fa", metrics.spread(unit(30, 64, around=1, noise=1e-3)) | {"n": 30})
+    assert "encoder of FA has collapsed" in constant and "directions" not in constant
+    nearly = metrics.spread(unit(30, 64, around=1, noise=0.2)) | {"n": 30}
     assert 0.9 < nearly["mean_cosine"] < 0.99
-    assert "It has nearly collapsed" in says("fa", nearly) and "directions" in says("fa", nearly)
-    apart = says("fa", metrics.spread(torch.eye(6)))
-    assert "told apart in 5.0 directions" in apart and "collapsed" not in apart
-    nobody = says("fa", metrics.spread(torch.zeros(1, 8)))
+    assert "has nearly collapsed" in says("fa", nearly) and "directions" in says("fa", nearly)
+    apart = says("fa", metrics.spread(torch.eye(6)) | {"n": 30})
+    assert "apart in 5.0 directions" in apart and "collapsed" not in apart
+    nobody = says("fa", metrics.spread(torch.zeros(1, 8)) | {"n": 30})
     assert "nothing to say" in nobody and "collapsed" not in nobody
 
 
-def test_the_chapter_says_whether_partners_are_found():
+def test_a_pair_of_five_people_says_nothing():
     finds = words()["finds"]
-    row = {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30, "chance": 1 / 6}
-    assert "partners are found" in finds("t1_fa", row)
-    assert "not shown to be better" in finds("t1_fa", row | {"chance": 0.5})
-    assert "worse than guessing" in finds("t1_fa", row | {"chance": 0.9})
-    assert "can say nothing" in finds("t1_fa", row | {"n": 4, "chance": 1})
+    row = {"value": 1.0, "low": 0.5, "high": 1.0, "n": 5, "chance": 1.0}
+    assert "can say nothing" in finds("t1_fa", row)
+    assert "more often" in finds("fa_clinical", row | {"n": 30, "chance": 0.2})
 
 
 def test_recall_by_hand_is_the_cores_and_has_an_interval(capsys):
@@ -130,13 +130,13 @@ def test_the_search_is_judged_by_its_intervals():
     assert table.loc[("wide, 8 epochs", "t1_fa"), "value"] == pytest.approx(0.1)
     assert "None of them is better" in chosen(table)
     assert "beaten in t1_fa" in chosen(pooled(searched(wide=0.9, book=0.5)))
-    assert "In no pair do their intervals part" in chosen(pooled(searched(book=0.5, half=0.55)))
+    assert "In every pair their intervals overlap" in chosen(pooled(searched(book=0.5, half=0.55)))
     assert "does not hold the book's recipe" in chosen(pooled(searched(half=0.5, wide=0.1)))
     assert "does not hold" in chosen(pooled(searched(book=0.5)))
     holes = searched(book=0.5, half=0.6)
     holes[["recall_t1_fa", "chance_t1_fa"]], holes["n_t1_fa"] = float("nan"), 0
     assert pooled(holes)["n"].xs("t1_fa", level="pair").tolist() == [0, 0]
-    assert "In no pair" in chosen(pooled(holes))
+    assert "In every pair" in chosen(pooled(holes))
     unreached = idea("04", "def unreached(")["unreached"]
     table = searched(book=0.5, half=0.12)
     table["recall_fa_clinical"] = 0.11  # of 100 people, chance 0.1
