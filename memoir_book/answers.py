@@ -1,7 +1,5 @@
 """Answers of language models to a plan of questions: made once per model, or read from a file."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections import Counter

@@ -3,8 +3,6 @@
 It imports nothing but Python and `memoir_core.config`, so that Snakemake can read it too.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

@@ -5,8 +5,6 @@ as CSV; then says what the book will leave out for want of data, and what of the
 the run. It names files, subjects and dates: it is for whoever holds the data.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """What a cohort other than ADNI is and holds: `dataset.json` beside its tables, from an intake."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path

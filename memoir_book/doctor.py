@@ -3,8 +3,6 @@
 Exit code 1 only for what would make the run fail. Nothing is downloaded or changed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

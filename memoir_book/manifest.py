@@ -5,8 +5,6 @@ checksums of what it read and of what it left, the code that it depends on, the 
 it used, and the machine. Whoever reads an artefact asks it first.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -4,8 +4,6 @@ Pages of the synthetic cohort go to `book/`, to be published. Pages of real data
 the run's own folder, which is its owner's only, and say so: they are never public.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -4,8 +4,6 @@ A report is made of aggregates (see `report`); a last look catches what slipped 
 same. What a run keeps of messages and logs has identifiers masked.
 """
 
-from __future__ import annotations
-
 import html
 import os
 import re

@@ -4,8 +4,6 @@ The fair reading takes the final answer, in the usual words of the field (names.
 what is denied, doubted or said of others. A table of answers tests it against a physician's view.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence

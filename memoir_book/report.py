@@ -9,8 +9,6 @@ are judged (`privacy.coarse`), and a second report on all but a few of the same 
 are moved into place. Settings are those that the trainings noted.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ changed: notebook, imported code, parameters, inputs, weights, and what it left.
 goes on with the chapter in which it stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

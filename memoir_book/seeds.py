@@ -8,8 +8,6 @@ each chapter calls `check`. `compare` averages over runs whose names differ only
 and tests the others' differences to the first.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

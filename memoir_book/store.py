@@ -3,8 +3,6 @@
 What was made from what is noted in `manifest.json`, see `manifest.py`.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys

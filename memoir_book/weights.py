@@ -6,8 +6,6 @@ the last two stand in, labelled, for the published language models.
 `python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import shutil

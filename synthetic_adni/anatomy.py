@@ -4,8 +4,6 @@ A region mode is a velocity field that makes one region larger and its surroundi
 It is the gradient of a potential, so that it neither turns nor moves the brain as a whole.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

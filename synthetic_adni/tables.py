@@ -9,8 +9,6 @@ are smooth invertible deformations of population templates; no label is painted 
 cohort is for teaching: no clinical claim follows from it.
 """
 
-from __future__ import annotations
-
 import zlib
 from datetime import date, timedelta
 from typing import Any

@@ -3,8 +3,6 @@
 Each command is a module of its own, with `add_arguments` and `run`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

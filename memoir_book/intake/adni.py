@@ -4,8 +4,6 @@ It holds ADNIMERGE.csv, images.csv (which names the images where they are) and i
 choice, and all that was left out.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

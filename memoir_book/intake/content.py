@@ -5,8 +5,6 @@ It is judged on blocks of 8 mm, which tell a wrong image from a right one in a f
 A mirrored brain cannot be told from a right one so: the template is as good as symmetric.
 """
 
-from __future__ import annotations
-
 import gzip
 import itertools
 from functools import cache

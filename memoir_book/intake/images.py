@@ -1,7 +1,5 @@
 """Find the images of a download: images.csv, BIDS, Clinica's CAPS, or the folder of LONI."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

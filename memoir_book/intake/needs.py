@@ -1,7 +1,5 @@
 """What a cohort lacks, and what the book then leaves out: said by `check` and in every chapter."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from memoir_core.config import DX

@@ -4,8 +4,6 @@ It holds maps of grey-matter density (SPM8, DARTEL, modulated, 2 mm) and a sheet
 becomes the class: a rule, no diagnosis. Under 60, age would be the diagnosis: they are left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from pathlib import Path

@@ -5,8 +5,6 @@ T1: brain extraction (deepbet), bias field (N4), registration to the MNI templat
 matter, or the T1's own where the file's name says space-T1w. What is done is not done again.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import multiprocessing
 import os

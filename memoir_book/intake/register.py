@@ -3,8 +3,6 @@
 SimpleITK and deepbet (see requirements-intake.txt) are imported where they are used.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

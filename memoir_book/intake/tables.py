@@ -1,7 +1,5 @@
 """ADNI's tables, merged or single, dated or not, joined into one row per visit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import reduce

@@ -1,7 +1,5 @@
 """Read a table as people have it: whatever separates its fields, however its letters are coded."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path
