@@ -5,7 +5,6 @@ changed: notebook, imported code, parameters, inputs, weights, and what it left.
 goes on with the chapter in which it stopped.
 """
 
-import argparse
 import re
 import sys
 import time
@@ -26,19 +25,9 @@ from .messages import say
 
 def main(argv: list[str] | None = None) -> int:
     """Run chapters; exit code 0, 1 where one fails, 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m memoir_book.run",
-        description="Run the book's notebooks in order. Chapters that are up to date are skipped.",
-        epilog="Chapters: " + ", ".join(c.name for c in CHAPTERS) + ". A number will do: --from 4.",
-    )
-    chapters.add_run_options(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    for option in ("from", "to", "only"):
-        parser.add_argument(f"--{option}", default="", metavar="CHAPTER")
-    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
-                        help="a parameter of the notebooks; may be repeated")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
-    parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
+    about = "Run the book's notebooks in order. Chapters that are up to date are skipped."
+    parser = chapters.parser_of("run", about)
+    parser.epilog = f"Chapters: {', '.join(c.name for c in CHAPTERS)}. A number will do: --from 4."
     args = parser.parse_args(argv)
     try:
         chosen = choose_chapters(getattr(args, "from"), args.to, args.only)

@@ -22,8 +22,8 @@ from memoir_core.files import MissingArtefactError, checksum, digest, read_json,
 
 from . import chapters, manifest, privacy
 from .chapters import get_chapter
-from .dataset import Dataset, read_dataset
-from .intake import needs, oasis
+from .dataset import Dataset, lacks, read_dataset
+from .intake import oasis
 from .manifest import MANIFEST, RunMismatchError, read_manifest, write_manifest
 from .messages import say
 
@@ -114,7 +114,7 @@ def start_chapter(
     book = Run(*at, spec.name, own, reads, read_dataset(data))
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
     there = "cohort.parquet" in spec.reads  # then it is said what nobody in it has
-    absent = needs.lacks(pd.read_parquet(folder / "cohort.parquet")) if there else []
+    absent = lacks(pd.read_parquet(folder / "cohort.parquet")) if there else []
     for line in [*book.dataset.notes, *map(book.dataset.reword, absent)]:
         print(line)
     return book

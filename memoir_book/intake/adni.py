@@ -22,12 +22,6 @@ from .text import read_text
 KEYS = ["PTID", "VISCODE"]
 
 
-def add_arguments(parser) -> None:
-    parser.add_argument("download", type=Path, help="folder with ADNI's tables, at any depth")
-    parser.add_argument("out", type=Path, help="folder to write, which the chapters then read")
-    parser.add_argument("--images", type=Path, help="folder with the images, if it is another")
-
-
 def run(options) -> int:
     """Write OUT and print the report; or print what must be mended first, and write nothing."""
     said: Said = {}
