@@ -1,7 +1,5 @@
 """Answers of language models to a plan of questions: made once per model, or read from a file."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ from tqdm import tqdm
 from memoir_core import files, llm, vqa
 
 from . import experts, onednn, weights
+from .messages import say
 from .weights import Backbone, Weights
 
 BATCH = 8  # prompts at a time
@@ -101,10 +100,8 @@ def answer_plan(
                 for kind, text in empty.items()
             }
         except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"the GPU ran out of memory while {folder.name} answered: choose a smaller model, "
-                f"end other programs that use this GPU, or lower BATCH in {__file__} (now {BATCH})"
-            ) from error
+            words = {"name": folder.name, "file": __file__, "batch": BATCH}
+            raise MemoryError(say("GPU memory ran out", **words)) from error
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in found_at.values())
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
         speed = {
@@ -144,9 +141,7 @@ def read_answers(path: Path, plan: Sequence[dict]) -> list[dict]:
     asked, given = Counter(row["id"] for row in plan), Counter(row["id"] for row in rows)
     for what, ids in (("unknown or repeated", given - asked), ("missing", asked - given)):
         if ids:
-            raise ValueError(
-                f"{path}: {len(ids)} ids are {what}, such as {', '.join(map(repr, [*ids][:3]))}; "
-                "answer each row of the plan.jsonl beside it once, or move the file away"
-            )
+            some = ", ".join(map(repr, [*ids][:3]))
+            raise ValueError(say("ids of a plan", path=path, n=len(ids), what=what, some=some))
     said = {row["id"]: {"answer": row["answer"]} for row in rows}
     return [said[row["id"]] for row in plan]

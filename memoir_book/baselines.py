@@ -1,7 +1,5 @@
 """What needs no network, scored on the same split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

@@ -6,8 +6,6 @@ answers by Bayes' rule. Of an image it sees no voxels but the few numbers that i
 or scanned at all, which tell a little besides, are left out.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 It imports nothing but Python and `memoir_core.config`, so that Snakemake can read it too.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json
@@ -15,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from memoir_core.config import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/, cache/
 
@@ -111,17 +107,28 @@ def resolved(spec: Chapter, values: dict[str, Any], sizes: dict[str, Any]) -> di
     return {n: v or sizes[spec.sizes[n]] if n in spec.sizes else v for n, v in values.items()}
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which run is meant; see `store.find_run`."""
-    parser.add_argument("--profile", default="", choices=("", *PROFILES), metavar="PROFILE",
-                        help="smoke, quick or paper (default: that of the run)")  # fmt: skip
-    parser.add_argument("--run", default="", help="folder under runs/ (default: the run made last)")
-    parser.add_argument("--data", default="", help="ADNI download (default: the run's, synthetic)")
-    parser.add_argument("--seed", type=_seed, default=None, help="default: that of the run, or 0")
+def parser_of(command: str, about: str | None, parser: Any = None) -> argparse.ArgumentParser:
+    """Make the parser of `python -m memoir_book.<command>`; commands.json lists all options.
+
+    A name in a list stands for another list: 'a run', say, for those that `store.find_run` takes.
+    """
+    parser = parser or argparse.ArgumentParser(f"python -m memoir_book.{command}", None, about)
+    for row in _OPTIONS[command]:
+        if isinstance(row, str):
+            parser_of(row, about, parser)
+        else:
+            name, told = row
+            types = {key: _TYPES[value] for key, value in told.items() if key == "type"}
+            parser.add_argument(name, **told | types)
+    return parser
 
 
 def _seed(text: str) -> int | None:
     return checked("seed", text, int, None) if text else None
+
+
+_OPTIONS = json.loads(Path(__file__).with_name("commands.json").read_text(encoding="utf-8"))
+_TYPES: dict[str, Any] = {"path": Path, "int": int, "seed": _seed}
 
 
 def runs_dir() -> Path:

@@ -5,9 +5,6 @@ as CSV; then says what the book will leave out for want of data, and what of the
 the run. It names files, subjects and dates: it is for whoever holds the data.
 """
 
-from __future__ import annotations
-
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -20,10 +17,10 @@ from memoir_core.config import DX, PROFILES, SCORES
 from memoir_core.files import atomic_path
 from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 
-from . import doctor, privacy
-from .dataset import read_dataset
-from .intake import content, lacks, list_images, read_merged
-from .intake.needs import LEAST
+from . import chapters, doctor, privacy
+from .dataset import LEAST, lacks, read_dataset
+from .intake import content, list_images, read_merged
+from .messages import problem
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
 
@@ -44,9 +41,8 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
         kinds = dict(zip(PATHS, (read_dataset(data_dir).kind, "fa"), strict=True))
         pairs = [(n, k) for c, k in kinds.items() if c in listed for n in listed[c].dropna()]
         named = {data_dir / name: kind for name, kind in pairs}
-        mend = "download it, or empty its path in images.csv"
         lost = {path: named.pop(path) for path in [*named] if not os.path.isfile(path)}  # noqa: PTH113
-        problems += [Problem(str(p), "is missing, or no regular file", mend) for p in lost]
+        problems += [problem("missing image", path) for path in lost]
         if images:
             for name in ("template", "brain_mask", *content.LIKE.values()):
                 content.template(name)  # once, and not in every thread
@@ -57,9 +53,8 @@ def check_download(data_dir: Path, images: bool = True) -> list[Problem]:
             problems += doubts(tables[0], str(data_dir / "ADNIMERGE.csv"))
             cohort, _ = build_cohort(tables[0], tables[1], data_dir, seed=0)
             sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)
-            mend = f"training needs {LEAST} at least: take more people into the download"
             few = sizes[sizes < LEAST].items()
-            problems += [Problem("", f"class {dx} has {n} subjects", mend) for dx, n in few]
+            problems += [problem("small class", dx=dx, n=n, least=LEAST) for dx, n in few]
     except CohortError as error:
         problems += error.problems
     return problems
@@ -79,16 +74,11 @@ def doubts(visits: pd.DataFrame, file: str) -> list[Problem]:
     grown = (visits.groupby("PTID")["AGE"].transform("max") - visits["AGE"]) > 0.5
     late = visits["EXAMDATE"] > pd.Timestamp.now() + pd.Timedelta("1D")
     mean, classes = visits[list(SCORES)].mean(), visits.groupby("DX")[list(SCORES)].mean()
-    reckon = "it must be that at baseline; `python -m memoir_book.intake adni` reckons it back"
-    exchanged = "look whether columns, or the numbers of the classes, are exchanged"
-    found = [
-        (grown.any(), "AGE", f"differs between the rows of a person ({grown.sum()} rows)", reckon),
-        (late.any(), "EXAMDATE", f"lies in the future ({late.sum()} rows)", "look how it is told"),
-        (mean["ADAS13"] < mean["ADAS11"], "ADAS13", "is below ADAS11, a part of it", exchanged),
-    ]
+    found = [("AGE differs", "AGE", grown.sum()), ("in the future", "EXAMDATE", late.sum())]
+    found += [("below its part", "ADAS13", mean["ADAS13"] < mean["ADAS11"])]
     worse = (classes.reindex(["CN", "Dementia"]).diff().iloc[1] * [1, 1, 1, -1, -1]).items()
-    found += [(d < 0, str(name), "is worse in CN than in Dementia", exchanged) for name, d in worse]
-    return [Problem(file, what, mend, "", column) for wrong, column, what, mend in found if wrong]
+    found += [("worse in CN", str(name), difference < 0) for name, difference in worse]
+    return [problem(key, file, "", column, n=n) for key, column, n in found if n]
 
 
 def _image_problem(path: Path, kind: str) -> Problem | None:
@@ -98,12 +88,7 @@ def _image_problem(path: Path, kind: str) -> Problem | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one table of all problems; exit code 1 where there are any."""
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.check", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with ADNIMERGE.csv and images")
-    parser.add_argument("--csv", type=Path, default=Path("problems.csv"), help="write it here")
-    parser.add_argument("--skip-images", action="store_true", help="check the tables only")
-    parser.add_argument("--profile", default="quick", choices=tuple(PROFILES), help="of the run")
-    parser.add_argument("--device", default="auto", help="of the run: auto, cpu or cuda")
+    parser = chapters.parser_of("check", __doc__)
     options = parser.parse_args(arguments)
     privacy.keep_private()
     data = options.data

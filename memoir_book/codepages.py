@@ -3,8 +3,6 @@
 Their Markdown is in codepages.md.j2.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 from pathlib import Path

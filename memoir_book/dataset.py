@@ -1,6 +1,4 @@
-"""What a cohort other than ADNI is and holds: `dataset.json` beside its tables, from an intake."""
-
-from __future__ import annotations
+"""What a cohort is, holds and lacks; one other than ADNI has a dataset.json beside its tables."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -9,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from memoir_core.config import DX
 from memoir_core.files import read_json
-from memoir_core.tables import CohortError, Problem
+
+from .messages import refusal, say
 
 FILE = "dataset.json"
+ENOUGH, LEAST = 15, 5  # subjects of a class: for figures of its own; for a part to validate on
+CLINICAL = {"CDRSB": "CDR-SB", "ADAS11": "ADAS-11", "ADAS13": "ADAS-13", "MMSE": "MMSE"}
+CLINICAL |= {"MOCA": "MoCA", "APOE4": "APOE4"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,27 @@ def read_dataset(folder: Path) -> Dataset:
     try:
         found = {f.name: read_json(path)[f.name] for f in fields(Dataset)}
         if re.search(r"[<>&`\\]|\]\(", str(found)) or found["name"] == "synthetic":
-            raise ValueError("markup in words that stand in pages, or a name that is not its own")
+            raise ValueError(say("markup"))
         return Dataset(**found)
     except (KeyError, TypeError, ValueError) as error:
-        raise CohortError(Problem(str(path), "is damaged", "run the intake again")) from error
+        raise refusal("damaged dataset", path) from error
+
+
+def lacks(cohort: pd.DataFrame) -> list[str]:
+    """Say in a sentence each what nobody in a cohort (of `build_cohort`) has, and who is few.
+
+    That is what the book leaves out: `check` says it, and every chapter.
+    """
+    said = [] if cohort["has_fa"].any() else [say("no FA")]
+    absent = {name: f"no {words}" for name, words in CLINICAL.items() if cohort[name].isna().all()}
+    if len(absent) == len(CLINICAL):
+        said.append(say("no clinical"))
+    else:
+        said += [say("no CDRSB")] * bool(absent.pop("CDRSB", ""))
+        said += [say("no scores", rest=", ".join(absent.values()))] * bool(absent)
+    if cohort["EXAMDATE"].isna().all():
+        said.append(say("no date"))
+    sizes = cohort["DX"].value_counts().reindex(DX, fill_value=0)
+    if few := [f"{name} ({n})" for name, n in sizes.items() if n < ENOUGH]:
+        said.append(say("small classes", enough=ENOUGH, few=", ".join(few)))
+    return said

@@ -3,15 +3,13 @@
 Exit code 1 only for what would make the run fail. Nothing is downloaded or changed.
 """
 
-from __future__ import annotations
-
-import argparse
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from memoir_core.config import PROFILES, Profile  # others need packages, which may be missing
 
@@ -68,7 +66,7 @@ def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
         return
     missing = [n for n in sources if not weights.fingerprint(n).startswith(f"{n} ")]
     disk = sum(sources[name].gib for name in missing)
-    there = weights.hub_cache()
+    there = Path(weights.constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(p for p in (there, *there.parents) if p.exists())).free / 2**30
     text = f"{there}: {free:.1f} GiB free, {disk:.0f} GiB wanted for {', '.join(missing) or '-'}"
     mend = "" if free >= disk else "; free some, or move it by HF_HOME (else stand-ins)"
@@ -83,10 +81,7 @@ def machine(profile: Profile, device: str) -> Iterator[tuple[str, str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; exit code 1 where something would make the run fail."""
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.doctor", description=__doc__)
-    parser.add_argument("--profile", default="quick", choices=tuple(PROFILES))
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    options = parser.parse_args(arguments)
+    options = chapters.parser_of("doctor", __doc__).parse_args(arguments)
     found = [*versions()]
     if not any(level == "fail" for level, *_ in found):
         found += machine(PROFILES[options.profile], options.device)

@@ -1,7 +1,5 @@
 """What transformers leaves out of 4 bit: the experts of a mixture. Importing this mends it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ checksums of what it read and of what it left, the code that it depends on, the 
 it used, and the machine. Whoever reads an artefact asks it first.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -29,6 +27,7 @@ from memoir_core.tables import PATHS, CohortError
 from . import chapters
 from .chapters import CHAPTERS, Chapter, get_chapter
 from .intake.images import list_images
+from .messages import say
 
 MANIFEST = "manifest.json"
 NEW = "new"
@@ -45,15 +44,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         return {}
-    mend = (
-        f"delete it and run `python -m memoir_book.run --run {folder.name}` with profile, seed and "
-        "data of the run again: chapters run anew, finished trainings are kept"
-    )
     with suppress(DamagedFileError, KeyError, AttributeError, TypeError):
         found = files.read_json(path)
         if found.pop("checksum") == digest(json.dumps(found)):
             return found
-    raise DamagedFileError(f"{path} is damaged; {mend}")
+    raise DamagedFileError(say("damaged manifest", path=path, run=folder.name))
 
 
 def write_manifest(folder: Path, manifest: Mapping) -> None:
@@ -105,55 +100,35 @@ def checksum_now(path: Path) -> str:
     return checksum(path) if path.exists() else "missing"
 
 
-def weights_now(name: str, was: dict) -> dict:
-    """What a chapter would find today in place of the weights that it used."""
-    from .weights import fingerprint
-
-    found = fingerprint(name, was.get("path", ""), was.get("use", "hub"))
-    return was | {"fingerprint": found}
-
-
 def check_inputs(folder: Path, manifest: Mapping, spec: Chapter, data: Path) -> dict[str, str]:
     """Verify all that a chapter reads; return its checksums."""
-    known = current(manifest)
     command = f"python -m memoir_book.run --profile {manifest['profile']} --run {folder.name}"
-    absent = [n for n in spec.reads if n not in known or not (folder / n).exists()]
-    if absent:
-        last = max(c.number for c in CHAPTERS if set(absent) & set(c.writes))
-        raise MissingArtefactError(
-            f"chapter {spec.number} needs {', '.join(absent)} in {folder}, which earlier chapters "
-            f"make. Run them first, with the same seed and data:\n  {command} --to {last}"
-        )
+    words: dict = {"chapter": spec.number, "folder": folder, "command": command}
+    known = current(manifest)
+    if absent := [n for n in spec.reads if n not in known or not (folder / n).exists()]:
+        words["last"] = max(c.number for c in CHAPTERS if set(absent) & set(c.writes))
+        raise MissingArtefactError(say("inputs absent", names=", ".join(absent), **words))
     for name in spec.reads:
         wanted, maker = known[name]
-        again = f"run chapter {maker[:2]} again:\n  {command} --only {maker[:2]} --force"
-        verify(folder / name, wanted, again)
+        words |= {"name": name, "maker": maker[:2]}
+        verify(folder / name, wanted, again := say("run again", **words))
         if why := stale(manifest, maker):
-            raise MissingArtefactError(
-                f"{name} was made from what has changed since ({why}); "
-                f"run the chapters in between again:\n  {command} --to {maker[:2]}"
-            )
+            raise MissingArtefactError(say("stale", why=why, **words))
         old, now = manifest["chapters"][maker]["code"], code_of(get_chapter(maker))
         if other := [path for path in {**old, **now} if old.get(path) != now.get(path)]:
-            print(f"note: {name} was made by other code ({', '.join(other[:3])}): {again}")
+            print(say("other code", paths=", ".join(other[:3]), again=again, **words))
     reads = reads_now(manifest, spec if data.is_dir() else replace(spec, download=""), data)
     if "tables" in reads and spec.number != "01":
         before = manifest["chapters"].get(CHAPTERS[0].name, {}).get("reads", {})
         if before.get("tables", reads["tables"]) != reads["tables"]:
-            raise RunMismatchError(
-                f"the tables in the data folder are not those that runs/{folder.name} was made "
-                f"from; take another run name, or make it anew:\n  {command} --from 1"
-            )
+            raise RunMismatchError(say("other tables", **words))
     return reads
 
 
 def verify(path: Path, wanted: str, mend: str) -> None:
     """Compare a file or folder with its checksum; DamagedFileError names it and the mend."""
     if checksum(path) != wanted:
-        raise DamagedFileError(
-            f"{path} is not the one that its chapter left: damaged, of another run, or half made "
-            f"anew; {mend}"
-        )
+        raise DamagedFileError(say("not as left", path=path, mend=mend))
 
 
 def read_download(data: Path, what: str) -> dict[str, str]:

@@ -4,8 +4,6 @@ On some CPUs (AMD's) MKL is slower, above all for the few rows of a token that i
 is on yours, `benchmarks/products.py` says. The products are the same but for rounding.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -4,9 +4,6 @@ Pages of the synthetic cohort go to `book/`, to be published. Pages of real data
 the run's own folder, which is its owner's only, and say so: they are never public.
 """
 
-from __future__ import annotations
-
-import argparse
 import base64
 import json
 import re
@@ -16,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import yaml
 
@@ -25,6 +23,7 @@ from memoir_core.files import DamagedFileError, MissingArtefactError, read_json,
 from . import chapters, codepages, manifest, privacy, published, seeds, store
 from .chapters import CHAPTERS, ROOT
 from .dataset import read_dataset
+from .messages import say
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
@@ -41,11 +40,7 @@ PATHS = (  # ways through the book, by numbers of chapters
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.pages", description=__doc__)
-    chapters.add_run_options(parser)
-    parser.add_argument("--builder", default="html", choices=("html", "singlehtml"))
-    parser.add_argument("--strict", action="store_true", help="warnings are errors")
-    args = parser.parse_args(argv)
+    args = chapters.parser_of("pages", __doc__).parse_args(argv)
     try:
         name, settings = store.find_run(args.profile, args.run, args.data, args.seed)
         source, out = lay_out(name, settings)
@@ -73,12 +68,8 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
     """
     run_dir = chapters.runs_dir() / name
     known = manifest.current(manifest.read_manifest(run_dir))
-    absent = [c.number for c in CHAPTERS if f"notebooks/{c.name}.ipynb" not in known]
-    if absent:
-        raise MissingArtefactError(
-            f"a book shows one whole run, and runs/{name} has not run chapter "
-            f"{', '.join(absent)}:\n  python -m memoir_book.run --run {name}"
-        )
+    if absent := [c.number for c in CHAPTERS if f"notebooks/{c.name}.ipynb" not in known]:
+        raise MissingArtefactError(say("no whole run", name=name, absent=", ".join(absent)))
     for file, (wanted, _) in known.items():  # all that is shown, before anything is written
         shown = file.startswith(("notebooks/", "results/"))
         if shown and manifest.checksum_now(run_dir / file) != wanted:
@@ -126,24 +117,17 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
     call images by the cohort's names, and classes in tables of the run, but not beside published
     figures, nor where language models are asked (chapter 9).
     """
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    from nbconvert.preprocessors import coalescestreams  # here, so that the runner starts fast
+
+    content, joined = nbformat.read(notebook, 4), coalescestreams.CoalesceStreamsPreprocessor()
     dataset, asked = read_dataset(Path(data_dir or "none")), notebook.name.startswith(".09")
-    for cell in content["cells"]:
-        kept: list[dict] = []
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", ())]
+            joined.preprocess_cell(cell, {}, 0)  # a bar comes in many pieces
         for output in cell.get("outputs", ()):
-            if WIDGET in output.get("data", ()):
-                continue
-            if "text" in output:
-                output["text"] = "".join(output["text"])
-            if kept and kept[-1].get("name") == output.get("name") == "stderr":
-                kept[-1]["text"] += output["text"]  # a bar comes in many pieces
-            else:
-                kept.append(output)
-        for output in kept:
             if output.get("name") == "stderr":
-                lines = output["text"].split("\n")
-                text = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
-                output["text"] = privacy.mask(text, ["path"])
+                output.text = privacy.mask(output.text, ["path"])
             if private:
                 _mask(output)
             data = output if "text" in output else output.get("data", {})
@@ -152,8 +136,6 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
                 if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort
                     other = asked or "published" in said or "literature" in said
                     data[kind] = dataset.reword(said, dataset.name in said and not other)
-        if "outputs" in cell:
-            cell["outputs"] = kept
     text = json.dumps(content, ensure_ascii=False)
     for folder, name in ((data_dir, "DATA"), (notebook.parent, "notebooks"), (f"{ROOT}/", "")):
         if folder:  # as it is written in JSON

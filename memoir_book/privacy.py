@@ -4,8 +4,6 @@ A report is made of aggregates (see `report`); a last look catches what slipped 
 same. What a run keeps of messages and logs has identifiers masked.
 """
 
-from __future__ import annotations
-
 import html
 import os
 import re
@@ -21,6 +19,7 @@ import pandas as pd
 from memoir_core.files import digest, read_json
 
 from . import published
+from .messages import say
 
 _TOLD = published.load("privacy.json")
 
@@ -33,13 +32,9 @@ def _pattern(rule: str) -> re.Pattern:
 
 # Kind of identifier -> how it may be written; privacy.json names each rule by an example.
 PATTERNS = {k: [_pattern(rule) for rule in of.values()] for k, of in _TOLD["kinds"].items()}
-
-
 BANNER = "Pages of real data: for you alone. Do not pass them on, do not publish them."
 _SAME = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # letters of no width
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
-
-
 SMALLEST_GROUP = 10  # people; of fewer a report says nothing, nor do two of them together
 REPORTED = "reported.json"  # beside a report on real people, never in it: whom it was made of
 LOOSE = ["case", "split", "t1_path", "fa_path"]  # of a cohort: what says nothing of a person
@@ -91,10 +86,7 @@ def look(paths: Iterable[Path], known: Iterable[str] = ()) -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
     found = [f"{name}: {kind}" for name, text in texts.items() for kind in kinds(text, known)]
     if found:
-        raise PrivateDataError(
-            f"not written, since it may identify somebody: {', '.join(found)}. Find out where it "
-            "comes from: a report holds nothing but figures of groups"
-        )
+        raise PrivateDataError(say("identifier", found=", ".join(found)))
 
 
 def coarse(found: dict, kind: str, n: int) -> dict:
@@ -105,10 +97,11 @@ def coarse(found: dict, kind: str, n: int) -> dict:
     least = 2 * (10 if kind == "error" else 1) / n
     power = 10.0 ** np.floor(np.log10(least))
     step = power * next(m for m in (1, 2, 5, 10) if m * power > least * (1 - 1e-9))
-    ways: dict[str, Any] = {"value": np.round, "low": np.floor, "high": np.ceil}
-    for key in [k for k in found if k.rpartition("_")[2] in (*ways, "gap", "cosine", "rank")]:
-        turn = ways.get(key.rpartition("_")[2], np.round)
-        if found[key] is not None and found[key] == found[key]:
+    ways: dict[str, Any] = dict.fromkeys(("value", "gap", "cosine", "rank"), np.round)
+    ways |= {"low": np.floor, "high": np.ceil}
+    for key in [*found]:
+        turn = ways.get(key.rpartition("_")[2])
+        if turn and found[key] is not None and found[key] == found[key]:
             found = found | {key: round(float(turn(round(found[key] / step, 6)) * step), 6)}
     return found
 
@@ -125,10 +118,6 @@ def apart(run_dir: Path) -> list[list[str]]:
         for then in map(set, read_json(path)):
             few = max(len(then - {*now}), len({*now} - then))
             if 0 < few < SMALLEST_GROUP:
-                raise PrivateDataError(
-                    f"not written: a report in runs/{path.parent.name} is on all but {few} of the "
-                    "same records, and the two together would tell of these. Take the same people, "
-                    f"or, if that report was never passed on, delete it and {path}"
-                )
+                raise PrivateDataError(say("apart", run=path.parent.name, few=few, path=path))
     before = read_json(run_dir / REPORTED) if (run_dir / REPORTED).exists() else []
     return before + [sorted(now)] * (sorted(now) not in before)

@@ -1,7 +1,5 @@
 """The published figures, from one data file, and tables that set a run beside them."""
 
-from __future__ import annotations
-
 import json
 from functools import cache, reduce
 from pathlib import Path

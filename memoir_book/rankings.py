@@ -1,7 +1,5 @@
 """Rankings judged by graded relevance, and queries that have fewer modalities (chapter 8)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The fair reading takes the final answer, in the usual words of the field (names.
 what is denied, doubted or said of others. A table of answers tests it against a physician's view.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -17,14 +15,7 @@ import numpy as np
 from memoir_core.files import read_json
 
 WORDS = read_json(Path(__file__).with_name("names.json"))
-# How thoughts begin and end: MedGemma 1.5, Gemma 4, and `<think>` of many others.
-_BEGIN = re.compile(r"<unused94>|<\|channel>|<think>|<\|channel\|>analysis")
-_END = re.compile(r"<unused95>|<channel\|>|</think>|<\|channel\|>final<\|message\|>")
-_MARK = re.compile(r"<[^<>\s]{1,30}>")  # <end_of_turn>, <turn|>, </s>
-_CUE = re.compile(r"\b(?:answer|diagnosis)\s*(?:is|would be|[:=])+", re.IGNORECASE)
-_NEXT_CASE = re.compile(r"\n\s*(?:case \d+|question)\s*:", re.IGNORECASE)
-_SENTENCE = re.compile(r"\n|[!?;]|\.(?=\s|$)")
-_FILLER = re.compile(r"\b(?:the|an?|this|it|patient|subject|case|is|has|with|likely|most)\b")
+_MARKS = {name: re.compile(pattern) for name, pattern in WORDS["patterns"].items()}
 
 
 def strip_thought(text: str) -> str:
@@ -32,13 +23,13 @@ def strip_thought(text: str) -> str:
 
     A thought that never ends leaves nothing: the answer was not reached.
     """
-    text = _BEGIN.split(_END.split(text)[-1])[0]
-    return re.sub(r"^\s*thought\s*\n", "", _MARK.sub(" ", text)).strip()
+    text = _MARKS["begin"].split(_MARKS["end"].split(text)[-1])[0]
+    return re.sub(r"^\s*thought\s*\n", "", _MARKS["mark"].sub(" ", text)).strip()
 
 
 def parse_strict(text: str, options: Sequence[str]) -> str:
     """Read as a naive script does: the first line is one of `options`, or 'unparsed'."""
-    lines = [line.strip(" .") for line in _MARK.sub("", text).splitlines() if line.strip()]
+    lines = [line.strip(" .") for line in _MARKS["mark"].sub("", text).splitlines() if line.strip()]
     same = [o for o in options if lines and o.casefold() == lines[0].casefold()]
     return same[0] if same else "unparsed"
 
@@ -56,11 +47,14 @@ def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:
     if not strip_thought(raw):
         return "unparsed", "no answer after the thought" if raw.strip() else "none named"
     text = _plain(strip_thought(raw))
-    first, *rest = _NEXT_CASE.split(text)
+    first, *rest = _MARKS["next case"].split(text)
     if rest and len({o for o, how in _mentions(first, kind, options) if how == "said"}) == 1:
         text = first  # a base model went on with a case of its own
-    sentences = [part for part in _SENTENCE.split(text) if part.strip(" ,.:-")]
-    spans = [_SENTENCE.split(text[cue.end() :].lstrip())[0] for cue in _CUE.finditer(text)][::-1]
+    sentences = [part for part in _MARKS["sentence"].split(text) if part.strip(" ,.:-")]
+    spans = [
+        _MARKS["sentence"].split(text[cue.end() :].lstrip())[0]
+        for cue in _MARKS["cue"].finditer(text)
+    ][::-1]
     if sentences and _is_label(sentences[0], kind, options):
         spans.append(sentences[0])
     denied = set()
@@ -81,10 +75,9 @@ def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:
 
 def _plain(text: str) -> str:
     """One kind of space, dash and letter; no apostrophes and marks; numbers in digits."""
-    text = re.sub(r"['’‘ʼ`´]", "", unicodedata.normalize("NFKC", text))
-    text = re.sub(r"[\u2010-\u2015\u2212]", "-", text)
-    text = re.sub(r'[*_"“”(){}\[\]\\#|]|(?<=\bvs)\.', " ", text)
-    number = WORDS["numbers"].get
+    text, number = unicodedata.normalize("NFKC", text), WORDS["numbers"].get
+    for pattern, plain in WORDS["plain"]:
+        text = re.sub(pattern, plain, text)
     text = re.sub(r"[A-Za-z]+", lambda m: number(m[0].lower(), m[0]), text)
     text = re.sub(r"\b([2-9])0[- ]([1-9])\b", r"\1\2", text)  # seventy-five
     text = re.sub(r"\bbetween (\d+) and (\d+)", r"\1 to \2", text)
@@ -160,4 +153,4 @@ def _is_label(sentence: str, kind: str, options: tuple[str, ...]) -> bool:
     """Tell whether a sentence is an option's name and nothing else."""
     for start, end, _, weak in sorted(_spans(sentence, kind, options), reverse=True):
         sentence = sentence if weak else sentence[:start] + sentence[end:]
-    return not re.search(r"\w", _FILLER.sub(" ", sentence.lower()))
+    return not re.search(r"\w", _MARKS["filler"].sub(" ", sentence.lower()))

@@ -9,9 +9,6 @@ are judged (`privacy.coarse`), and a second report on all but a few of the same 
 are moved into place. Settings are those that the trainings noted.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from collections.abc import Iterable
 from itertools import product
@@ -64,8 +61,7 @@ def collect(book: Run) -> pd.DataFrame:
     NaN where this run has no such figure, or has it of fewer than ten people.
     MissingArtefactError, which gives the command, where a chapter has no results yet.
     """
-    theirs, ours = _sides(book)
-    rows = []
+    (theirs, ours), rows = _sides(book), []
     for place in published.load("report_rows.json")["figures"]:
         for figure, known, where, *sized in place["rows"]:
             kind, found = place["kind"], pick(ours, where)
@@ -259,8 +255,7 @@ def write_report(
     `known`: texts that must not leave the run. Where something looks like an identifier,
     privacy.PrivateDataError is raised and neither is written.
     """
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    rows = table.round(5).astype(object).where(table.notna(), None).to_dict("records")
     stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table), "figures": rows}
     stored["collapse"] = list(collapsed)
     people = [] if where["cohort"] == "synthetic" else privacy.apart(run_dir)
@@ -291,9 +286,7 @@ def _in_all(table: pd.DataFrame) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.report", description=__doc__)
-    chapters.add_run_options(parser)
-    args = parser.parse_args(argv)
+    args = chapters.parser_of("report", __doc__).parse_args(argv)
     try:
         name, _ = find_run(args.profile, args.run, args.data, args.seed)
         rows = read_json(chapters.runs_dir() / name / "report.json")["figures"]

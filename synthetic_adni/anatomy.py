@@ -4,9 +4,9 @@ A region mode is a velocity field that makes one region larger and its surroundi
 It is the gradient of a potential, so that it neither turns nor moves the brain as a whole.
 """
 
-from __future__ import annotations
-
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,46 +16,8 @@ from scipy import ndimage
 
 from .tables import AFFINE, SHAPE
 
-# Anatomy: effect per decade over 73 years, per unit of severity, and individual noise, as
-# log-volume change. Directions and relative sizes after the atrophy tables of SynthSeg
-# and simul-atrophy; sizes set so that a 3D ResNet learns them from a few hundred scans.
-REGIONS = {
-    "ventricles": {"age": 0.22, "severity": 0.30, "noise": 0.24},
-    "hippocampus": {"age": -0.05, "severity": -0.17, "noise": 0.08},
-    "temporoparietal": {"age": -0.03, "severity": -0.13, "noise": 0.06},
-    "frontal": {"age": -0.11, "severity": -0.03, "noise": 0.05},
-}
-
-# Centre lines of large tracts in MNI mm (right side or midline; mirrored where lateral),
-# radius in mm, height in FA, and relative loss per unit of severity.
-TRACTS = {
-    "genu": ([(-22, 46, 4), (-12, 34, 8), (0, 28, 10), (12, 34, 8), (22, 46, 4)], 4, 0.42, 0.0),
-    "body": ([(0, 24, 14), (0, 8, 24), (0, -12, 27), (0, -28, 24)], 5, 0.40, 0.0),
-    "splenium": (
-        [(-26, -62, 12), (-14, -48, 16), (0, -38, 16), (14, -48, 16), (26, -62, 12)],
-        5,
-        0.45,
-        0.0,
-    ),
-    "corticospinal": (
-        [(10, -24, -36), (13, -20, -16), (20, -14, 4), (25, -20, 24), (26, -26, 46)],
-        4,
-        0.38,
-        0.0,
-    ),
-    "anterior_capsule": ([(26, 26, 2), (20, 12, 6), (16, 2, 8)], 3.5, 0.28, 0.0),
-    "fornix": ([(2, -2, 2), (2, -14, 14), (12, -32, 10), (24, -30, -4)], 3, 0.34, 0.05),
-    "cingulum": (
-        [(9, 32, 14), (9, 10, 32), (9, -16, 36), (10, -42, 24), (22, -38, -4)],
-        3,
-        0.3,
-        0.03,
-    ),
-    "uncinate": ([(30, 6, -24), (30, 10, -12), (24, 28, -8)], 3, 0.28, 0.03),
-    "ilf": ([(36, -74, 0), (38, -44, -4), (40, -14, -18)], 4, 0.26, 0.01),
-    "slf": ([(36, -46, 30), (36, -20, 32), (36, 6, 28)], 4, 0.26, 0.0),
-    "peduncle": ([(0, -32, -34), (14, -38, -34), (22, -52, -34)], 4, 0.36, 0.0),
-}
+_KNOWN = json.loads(Path(__file__).with_name("brain.json").read_text(encoding="utf-8"))
+REGIONS, TRACTS = _KNOWN["regions"], _KNOWN["tracts"]  # what their numbers are: "about" there
 MIDLINE = {"genu", "body", "splenium"}
 
 

@@ -1,7 +1,5 @@
 """Draw T1 and FA volumes of synthetic subjects from the templates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ rule or number) and `numbers` (a name and its range of whole numbers). Sentences
 stage keep scores, function and findings of that stage together, so that they stay plausible.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

@@ -9,10 +9,10 @@ are smooth invertible deformations of population templates; no label is painted 
 cohort is for teaching: no clinical claim follows from it.
 """
 
-from __future__ import annotations
-
+import json
 import zlib
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,14 @@ SEED = 2026  # of the cohort; a run's own seed governs split and training
 SHAPE = (91, 109, 91)  # of the volumes, on the 2 mm MNI grid
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
-# Published counts (project page, section 2): the classes of the 2,363 subjects.
-CLASS_COUNTS = {"CN": 837, "MCI": 813, "Dementia": 713}
+# What is known of people and published, with its sources: see "about" there.
+_KNOWN = json.loads(Path(__file__).with_name("people.json").read_text(encoding="utf-8"))
+CLASS_COUNTS: dict[str, int] = _KNOWN["classes"]
 DX = tuple(CLASS_COUNTS)
+SCORE_GRID, SCORES, SCORE_MISSING = (_KNOWN[name] for name in ("grid", "scores", "missing"))
+PHASES, ENROLLED, VENDORS = (_KNOWN[name] for name in ("phases", "enrolled", "vendors"))
+AGE, FEMALE, APOE4 = (_KNOWN[name] for name in ("age", "female", "apoe4"))
+NO_DTI_SITES = 8  # every eighth site measures none in ADNI 3 either
 
 # Severity at the diagnosis: class means, spread within a class; then the shift to the day of
 # the scores. With these, a logistic regression on the scores reaches a DX3 balanced accuracy
@@ -34,58 +39,6 @@ CLASS_SPREAD = 0.5
 SCORE_DRIFT = 0.87
 BRAIN_DRIFT = 0.8  # of atrophy and of tract damage: a correlation of 0.6 within a class
 REVERSION = 0.035  # chance that an earlier visit is called CN or MCI the other way round
-
-# Mean scores at six severities, so that the class means come near those of ADNI: CDR-SB, MMSE,
-# ADAS and MoCA by group as in Petersen et al., Neurology 2010 (doi:10.1212/WNL.0b013e3181cb3e25)
-# and PMC8446666. `noise` is in score points. CDR-SB is below its floor until MCI begins, near 0.7:
-# ADNI calls people CN whose CDR is 0, and 93 % of those who stay CN are at 0 (PMC6461519).
-SCORE_GRID = (-1.0, 0.0, 0.7, 1.45, 3.1, 6.0)
-SCORES: dict[str, dict[str, Any]] = {
-    "CDRSB": {
-        "at": (-1.2, -0.6, 0.1, 1.4, 4.8, 11.0),
-        "noise": 0.25,
-        "range": (0, 18),
-        "step": 0.5,
-    },
-    "ADAS11": {
-        "at": (3.5, 5.8, 8.0, 10.3, 19.5, 38.0),
-        "noise": 2.4,
-        "range": (0, 70),
-        "step": 0.33,
-    },
-    "ADAS13": {
-        "at": (5.0, 9.0, 12.8, 16.8, 30.0, 54.0),
-        "noise": 3.2,
-        "range": (0, 85),
-        "step": 0.33,
-    },
-    "MMSE": {"at": (29.8, 29.1, 28.3, 27.4, 23.2, 13.0), "noise": 1.1, "range": (0, 30), "step": 1},
-    "MOCA": {"at": (28.0, 26.0, 24.5, 22.8, 17.3, 7.0), "noise": 1.9, "range": (0, 30), "step": 1},
-}
-SCORE_MISSING = {"CDRSB": 0.01, "ADAS11": 0.01, "ADAS13": 0.02, "MMSE": 0.01, "MOCA": 0.03}
-
-# Phases of ADNI: first day, first and last day of enrolment. ADNI 1 asked no MoCA and measured
-# no DTI, GO and 2 measured DTI on GE scanners, ADNI 3 on all (adni.loni.usc.edu, MRI acquisition).
-PHASES = {
-    "ADNI1": ("2005-01-01", "2005-09-01", "2007-12-31"),
-    "ADNIGO": ("2009-09-01", "2010-05-01", "2011-03-31"),
-    "ADNI2": ("2011-04-01", "2011-04-01", "2014-12-31"),
-    "ADNI3": ("2016-08-01", "2016-09-01", "2020-12-31"),
-}
-# Share of each class by phase of enrolment, after ADNI's numbers of participants: later phases
-# enrolled more healthy people, and GO only MCI.
-ENROLLED = {
-    "CN": (0.22, 0.0, 0.32, 0.46),
-    "MCI": (0.33, 0.12, 0.31, 0.24),
-    "Dementia": (0.43, 0.0, 0.36, 0.21),
-}
-VENDORS = ("SIEMENS", "GE", "SIEMENS", "PHILIPS", "SIEMENS", "GE", "SIEMENS", "PHILIPS", "GE")
-NO_DTI_SITES = 8  # every eighth site measures none in ADNI 3 either
-
-# Age, sex and APOE by class: Petersen et al. 2010; Jack et al., Lancet Neurol 2013.
-AGE = {"CN": (73.5, 6.3), "MCI": (73.2, 7.4), "Dementia": (75.0, 7.8)}
-FEMALE = {"CN": 0.53, "MCI": 0.43, "Dementia": 0.45}
-APOE4 = {"CN": (0.71, 0.27, 0.02), "MCI": (0.52, 0.37, 0.11), "Dementia": (0.34, 0.47, 0.19)}
 
 COLUMNS = [
     *("RID", "COLPROT", "ORIGPROT", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE"),

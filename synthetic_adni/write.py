@@ -4,8 +4,6 @@
 how a person is made, `anatomy.py` and `render.py` how the volumes are.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

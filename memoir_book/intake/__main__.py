@@ -1,9 +1,7 @@
 """`python -m memoir_book.intake adni|prepare|oasis ...`: from what is given out to a download.
 
-Each command is a module of its own, with `add_arguments` and `run`.
+Each command is a module of its own, with `run`.
 """
-
-from __future__ import annotations
 
 import argparse
 import importlib
@@ -11,6 +9,8 @@ import sys
 
 from memoir_core.tables import CohortError
 from memoir_core.volumes import VolumeError
+
+from ..chapters import parser_of
 
 COMMANDS = ("adni", "prepare", "oasis")
 
@@ -23,8 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(f".{name}", __package__)
         what = str(module.__doc__)
         sub = commands.add_parser(name, help=what.splitlines()[0], description=what)
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        parser_of(f"intake {name}", what, sub).set_defaults(run=module.run)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)

@@ -4,29 +4,22 @@ It holds ADNIMERGE.csv, images.csv (which names the images where they are) and i
 choice, and all that was left out.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
 
 from memoir_core.cohort import attach_images, check_copies
 from memoir_core.files import atomic_path, write_json
-from memoir_core.tables import OPTIONAL, PATHS, REQUIRED, CohortError, Problem, parse, read_images
+from memoir_core.tables import OPTIONAL, PATHS, REQUIRED, CohortError, parse, read_images
 
 from .. import privacy
+from ..messages import refusal, say
 from . import oasis
 from .images import DAYS, candidates, choose, of_loni, read_collection, visit_of, walk
 from .tables import Said, find_tables, note, read_visits
 from .text import read_text
 
 KEYS = ["PTID", "VISCODE"]
-
-
-def add_arguments(parser) -> None:
-    parser.add_argument("download", type=Path, help="folder with ADNI's tables, at any depth")
-    parser.add_argument("out", type=Path, help="folder to write, which the chapters then read")
-    parser.add_argument("--images", type=Path, help="folder with the images, if it is another")
 
 
 def run(options) -> int:
@@ -59,8 +52,7 @@ def run(options) -> int:
 def found(folder: Path) -> str:
     """Name what this command would read in a folder, and the command; '' if there is nothing."""
     if oasis.sheet_in(folder):
-        command = f"`python -m memoir_book.intake oasis OUT --from {folder}`"
-        return f"{folder} holds OASIS-1; {command} makes of it a folder to check or read"
+        return say("holds OASIS", folder=folder)
     try:
         files = walk(folder)
         tables = [file for paths in find_tables(files, {}).values() for file in paths]
@@ -68,18 +60,17 @@ def found(folder: Path) -> str:
         names = [name for name in names if name != "ADNIMERGE.csv"]
         names += read_collection(files)["file"].unique().tolist()
     except (CohortError, OSError) as error:
-        return f"A table of {folder} must be mended first: {error}"
+        return say("mend a table", folder=folder, error=error)
     loni = candidates(folder, files)["description"].count()
     names += [f"ADNI/... as LONI unpacks it ({loni} images)"] * bool(loni)
-    command = f"`python -m memoir_book.intake adni {folder} OUT` makes of it a folder to read"
-    return f"{folder} holds {', '.join(names)}; {command}" if names else ""
+    return say("holds ADNI", folder=folder, names=", ".join(names)) if names else ""
 
 
 def read_merged(folder: Path) -> pd.DataFrame:
     """Read a folder's ADNIMERGE.csv as text; CohortError says what else lies there, and the way."""
     path = folder / "ADNIMERGE.csv"
     if not path.exists() and (other := found(folder)):
-        raise CohortError(Problem(str(path), "is missing", other))
+        raise refusal("is missing", path, other=other)
     return read_text(path)
 
 
@@ -90,19 +81,15 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     """
     foreign = (out / "ADNIMERGE.csv").exists() and not (out / "intake.json").exists()
     if not download.is_dir() or out.resolve() == download.resolve() or foreign:
-        what = f"is no folder, or {out} is the same, or holds tables of another origin"
-        mend = "name a folder with ADNI's tables, and a new one to write"
-        raise CohortError(Problem(str(download), what, mend))
+        raise refusal("bad folders", download, out=out)
     files = walk(download, out)
     tables = find_tables(files, said)
     if not {"ADNIMERGE", "DXSUM"} & {*tables}:
-        what = "holds no table called ADNIMERGE or DXSUM, with or without a date"
-        mend = "download it as CSV: for ADNI4 DXSUM, CDR, MMSE, MOCA, ADAS, APOERES, PTDEMOG"
-        raise CohortError(Problem(str(download), what, mend))
+        raise refusal("no tables", download)
     visits, rows = read_visits(tables, said)
     labels = rows.dropna(subset="code").drop_duplicates(["PTID", "code"])
     collection = read_collection(files)
-    said |= {f"{file}: a table of images": [] for file in collection["file"].unique()}
+    said |= {say("collection", file=file): [] for file in collection["file"].unique()}
     both = collection.assign(code=collection["VISCODE"].str.lower())
     both = both.merge(labels[["PTID", "code", "VISCODE"]], on=["PTID", "code"], how="left")
     collection["VISCODE"] = both["VISCODE_y"].fillna(parse(both["code"].rename("VISCODE"))).array
@@ -114,7 +101,7 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     else:
         images = by_name(candidates(folder, walk(folder, out)), folder, visits, collection, said)
     known = (images["PTID"] + " " + images["VISCODE"]).isin(visits["visit"])
-    note(said, "images of a visit that is not in the tables", images["PTID"][~known])
+    note(said, "visitless image", images["PTID"][~known])
     vendors = collection.assign(VISCODE=visit_of(collection, visits)).dropna(subset="MANUFACTURER")
     if "MANUFACTURER" not in images and len(vendors):
         vendors = vendors.drop_duplicates(KEYS)[[*KEYS, "MANUFACTURER"]]
@@ -132,12 +119,10 @@ def by_id(images: pd.DataFrame, known: pd.DataFrame, visits, said: Said) -> pd.D
     rows = rows.reindex(images["IMAGEUID"]).reset_index(names="ID")
     images = images.assign(PTID=rows["PTID"], VISCODE=visit_of(rows, visits))
     lost = images["VISCODE"].isna()
-    what = f"image without a visit: no table names its ID, or none within {DAYS} days of it"
-    note(said, what, images["IMAGEUID"][lost])
+    note(said, "unnamed image", images["IMAGEUID"][lost], days=DAYS)
     images = images[~lost].sort_values("IMAGEUID", key=pd.to_numeric, kind="stable")
     again = images.duplicated(KEYS, keep="last")
-    what = "several images for one visit, taken: the highest image ID"
-    note(said, what, images["IMAGEUID"][again])
+    note(said, "images of a visit", images["IMAGEUID"][again])
     return images[~again].drop(columns="IMAGEUID")
 
 
@@ -146,16 +131,12 @@ def by_name(table: pd.DataFrame, folder: Path, visits, collection, said: Said) -
     loni = of_loni(table[table["description"].notna()], folder, collection)
     loni["other"] = ~loni["ID"].isin(visits["IMAGEUID"].dropna())
     loni["VISCODE"] = visit_of(loni, visits)
-    for what, column in (
-        ("neither a T1 nor an FA by its description", "kind"),
-        (f"no visit of the person within {DAYS} days of the image", "VISCODE"),
-    ):
-        note(said, what, loni["file"][loni[column].isna()])
+    for key, column in (("no kind", "kind"), ("no visit near", "VISCODE")):
+        note(said, key, loni["file"][loni[column].isna()], days=DAYS)
         loni = loni.dropna(subset=column)
     day = visits.set_index(KEYS)["EXAMDATE"].reindex(pd.MultiIndex.from_frame(loni[KEYS]))
     far = (loni["EXAMDATE"] - day.array).abs().dt.days > DAYS
-    what = f"image more than {DAYS} days from the visit that its label or IMAGEUID names; kept"
-    note(said, what, loni["file"][far])
+    note(said, "image apart", loni["file"][far], days=DAYS)
     images, more = choose(pd.concat([table[table["description"].isna()], loni]), folder)
     said |= more
     return images

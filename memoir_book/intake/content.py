@@ -5,8 +5,6 @@ It is judged on blocks of 8 mm, which tell a wrong image from a right one in a f
 A mirrored brain cannot be told from a right one so: the template is as good as symmetric.
 """
 
-from __future__ import annotations
-
 import gzip
 import itertools
 from functools import cache
@@ -22,28 +20,29 @@ from scipy.spatial.transform import Rotation
 from memoir_core import volumes
 from memoir_core.volumes import GRID, GRID_MM, VolumeError, brain
 
+from ..messages import say
+
 BLOCKS = (23, 28, 23)  # of 8 mm
 ANGLES = np.arange(-15, 16, 3)  # degrees
 NAMES = {"t1": "T1", "fa": "FA map", "gm": "map of grey-matter density"}
 LIKE = {"t1": "template", "fa": "wm_template", "gm": "gm_template"}  # where a kind is bright
 LEAST = {"t1": 0.05, "fa": 0.1, "gm": 0.3}  # correlation with it, inside the brain
-PREPARE = "strip and register it (python -m memoir_book.intake prepare RAW OUT)"
 
 
 def fault(path: Path, kind: str) -> str:
     """Say what is wrong with a file as 't1', 'fa' or 'gm', and the mend: 'what; mend', or ''."""
     if not str(path).lower().endswith((".nii", ".nii.gz")):  # Analyze, a pair, DICOM, MGH, ...
-        return "is no .nii or .nii.gz file; save it as one"
+        return say("no NIfTI file")
     try:
         data, affine = volumes.read_volume(path)
     except VolumeError as error:
         return str(error).removeprefix(str(path)).strip()
     if (unclear := sides(path)) or data.max() == data.min():
-        return unclear or "has the same value in every voxel; convert it again"
+        return unclear or say("constant image")
     some = data[::3, ::3, ::3]
     counts = np.sort(np.unique(some[some != 0], return_counts=True)[1])
     if len(counts) <= 150 and counts[-10:].sum() >= 0.5 * counts.sum():
-        return f"holds {len(counts)} different values, as a mask or labels; give the {NAMES[kind]}"
+        return say("a mask", n=len(counts), wanted=NAMES[kind])
     data = volumes.lift(data) if kind == "t1" else data
     return judge(numbers(volumes.on_grid(data, affine), kind), kind)
 
@@ -57,8 +56,7 @@ def sides(path: Path) -> str:
     size = [*header.get_data_shape()[:3], 1]
     gap = np.abs((forms[0] - forms[-1]) * size).max() if forms else np.inf  # mm
     what = f"qform and sform are {gap:.0f} mm apart" if forms else "no qform or sform code is set"
-    mend = "convert it again, or keep the right one (fslorient)"
-    return "" if gap < 5 else f"does not say which side is left: {what}; {mend}"
+    return "" if gap < 5 else say("sides open", what=what)
 
 
 def numbers(volume: np.ndarray, kind: str) -> dict[str, float]:
@@ -97,29 +95,25 @@ def numbers(volume: np.ndarray, kind: str) -> dict[str, float]:
 
 def judge(found: dict[str, float], kind: str) -> str:
     """Say why the `numbers` are not those of a kind on MNI space: 'what; mend', or ''."""
-    share, mend = found["share"], f"give the {NAMES[kind]}"
+    share = found["share"]
     if not 0.12 <= share <= 0.4:
-        what = "is almost empty" if share < 0.12 else "is not skull-stripped, or too large"
-        return f"{what}: {share:.0%} of the MNI grid, a brain takes 12 to 40 %; {PREPARE}"
-    if found["distance_mm"] > 15:
-        return f"has its centre {found['distance_mm']:.0f} mm from the MNI template's; {PREPARE}"
-    if found["outside"] > 0.1:
-        return f"is not skull-stripped: {found['outside']:.0%} lies outside the template; {PREPARE}"
-    if found["turned"] >= 9:
-        return f"is turned by about {found['turned']:.0f} degrees from the MNI template; {PREPARE}"
-    if found["contrast"] < LEAST[kind]:
-        return f"is no {NAMES[kind]}: bright where it should be dark (MD, T2?); {mend}"
-    if kind != "gm" and (found["middle"] > 0.5) != (kind == "t1"):
-        what = "as dark as an FA map" if kind == "t1" else "as bright as a T1"
-        return f"is no {NAMES[kind]}: most of the brain is {what}; exchange t1_path and fa_path"
+        return say("almost empty" if share < 0.12 else "too large", share=share)
     top, most = found["top"], {"t1": np.inf, "fa": 1.05, "gm": 2}[kind]
-    if top > most or (kind == "fa" and (top < 0.15 or found["within"] < 0.99)):
-        power = 10 ** round(np.log10(top / 0.6))
-        mend = f"divide it (fslmaths in -div {power} out)" if power > 1 else mend
-        return f"goes to {top:.3g} where the {NAMES[kind]} goes to 1; {mend}"
-    if found["correlation"] < 0.6:
-        return f"is unlike the MNI template (correlation {found['correlation']:.2f}); {PREPARE}"
-    return ""
+    power = 10 ** round(np.log10(max(top, 1e-9) / 0.6))
+    scaled = top > most or (kind == "fa" and (top < 0.15 or found["within"] < 0.99))
+    cases = {
+        "off centre": found["distance_mm"] > 15,
+        "skull": found["outside"] > 0.1,
+        "turned": found["turned"] >= 9,
+        "other contrast": found["contrast"] < LEAST[kind],
+        "dark t1": kind == "t1" and not found["middle"] > 0.5,
+        "bright fa": kind == "fa" and found["middle"] > 0.5,
+        "scaled up": scaled and power > 1,
+        "another scale": scaled,
+        "unlike": found["correlation"] < 0.6,
+    }
+    wrong = [key for key, fits in cases.items() if fits]
+    return say(wrong[0], wanted=NAMES[kind], power=power, **found) if wrong else ""
 
 
 @cache

@@ -1,7 +1,5 @@
 """Find the images of a download: images.csv, BIDS, Clinica's CAPS, or the folder of LONI."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -10,16 +8,14 @@ from typing import Any
 import pandas as pd
 
 from memoir_core.files import read_json
-from memoir_core.tables import PATHS, CohortError, Problem, parse, read_images
+from memoir_core.tables import PATHS, CohortError, parse, read_images
 
+from ..messages import problem, refusal, say
 from .text import read_text
 
 NAMES = read_json(Path(__file__).parents[1] / "adni.json")
 DAYS = 90  # the longest way from a scan to the visit that it belongs to
 BOX = (150, 185, 150)  # mm; MNI grids are up to 50 mm larger, scanners' hold the whole head
-MEND = "run `python -m memoir_book.intake prepare {} NEW`, which registers them, and then "
-MEND += "`python -m memoir_book.intake adni {} OUT --images NEW`; or write images.csv, if they are "
-MEND += "in MNI space although their names do not say so"
 
 
 def list_images(data_dir: Path) -> pd.DataFrame:
@@ -30,8 +26,7 @@ def list_images(data_dir: Path) -> pd.DataFrame:
     listed = read_images(read_text(manifest))
     names = [name for column in PATHS for name in listed[column].dropna()]
     if out := [name for name in names if ".." in Path(name).parts]:
-        what, mend = f"{out[0][:80]!r} leads out of the folder", "write the whole path, or a link"
-        raise CohortError(Problem(str(manifest), what, mend))
+        raise refusal("leads out", manifest, name=out[0][:80])
     return listed
 
 
@@ -44,9 +39,7 @@ def find_images(data_dir: Path) -> pd.DataFrame:
     """
     table = candidates(data_dir, walk(data_dir))
     if len(table) and table["description"].notna().all():
-        what = f"there is no images.csv, but ADNI/... as LONI unpacks it ({len(table)} images)"
-        mend = f"run `python -m memoir_book.intake adni {data_dir} OUT` and use OUT"
-        raise CohortError(Problem(str(data_dir), what, mend))
+        raise refusal("loni tree", data_dir, n=len(table), folder=data_dir)
     found, said = choose(table[table["description"].isna()], data_dir)
     found.attrs["notes"] = [f"{what}: {len(files)} files" for what, files in said.items()]
     return found
@@ -65,8 +58,7 @@ def raw_images(raw: Path, out: Path | None = None) -> pd.DataFrame:
     table = pd.concat([bids, of_loni(loni, raw, read_collection(files))])
     t1, fa = (table[table["kind"] == kind].rename(columns={"file": kind}) for kind in PATHS)
     if t1.empty:
-        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
-        raise CohortError(Problem(str(raw), "holds no T1 in BIDS or in LONI's folders", mend))
+        raise refusal("no raw T1", raw)
     keys, day = ["PTID", "VISCODE"], ["PTID", "EXAMDATE"]
     if t1["ID"].isna().any():
         return t1[[*keys, "t1_path"]].merge(fa[[*keys, "fa_path"]], "outer", on=keys)
@@ -79,8 +71,7 @@ def walk(folder: Path, without: Path | None = None) -> list[Path]:
     """List the files of a tree, through links, without hidden ones and without one folder."""
 
     def closed(error: OSError) -> None:
-        what = f"cannot be opened ({error.strerror})"
-        raise CohortError(Problem(str(error.filename), what, "give yourself the right to read it"))
+        raise refusal("closed", error.filename, why=error.strerror)
 
     seen, found = {os.path.realpath(without)} if without else set(), []
     for root, folders, names in os.walk(folder, onerror=closed, followlinks=True):
@@ -101,26 +92,23 @@ def candidates(folder: Path, files: list[Path]) -> pd.DataFrame:
     slices = names[names.str.contains(r"(?i)\.(?:dcm|ima)$")].str.replace(r"[^/]*$", "", regex=True)
     names = names[names.str.contains(r"(?i)\.nii(?:\.gz)?$")]
     names = pd.concat([names, slices.drop_duplicates()], ignore_index=True)
-
-    def part(pattern: str) -> pd.Series:
-        return names.str.extract(pattern)[0]
-
-    sub, space = part("(?:^|/)sub-([^/]+)/"), part("space-([A-Za-z0-9]+)").fillna("")
+    part = pd.DataFrame({n: names.str.extract(p)[0] for n, p in NAMES["parts of a path"].items()})
+    bids, fa = part["sub"].notna(), names.str.contains(NAMES["FA by its name"])
+    loni, space = ~bids & part["PTID"].notna(), part["space"].fillna("")
     space = space.mask(space.eq("") & names.str.contains("/(?:t1_linear|normalized_space)/"), "MNI")
-    fa = names.str.contains(r"(?:_FA|_param-(?:FA|fa)_[a-z]+)\.nii")
-    kind = part(r"_(T1w)\.nii").mask(fa, "fa_path").replace("T1w", "t1_path")
-    ptid, described = part(r"(?:^|/)(\d{3}_S_\d{4,5})/[^/]+/"), part(r"_S_\d{4,5}/([^/]+)/")
-    image, bids = part(r"[/_]I(\d+)[/.]"), sub.notna()
-    ranks: dict = {"native": ~space.str.match("(?i)MNI|ICBM|Ixi549"), "other": ~bids}
-    ranks |= {"space": 2 - space.str.match("MNI") - space.eq("MNI152NLin6Asym")}
-    ranks |= {"desc": part("_desc-([A-Za-z]+)").map({"brain": 0, "Crop": 2}).fillna(1)}
-    ranks |= {"run": -pd.to_numeric(part(r"_run-(\d+)_").where(bids, image)).fillna(0)}
-    said = {"file": names, "PTID": parse(sub.fillna(ptid).rename("PTID")), "kind": kind}
-    said |= {"VISCODE": parse(part("(?:^|/)ses-([^/]+)/").rename("VISCODE")), "ID": image}
-    said |= {"EXAMDATE": parse(part(r"/(\d{4}-\d\d-\d\d)_").rename("EXAMDATE"))}
-    said |= {"description": described.where(~bids & ptid.notna()).str.replace("_", " ")}
-    table = pd.DataFrame(said | ranks)
-    return table[(bids & kind.notna()) | table["description"].notna()]
+    part["PTID"] = part.pop("sub").fillna(part["PTID"])
+    table = part.assign(
+        **{name: parse(part[name]) for name in ("PTID", "VISCODE", "EXAMDATE")},
+        file=names,
+        kind=part["kind"].mask(fa, "fa_path").replace("T1w", "t1_path"),
+        description=part["description"].where(loni).str.replace("_", " "),
+        native=~space.str.match("(?i)MNI|ICBM|Ixi549"),
+        other=~bids,
+        space=2 - space.str.match("MNI") - space.eq("MNI152NLin6Asym"),
+        desc=part["desc"].map({"brain": 0, "Crop": 2}).fillna(1),
+        run=-pd.to_numeric(part["run"].where(bids, part["ID"])).fillna(0),
+    )
+    return table[(bids & table["kind"].notna()) | loni]
 
 
 def read_collection(files: list[Path]) -> pd.DataFrame:
@@ -192,28 +180,20 @@ def choose(table: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, l
     """
     said, keys = {}, ["PTID", "VISCODE", "kind"]
     known = table["PTID"].str.fullmatch(r"\d{3}_S_\d{4,5}").astype(bool) & table["VISCODE"].notna()
-    what = "no PTID or visit can be read from the names of its folders"
-    mend = "name the folders like sub-ADNI999S9999/ses-M048, or write images.csv"
-    problems = [Problem(str(folder / file), what, mend) for file in table["file"][~known]]
+    problems = [problem("no visit in a path", folder / file) for file in table["file"][~known]]
     table = table[known]
     for rank, rule in NAMES["choice of an image"].items():
         worse = table[rank] > table.groupby(keys)[rank].transform("min")
         if worse.any():
-            said[f"several files for one visit, taken: {rule}; left out"] = [*table["file"][worse]]
+            said[say("several files", rule=rule)] = [*table["file"][worse]]
         table = table[~worse]
     native, table = table[table["native"].astype(bool)], table[~table["native"].astype(bool)]
     if len(native):
-        said[f"in native space and left out; {MEND.format(folder, folder)}"] = [*native["file"]]
-    what = "a second file for one visit, and no rule to choose"
-    again = table["file"][table.duplicated(keys)]
-    problems += [Problem(str(folder / f), what, "keep one, or write images.csv") for f in again]
+        said[say("native", folder=folder)] = [*native["file"]]
+    problems += [problem("no rule", folder / f) for f in table["file"][table.duplicated(keys)]]
     if not problems and "t1_path" not in {*table["kind"]}:
-        what = "there is neither images.csv nor a T1 at (subjects/)sub-*/ses-*/t1_linear/*_T1w.nii*"
-        what += " or sub-*/ses-*/anat/*_space-MNI*_T1w.nii*"
-        mend = "write images.csv with the columns PTID, VISCODE, t1_path, fa_path"
-        if len(native):
-            what, mend = f"all {len(native)} files are in native space", MEND.format(folder, folder)
-        problems = [Problem(str(folder), what, mend)]
+        key = "all native" if len(native) else "no T1"
+        problems = [problem(key, folder, n=len(native), folder=folder)]
     if problems:
         raise CohortError(*problems)
     wide = table.set_index(keys)["file"].unstack().reindex(columns=[*PATHS])  # noqa: PD010

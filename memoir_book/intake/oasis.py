@@ -4,8 +4,6 @@ It holds maps of grey-matter density (SPM8, DARTEL, modulated, 2 mm) and a sheet
 becomes the class: a rule, no diagnosis. Under 60, age would be the diagnosis: they are left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from pathlib import Path
@@ -13,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from memoir_core.files import atomic_path, checksum, digest
-from memoir_core.tables import CohortError, Problem
+from memoir_core.tables import CohortError
 
 from .. import chapters, privacy
 from ..dataset import FILE
+from ..messages import problem, refusal
 from .text import read_text
 
 AGREEMENT = "https://sites.wustl.edu/oasisbrains/"
@@ -27,13 +26,6 @@ RANGES: dict[str, tuple] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mms
 RANGES |= {"cdr": (0, 3), "etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5, 1, 2 or 3"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="new folder for the tables and images")
-    what = "holds oasis1/ (default: nilearn fetches it)", "you accept OASIS's data use agreement"
-    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help=what[0])
-    parser.add_argument("--accept-agreement", action="store_true", help=what[1])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,10 +51,9 @@ def as_download(data: str, accepted: bool) -> str:
 def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
     """Write tables, maps and dataset.json; return the rows of ADNIMERGE.csv, or CohortError."""
     if (sheet := sheet_in(source)) is None:
-        what = f"there is no {SHEET}", "name the folder that holds oasis1/"
-        raise CohortError(Problem(str(source), *what))
+        raise refusal("no sheet", source, sheet=SHEET)
     if out.exists() and not (out / FILE).exists():
-        raise CohortError(Problem(str(out), "is there already", "name a new folder"))
+        raise refusal("already there", out)
     _agree(sheet.with_name("data_usage_agreement.txt"), accepted)
     kept, maps = choose(read_sheet(sheet), sheet.parent)
     name, cdr, sex = kept["id"].str[:9], kept["cdr"], kept["mf"].map({"M": "Male", "F": "Female"})
@@ -85,23 +76,24 @@ def write(source: Path, out: Path, accepted: bool) -> pd.DataFrame:
 
 def read_sheet(path: Path) -> pd.DataFrame:
     """Read the sheet, columns as nilearn names them. CohortError: points or rows have got lost."""
-    mend, text = f"download the sheet again ({AGREEMENT})", read_text(path)
+    text = read_text(path)
     text.columns = text.columns.str.lower().str.replace("/", "")  # M/F is mf
     if lost := [name for name in EXPECTED if name not in text]:
-        raise CohortError(Problem(str(path), f"lacks the column {', '.join(lost)}", mend))
+        raise refusal("no sheet column", path, names=", ".join(lost))
     sheet = text.assign(**{n: pd.to_numeric(text[n], errors="coerce") for n in RANGES})
     good = {n: sheet[n].between(*ends) | (text[n] == "") for n, ends in RANGES.items()}
     good |= {n: good[n] & (text[n] != "") for n in ("age", "nwbv")}
     good["id"] = text["id"].str.fullmatch(r"OAS1_\d{4}_MR[12]") & ~text["id"].duplicated()
     good["mf"] = text["mf"].isin(["M", "F"])
     good["cdr"] = sheet["cdr"].isin([*COUNTS, 3]) | (text["cdr"] == "")
-    wrong = [(line, name) for name, fits in good.items() for line in fits.index[~fits]]
-    said = {at: f"{text.loc[at][:40]!r} is not {EXPECTED[at[1]]}" for at in wrong}
-    problems = [Problem(str(path), said[at], mend, str(at[0]), at[1]) for at in sorted(wrong)]
+    wrong = sorted((line, name) for name, fits in good.items() for line in fits.index[~fits])
+    problems = [
+        problem("no sheet value", path, *at, value=text.loc[at][:40], expected=EXPECTED[at[1]])
+        for at in wrong
+    ]
     found, whole = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS], [*COUNTS.values()]
     if not problems and len(sheet) >= sum(whole) and found != whole:  # a shorter one is an extract
-        what = f"has {found} sessions with CDR {[*COUNTS]}, the whole sheet {whole}"
-        problems = [Problem(str(path), what, mend)]
+        raise refusal("lost sessions", path, found=found, cdr=[*COUNTS], whole=whole)
     if problems:
         raise CohortError(*problems)
     return sheet
@@ -121,7 +113,7 @@ def choose(sheet: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, P
         sheet = sheet[~out[sheet.index]]
     if len(sheet):
         return sheet, maps
-    raise CohortError(Problem(str(folder), "nobody is left", "add the maps to this folder"))
+    raise refusal("nobody left", folder)
 
 
 def sheet_in(folder: Path) -> Path | None:
@@ -134,8 +126,7 @@ def _agree(text: Path, accepted: bool) -> None:
     print(f"Who uses OASIS has to accept its data use agreement: {AGREEMENT}")
     print(text.read_text(encoding="utf-8", errors="replace") if text.exists() else "")
     if not accepted:
-        mend = "read it, then give ACCEPT=yes (make book) or --accept-agreement (intake oasis)"
-        raise CohortError(Problem("", "the data use agreement is not accepted", mend))
+        raise refusal("not accepted")
 
 
 def _fetched(accepted: bool) -> Path:
@@ -147,6 +138,5 @@ def _fetched(accepted: bool) -> Path:
 
             datasets.fetch_oasis_vbm(data_dir=folder)
         except (OSError, ValueError) as error:
-            mend = "try again where there is a network, or name a folder that holds oasis1/"
-            raise CohortError(Problem("OASIS-1", f"no download: {error}"[:80], mend)) from error
+            raise refusal("not fetched", "OASIS-1", why=f"no download: {error}"[:80]) from error
     return folder

@@ -5,8 +5,6 @@ T1: brain extraction (deepbet), bias field (N4), registration to the MNI templat
 matter, or the T1's own where the file's name says space-T1w. What is done is not done again.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import multiprocessing
 import os
@@ -23,39 +21,30 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from jinja2 import Template
 from tqdm import tqdm
 
 from memoir_core import files
-from memoir_core.tables import PATHS, CohortError, Problem, read_images
+from memoir_core.tables import PATHS, CohortError, read_images
 from memoir_core.volumes import VolumeError
 
 from .. import privacy
+from ..messages import problem, refusal, say
 from . import content, register
 from .images import raw_images
 from .text import read_text
 
 PACKAGES = ("SimpleITK", "deepbet")
 LEAST = 0.4  # correlation with the template inside its brain; 8 mm or 10 degrees off have less
-AGAIN = "run again, with fewer --workers if memory is short"
-KILLED = {"": {"fault": f"was not reached, because a process was killed; {AGAIN}"}}
-
-
-def add_arguments(parser: Any) -> None:
-    parser.add_argument("raw", type=Path, help="folder with images.csv, or BIDS, or from LONI")
-    parser.add_argument("out", type=Path, help="folder to write, for the chapters to read")
-    parser.add_argument("--workers", type=int, default=1, help="processes, 2 GiB each (default: 1)")
-    parser.add_argument("--stripped", action="store_true", help="the T1s hold no skull any more")
 
 
 def run(options: Any) -> int:
     """Prepare a folder; exit code 1 where an image failed, 130 where the user stopped it."""
     raw, out = options.raw.resolve(), options.out.resolve()
     if lacking := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        what = f"prepare needs {' and '.join(lacking)}, which the book itself does not need"
-        raise CohortError(Problem("", what, "python -m pip install -r requirements-intake.txt"))
+        raise refusal("prepare lacks", names=" and ".join(lacking))
     if raw == out or options.workers < 1:
-        what, mend = "OUT is RAW, or --workers is below 1", "name another folder, or 1 worker"
-        raise CohortError(Problem(str(out), what, mend))
+        raise refusal("OUT is RAW", out)
     table = list_raw(raw, out)
     privacy.keep_private(out)
     try:
@@ -81,14 +70,12 @@ def list_raw(raw: Path, out: Path | None = None) -> pd.DataFrame:
     table = table.fillna(dict.fromkeys(PATHS, ""))
     keys = [key for key in ("IMAGEUID", "PTID", "VISCODE") if key in table]
     if len(unknown := table[table[keys].isna().any(axis=1)]):
-        what, mend = "a folder names no PTID or visit", "name it like sub-ADNI999S9999/ses-M048"
         named = unknown["t1_path"].where(unknown["t1_path"] != "", unknown["fa_path"])
-        raise CohortError(*(Problem(str(raw / path), what, mend) for path in named))
+        raise CohortError(*(problem("nameless folder", raw / path) for path in named))
     table["name"] = table[keys].agg("_".join, axis=1).str.replace(r"[^\w-]", "-", regex=True)
     again = table["name"][table["name"].str.lower().duplicated()]
     if len(again):
-        what, mend = "a second T1 or FA of one visit", "keep one, or list them in images.csv"
-        raise CohortError(*(Problem(str(raw), f"{what}, {name[:60]}", mend) for name in again))
+        raise CohortError(*(problem("second raw image", raw, name=n[:60]) for n in again))
     return table
 
 
@@ -112,8 +99,8 @@ def _attempt(raw: Path, out: Path, stripped: bool, row: dict) -> tuple[str, dict
     try:
         return row["name"], prepare_visit(raw, out, row, stripped)
     except Exception as error:  # of one visit: the others go on
-        what = f"failed ({type(error).__name__}: {str(error)[:200]}); {AGAIN}"
-        return row["name"], {"": {"fault": what}}
+        words = {"kind": type(error).__name__, "why": str(error)[:200]}
+        return row["name"], {"": {"fault": say("visit failed", **words)}}
 
 
 def prepare_visit(raw: Path, out: Path, row: dict, stripped: bool = False) -> dict[str, dict]:
@@ -138,8 +125,8 @@ def prepare_visit(raw: Path, out: Path, row: dict, stripped: bool = False) -> di
             found = register.nine_dof(matrix) | {"likeness": register.likeness(volume, kind)}
             with files.atomic_path(target) as temporary:
                 register.on_grid(volume).to_filename(temporary)
-            what = f"does not look like the template (correlation {found['likeness']:.2f})"
-            unlike = "" if found["likeness"] >= LEAST else f"{what}; look at it, leave it out"
+            alike = found["likeness"] >= LEAST
+            unlike = "" if alike else say("unlike after registration", found=found["likeness"])
             if wrong := unlike or content.fault(target, kind):
                 target.unlink()
                 raise VolumeError(f"after registration {wrong}")
@@ -158,7 +145,7 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     """Write images.csv, failures.csv and index.html; copy ADNIMERGE.csv; return the exit code."""
     failed, pictures, images = [], [], table.assign(**dict.fromkeys(PATHS, ""))
     for at, row in table.iterrows():
-        for kind, found in done.get(row["name"], KILLED).items():
+        for kind, found in done.get(row["name"], {"": {"fault": say("process killed")}}).items():
             if "fault" in found:
                 what, _, mend = found["fault"].rpartition("; ")
                 file = raw / row[f"{kind}_path"] if kind else ""
@@ -171,13 +158,10 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     for name, list_ in (("images.csv", images), ("failures.csv", failures)):
         with files.atomic_path(out / name) as temporary:
             list_.to_csv(temporary, index=False)
-    page = f"<!doctype html><meta charset='utf-8'><h1>{len(pictures)} registered</h1>"
-    page += f"<p><b>{privacy.BANNER}</b></p>{failures.to_html(index=False)}"
-    page += "<p>By their correlation with the template, the lowest first.</p>"
-    for likeness, picture in sorted(pictures):  # `list_raw` leaves no sign to escape in a name
-        page += f'<p>{picture}: {likeness:.3f}<br><img src="{picture}" loading="lazy">\n'
+    page = Template(Path(__file__).parents[1].joinpath("prepare.html.j2").read_text("utf-8"))
+    shown = {"banner": privacy.BANNER, "failures": failures.to_html(index=False)}
     with files.atomic_path(out / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page.render(shown, pictures=sorted(pictures)), encoding="utf-8")
     if (raw / "ADNIMERGE.csv").exists():
         with files.atomic_path(out / "ADNIMERGE.csv") as temporary:
             shutil.copyfile(raw / "ADNIMERGE.csv", temporary)

@@ -3,8 +3,6 @@
 SimpleITK and deepbet (see requirements-intake.txt) are imported where they are used.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from scipy import ndimage
 from memoir_core.volumes import AFFINE, GRID, GRID_MM, MOST, VolumeError, brain_mask
 from memoir_core.volumes import on_grid as resampled
 
+from ..messages import say
 from . import content
 
 METHOD = 2  # raise it where a change of this file makes earlier results stale
@@ -52,9 +51,8 @@ def read_raw(path: Path) -> Any:
             raise ValueError("it has the same value in every voxel")
         return nibabel.as_closest_canonical(nibabel.Nifti1Image(data, loaded.affine))
     except Exception as error:  # nibabel and gzip raise many kinds: all mean the file
-        said = str(error).replace(str(path), "the file")[:80]
-        what = f"cannot be used ({said or type(error).__name__})"
-        raise VolumeError(f"{path} {what}; convert it from DICOM again") from error
+        why = str(error).replace(str(path), "the file")[:80] or type(error).__name__
+        raise VolumeError(say("unusable image", path=path, why=why)) from error
 
 
 @cache
@@ -73,10 +71,10 @@ def find_brain(head: Any, stripped: bool) -> np.ndarray:
         mask = np.asarray((head if stripped else _stripper().run(head)[1]).dataobj) > 0
         volume = mask.sum() * abs(np.linalg.det(head.affine[:3, :3])) / 1000
     except (AssertionError, ValueError, IndexError) as error:  # as deepbet says that it has none
-        raise VolumeError("holds no brain that deepbet finds; look at it, leave it out") from error
+        raise VolumeError(say("no brain")) from error
     if not BRAIN_ML[0] < volume < BRAIN_ML[1]:
-        said = "what is not 0 in it" if stripped else "the brain that deepbet finds"
-        raise VolumeError(f"is no T1 of a head: {said} has {volume:.0f} ml; look at it")
+        what = "what is not 0 in it" if stripped else "the brain that deepbet finds"
+        raise VolumeError(say("no head", what=what, volume=volume))
     return mask
 
 
@@ -148,10 +146,9 @@ def nine_dof(matrix: np.ndarray) -> dict[str, Any]:
     scales = np.linalg.norm(matrix[:3, :3], axis=0)
     turn = matrix[:3, :3] / scales
     if not np.allclose(turn.T @ turn, np.eye(3), atol=1e-6) or np.linalg.det(turn) < 0:
-        raise VolumeError("is registered with more than 9 degrees of freedom; leave it out")
+        raise VolumeError(say("more than 9 DOF"))
     if not ((scales > SCALES[0]) & (scales < SCALES[1])).all():
-        what = f"cannot be registered (sizes {scales.round(2).tolist()} of the template)"
-        raise VolumeError(f"{what}; look at it, leave it out")
+        raise VolumeError(say("impossible size", sizes=scales.round(2).tolist()))
     degrees = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
     shift = (matrix @ [*CENTRE, 1])[:3] - CENTRE
     return {"degrees": float(degrees), "scales": scales.tolist(), "shift_mm": shift.tolist()}
@@ -187,13 +184,13 @@ def prepare_image(
         affine = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in margin])
         data = correct_bias(data[margin], affine, mask[margin])
     elif (most := np.percentile(data[data > 0], 99)) > 1.2 or most < 0.2:
-        raise VolumeError(f"is no FA: its values reach {most:.4g}; give a map from 0 to 1")
+        raise VolumeError(say("no FA values", most=most))
     else:
         data = data.clip(0, 1)
     try:
         matrix = register(data, affine, kind) if matrix is None else np.asarray(matrix)
     except RuntimeError as error:  # ITK: no overlap, a header that it cannot read
-        raise VolumeError(f"cannot be registered ({str(error)[-80:]}); look at it") from error
+        raise VolumeError(say("not registered", why=str(error)[-80:])) from error
     volume = resampled(data, np.linalg.inv(matrix) @ affine)
     return volume * brain_mask(GRID) if kind == "fa" else volume, matrix
 

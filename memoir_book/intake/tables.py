@@ -1,11 +1,10 @@
 """ADNI's tables, merged or single, dated or not, joined into one row per visit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +13,7 @@ from memoir_core.config import SCORES
 from memoir_core.files import checksum
 from memoir_core.tables import CohortError, Problem, day_first, parse
 
+from ..messages import problem, refusal, say
 from .images import DAYS, NAMES
 from .text import read_text
 
@@ -25,10 +25,10 @@ MONTH, YEAR = 30.4375, 365.25  # days
 Said = dict[str, list[str]]  # a choice, or a reason to leave out -> rows, visits, people or files
 
 
-def note(said: Said, what: str, which: Iterable) -> None:
-    """Add to the report what was found where, if it was."""
+def note(said: Said, key: str, which: Iterable, **words: Any) -> None:
+    """Add to the report what (see `messages`) was found where, if it was."""
     if which := [*map(str, which)]:
-        said.setdefault(what, []).extend(which)
+        said.setdefault(say(key, **words), []).extend(which)
 
 
 def find_tables(files: list[Path], said: Said) -> dict[str, list[Path]]:
@@ -47,11 +47,9 @@ def find_tables(files: list[Path], said: Said) -> dict[str, list[Path]]:
     for (table, _), dated in editions.items():
         newest = [file for day, file in dated if day == max(day for day, _ in dated)]
         if len(newest) > 1 and len({*map(checksum, newest)}) > 1:
-            what, mend = f"and {newest[1]} are of one date and differ", "keep one of the two there"
-            raise CohortError(Problem(str(newest[0]), what, mend))
+            raise refusal("two editions", newest[0], other=newest[1])
         tables.setdefault(table, []).append(newest[0])
-        older = [file for _, file in dated if file != newest[0]]
-        note(said, "an older edition of a table, or a copy, is left out", older)
+        note(said, "older edition", (file for _, file in dated if file != newest[0]))
     return tables
 
 
@@ -86,25 +84,24 @@ def tidy(file: Path, table: str, problems: list[Problem], said: Said) -> pd.Data
         filled = text[text.columns.intersection(columns)].dropna(axis=1, how="all")
         if filled.empty:
             if field in (*VALUES, *PEOPLE):
-                said[f"{file.name} has no {field} ({', '.join(columns)})"] = []
+                said[say("no column", file=file.name, field=field, names=", ".join(columns))] = []
             continue
         names = [name for name in columns if name in filled]
         written = reduce(pd.Series.fillna, (text[name] for name in names))
         rows[field] = written if field == "born" else parse(written.rename(field))
         if names[0] == "DIAGNOSIS":
-            said[f"{file.name}: DIAGNOSIS is DX (1 = CN, 2 = MCI, 3 = Dementia)"] = []
+            said[say("DIAGNOSIS", file=file.name)] = []
         if field in core.DATES and day_first(written) is None:
             problems.append(Problem(str(file), core.MIXED, core.AS_ISO, "", names[0]))
             continue
         if field in core.DATES and day_first(written):
-            said[f"{file.name}, {names[0]}: the dates begin with the day"] = []
-        for line in written.index[written.notna() & rows[field].isna()]:
-            what = f"{written[line][:80]!r} is not {core.EXPECTED.get(field)}"
-            mend = "correct it, or leave the field empty if it is unknown"
-            problems.append(Problem(str(file), what, mend, str(line), names[0]))
+            said[say("day first", file=file.name, name=names[0])] = []
+        for line, value in written[written.notna() & rows[field].isna()].items():
+            words = {"value": value[:80], "expected": core.EXPECTED.get(field)}
+            problems.append(problem("no value", file, line, names[0], **words))
     for code, name in (("code", "VISCODE"), ("code2", "VISCODE2")):
         rows[code] = text[name].str.lower() if name in text else None
-    said[f"{file}: {len(rows)} rows"] = []
+    said[say("rows", file=file, n=len(rows))] = []
     return rows.assign(table=table, file=file.name)
 
 
@@ -134,13 +131,13 @@ def name_people(rows: pd.DataFrame) -> pd.DataFrame:
 
     Raises CohortError where one stands under two of the other.
     """
-    mend, problems = "correct one of them: a person must not be two", []
+    problems = []
     for key, other in (("PTID", "RID"), ("RID", "PTID")):
         names = rows.groupby(key)[other].nunique()
         for name in names.index[names > 1]:
             files = ", ".join(rows.loc[rows[key] == name, "file"].unique())
-            what = f"one {key} ({name}) stands under two {other}s"
-            problems.append(Problem(files, what, mend))
+            words = {"id": key, "name": name, "other": other}
+            problems.append(problem("two people", files, **words))
     if problems:
         raise CohortError(*problems)
     ptid = rows["PTID"].astype("str").fillna(rows["RID"].map(rows.groupby("RID")["PTID"].first()))
@@ -155,7 +152,7 @@ def name_visits(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
         for name, prefix in (("code2", ""), ("code", ""), ("code", "4_"))
     )
     if second.notna().any():
-        said["VISCODE2 says the visit, VISCODE only where it is empty"] = []
+        said[say("VISCODE2")] = []
     pair = rows["PTID"] + " " + rows["code"].astype("str")
     elsewhere = pair.map(second.groupby(pair).first())
     new = rows["COLPROT"].eq("ADNI4").groupby(rows["PTID"]).transform("all")  # 4_bl is their bl
@@ -165,12 +162,12 @@ def name_visits(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
     rows["screening"] = rows["code2"].fillna(rows["code"]).isin(NAMES["screening"])
     rows["place"] = rows["file"] + " line " + rows["line"].astype("str")
     rows["person"] = rows["table"].isin(["APOERES", "PTDEMOG"])
-    for what, out in (
-        ("a row whose PTID no table gives is left out", rows["PTID"].isna()),
-        ("a failed screening is no visit and is left out", single & (visit == "f")),
-        ("a row whose VISCODE no table explains is left out", visit.isna() & ~rows["person"]),
+    for key, out in (
+        ("nameless row", rows["PTID"].isna()),
+        ("failed screening", single & (visit == "f")),
+        ("unknown VISCODE", visit.isna() & ~rows["person"]),
     ):
-        note(said, what, rows["place"][out])
+        note(said, key, rows["place"][out])
         rows = rows[~out.reindex(rows.index)]
     return rows.copy()
 
@@ -182,21 +179,18 @@ def join(rows: pd.DataFrame, said: Said) -> pd.DataFrame:
     group = rows[~rows["person"]].groupby(["visit", "table", "screening"])
     for name in (*VALUES, "EXAMDATE"):
         two = group[name].transform("nunique").reindex(rows.index) > 1
-        what = f"two rows of a table contradict each other in the {name} of a visit; neither counts"
-        note(said, what, rows["place"][two])
+        note(said, "contradiction", rows["place"][two], name=name)
         rows[name] = rows[name].mask(two)
     rows = rows.sort_values(["single", "screening"], kind="stable")
     twins = rows.groupby("visit")["screening"].nunique()
-    what = "screening and baseline are one visit, bl; what bl lacks is of the screening"
-    note(said, what, twins.index[twins > 1])
+    note(said, "screening", twins.index[twins > 1])
     _compare(rows, said)
     visits = rows.groupby("visit", as_index=False).first()
     people = rows.sort_values(["single", "EXAMDATE"], kind="stable").groupby("PTID")
     for name in ("RID", "SITE", *PEOPLE):
         visits[name] = visits["PTID"].map(people[name].first())
         many = people[name].nunique()
-        what = f"{name} differs between the rows of a person; the first counts"
-        note(said, what, many.index[many > 1])
+        note(said, "person differs", many.index[many > 1], name=name)
     return visits.assign(SITE=visits["SITE"].fillna(visits["PTID"].str[:3].str.lstrip("0")))
 
 
@@ -207,12 +201,11 @@ def _compare(rows: pd.DataFrame, said: Said) -> None:
     lacks = merged.isna() & single.notna()
     other = merged.notna() & single.notna() & (merged != single)
     for name in VALUES:
-        note(said, f"{name} that ADNIMERGE lacks is of its own table", lacks.index[lacks[name]])
-        note(said, f"{name} of its own table differs; ADNIMERGE counts", other.index[other[name]])
+        note(said, "added value", lacks.index[lacks[name]], name=name)
+        note(said, "other value", other.index[other[name]], name=name)
     dates = rows[~rows["screening"] & ~rows["person"]].groupby("visit")["EXAMDATE"]
     far = (dates.max() - dates.min()).dt.days
-    what = f"tables date one visit more than {DAYS} days apart; the first table's date counts"
-    note(said, what, far.index[far > DAYS])
+    note(said, "dates apart", far.index[far > DAYS], days=DAYS)
 
 
 def ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
@@ -224,10 +217,9 @@ def ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
 
     months = pd.to_numeric(visits["VISCODE"].str.extract(r"^m(\d+)$")[0])
     start = first(visits["EXAMDATE_bl"]).fillna(first(date.where(visits["VISCODE"] == "bl")))
-    what = "no table dates the baseline; it is reckoned back from the months of the visits"
-    note(said, what, ptid[start.isna()].unique())
+    note(said, "no baseline", ptid[start.isna()].unique())
     start = start.fillna(first(date - pd.to_timedelta((months * MONTH).round(), unit="D")))
-    note(said, "visits dated before the baseline", visits["visit"][date < start])
+    note(said, "before baseline", visits["visit"][date < start])
     given, years = visits["AGE"].astype(float), (date - start).dt.days / YEAR
     both = pd.DataFrame({"fixed": given, "grows": given - years}).groupby(ptid)
     spread = (both.transform("max") - both.transform("min")).le(0.5)
@@ -235,30 +227,26 @@ def ages(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
     age = age.groupby(ptid).transform("median")
     birth = ((start - pd.to_datetime(visits["born"])).dt.days / YEAR).round(2)
     birth = birth.where(birth.between(*core.RANGES["AGE"]))
-    grows, lost = ~spread["fixed"] & spread["grows"], given.notna() & ~spread.any(axis=1)
-    for what, who in (
-        ("AGE grows from visit to visit; it is reckoned back to the baseline", grows),
-        ("AGE contradicts itself and does not count", lost),
-        ("AGE and birth disagree by more than a year; AGE counts", (age - birth).abs() > 1),
-        ("AGE is of the day of birth and the baseline", age.isna() & birth.notna()),
-        ("no table gives an age", age.isna() & birth.isna()),
+    for key, who in (
+        ("AGE grows", ~spread["fixed"] & spread["grows"]),
+        ("AGE contradicts", given.notna() & ~spread.any(axis=1)),
+        ("AGE and birth", (age - birth).abs() > 1),
+        ("AGE of birth", age.isna() & birth.notna()),
+        ("no age", age.isna() & birth.isna()),
     ):
-        note(said, what, ptid[who].unique())
+        note(said, key, ptid[who].unique())
     return visits.assign(AGE=age.fillna(birth), EXAMDATE_bl=start)
 
 
 def keep(visits: pd.DataFrame, said: Said) -> pd.DataFrame:
     """Keep the visits with a value, a date and a sex; note those that ADNIMERGE did not have."""
     visits = visits[visits[[*VALUES]].notna().any(axis=1) | ~visits["single"]]
-    for name, why in (("EXAMDATE", " (USERDATE is the day of entry)"), ("PTGENDER", "")):
-        lost = visits[name].isna()
-        note(said, f"a visit is left out: no table gives its {name}{why}", visits["visit"][lost])
-        visits = visits[~lost]
+    for name in ("EXAMDATE", "PTGENDER"):
+        note(said, f"no {name}", visits["visit"][visits[name].isna()])
+        visits = visits.dropna(subset=name)
     added = visits[visits["single"]] if not visits["single"].all() else visits[:0]
     for phase, which in added["visit"].groupby(added["COLPROT"].fillna("no phase")):
-        note(said, f"visits of {phase} that ADNIMERGE lacks, from the single tables", which)
+        note(said, "added visits", which, phase=phase)
     if visits.empty:
-        what, mend = "no visit is left of the tables", "see the report above; PTDEMOG holds the sex"
-        raise CohortError(Problem("", what, mend))
-    visits = visits.sort_values(["RID", "EXAMDATE"], ignore_index=True)
-    return visits.astype({"RID": "Int64"})
+        raise refusal("no visit")
+    return visits.sort_values(["RID", "EXAMDATE"], ignore_index=True).astype({"RID": "Int64"})

@@ -1,7 +1,5 @@
 """Read a table as people have it: whatever separates its fields, however its letters are coded."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path
@@ -9,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from memoir_core.tables import CohortError, Problem
+from ..messages import refusal
 
-AS_CSV = "save it as CSV UTF-8 with commas, or download it again"
 MOST, ROWS = 250, 1_000_000  # MB, and rows of a table; ADNIMERGE has 15 and 16,000
 
 
@@ -21,30 +18,25 @@ def read_text(path: Path) -> pd.DataFrame:
     Commas, semicolons (with decimal commas) or tabs; UTF-8, UTF-16 or Windows' code page.
     Raises CohortError with file and mend where it is no table.
     """
-
-    def unusable(what: str, mend: str = AS_CSV) -> CohortError:
-        return CohortError(Problem(str(path), what, mend))
-
     path = Path(path)
     if not path.exists():
-        raise unusable("is missing", "download the full table again")
+        raise refusal("no such table", path)
     if not path.is_file():
-        raise unusable("is no file", "put the table itself there")
+        raise refusal("table is no file", path)
     if path.stat().st_size > MOST * 1e6:
-        raise unusable(f"is larger than {MOST} MB", "keep the columns and rows that are needed")
+        raise refusal("table too large", path, most=MOST)
     try:
         raw = path.read_bytes()
     except OSError as error:
-        what = f"cannot be opened ({error.strerror})"
-        raise unusable(what, "give yourself the right to read it") from error
+        raise refusal("closed", path, why=error.strerror) from error
     wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     if raw[:2] in (b"PK", b"\x1f\x8b") or raw.lstrip()[:1] == b"<" or (b"\0" in raw and not wide):
-        raise unusable("is a workbook, a web page or another file that is no text table")
+        raise refusal("no text table", path)
     try:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("cp1252", errors="replace")  # what Excel calls plain CSV
-    header = next(iter(text.split("\n")), "")
+    header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     options: Any = {"sep": separator, "dtype": str, "skipinitialspace": True, "index_col": False}
     options |= {"keep_default_na": False, "skip_blank_lines": False}
@@ -53,10 +45,9 @@ def read_text(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(text), nrows=ROWS + 1, **options)
     except (ValueError, pd.errors.ParserWarning) as error:
-        what = f"cannot be read as a CSV table ({str(error).splitlines()[0][:80]})"
-        raise unusable(what) from error
+        raise refusal("unreadable table", path, why=str(error).splitlines()[0][:80]) from error
     if len(table) > ROWS:
-        raise unusable(f"has more than {ROWS:,} rows", "keep the rows that are needed")
+        raise refusal("table too long", path, most=ROWS)
     table.columns = table.columns.str.strip()
     table = table.apply(lambda column: column.str.strip()).set_axis(table.index + 2)
     table = table[(table != "").any(axis=1)]  # blank lines
@@ -65,7 +56,6 @@ def read_text(path: Path) -> pd.DataFrame:
     for name in table.columns[table.columns.str.fullmatch(r".+\.\d+")]:  # pandas' name for a second
         first = name.rpartition(".")[0]
         if first in table and (table[first] != table[name]).any():
-            what = f"has two columns called {first[:80]}, which differ"
-            raise unusable(what, "delete or rename one of them")
+            raise refusal("two columns", path, name=first[:80])
     table.attrs["file"] = str(path)
     return table

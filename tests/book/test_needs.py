@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memoir_book.intake.needs import lacks
+from memoir_book.dataset import lacks
 
 
 @pytest.fixture
