@@ -31,10 +31,6 @@ OF_05 = {
 
 OF_06 = {
     "mcnemar": lambda a, b: float(abs(a.mean() - b.mean())),
-    "paired_interval": lambda a, b, draws: (a.mean() - b.mean(), a.mean() - b.mean()),
-    "with_fallback": lambda truth, predicted, fallback: float(
-        np.mean([(p or fallback) == t for p, t in zip(predicted, truth, strict=True)])
-    ),
 }
 
 OF_07 = {
