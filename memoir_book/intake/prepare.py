@@ -158,10 +158,11 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     for name, list_ in (("images.csv", images), ("failures.csv", failures)):
         with files.atomic_path(out / name) as temporary:
             list_.to_csv(temporary, index=False)
-    page = Template(Path(__file__).parents[1].joinpath("prepare.html.j2").read_text("utf-8"))
+    text = Path(__file__).parents[1].joinpath("prepare.html.j2").read_text("utf-8")
     shown = {"banner": privacy.BANNER, "failures": failures.to_html(index=False)}
     with files.atomic_path(out / "index.html") as temporary:
-        temporary.write_text(page.render(shown, pictures=sorted(pictures)), encoding="utf-8")
+        page = Template(text, autoescape=True).render(shown, pictures=sorted(pictures))
+        temporary.write_text(page, encoding="utf-8")
     if (raw / "ADNIMERGE.csv").exists():
         with files.atomic_path(out / "ADNIMERGE.csv") as temporary:
             shutil.copyfile(raw / "ADNIMERGE.csv", temporary)
