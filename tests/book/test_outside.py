@@ -183,6 +183,8 @@ def locked(name="requirements.lock"):
 
 
 def test_every_package_is_locked_by_hashes():
+    assert all(locked("requirements-sweep.txt").values())
+    assert len(locked("requirements-sweep.txt")) > 50
     hashes = locked() | locked("requirements-pip.txt")
     assert len(hashes) > 200 and all(hashes.values())
     for name in ("requirements.txt", "requirements-weights.txt", "requirements-intake.txt"):
