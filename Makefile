@@ -79,12 +79,15 @@ doctor: setup  ## look before a run: versions, memory, disk, models
 html: setup  ## build the HTML of the run made last, or of RUN
 	$(BIN)/python -m memoir_book.pages --run "$$RUN"
 
-pdf: setup  ## print the run made last, or RUN, into book/_build/memoir-vlm.pdf
+pdf: setup  ## print the run made last, or RUN, into memoir-vlm.pdf beside its pages
 	@test -n "$(CHROMIUM)" || { echo "make pdf needs chromium: apt-get install chromium"; exit 1; }
-	$(BIN)/python -m memoir_book.pages --run "$$RUN" --builder singlehtml
+	@page=$$($(BIN)/python -m memoir_book.pages --run "$$RUN" --builder singlehtml) || exit 1; \
+	echo "$$page"; page=$$(echo "$$page" | sed -n 's/^The book: //p'); \
+	pdf="$${page%/singlehtml/*}/memoir-vlm.pdf"; \
+	case "$$page" in "$(CURDIR)/book/"*) ;; *) umask 077;; esac; \
 	"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
-	  --virtual-time-budget=60000 --print-to-pdf="$(CURDIR)/book/_build/memoir-vlm.pdf" \
-	  "file://$(CURDIR)/book/_build/singlehtml/book/intro.html"
+	  --virtual-time-budget=60000 --print-to-pdf="$$pdf" "file://$${page%index.html}book/intro.html" \
+	  && echo "Printed: $$pdf"
 
 browser: setup  ## look at the pages that were built last, in a browser
 	$(BROWSER_TESTS)

@@ -29,15 +29,18 @@ BEGUN = "begun.json"  # while volumes are missing: for which download those are 
 TABLES = ("ADNIMERGE.csv", "images.csv")
 
 
-def is_synthetic(directory: str | Path) -> bool:
-    """Say whether the tables of a folder are those that this package wrote there.
+def is_synthetic(directory: str | Path, tables_alone: bool = False) -> bool:
+    """Say whether the tables of a folder, and the volumes they list, are those written there.
 
-    A marker can be copied beside real tables. So every table in the folder must have the
-    checksum that the marker gives it, and there must be no other table.
+    A marker can be copied beside real tables, and real images be put under ours. So every table
+    and volume must have the checksum that the marker gives it, and there is no other table.
     """
-    directory = Path(directory).expanduser()
-    sums = _read(directory / MARKER).get("tables")
-    return isinstance(sums, dict) and set(sums) == set(TABLES) and _sums(directory) == sums
+    made = _read((directory := Path(directory).expanduser()) / MARKER)
+    if set(sums := made.get("tables") or {}) != set(TABLES) or _sums(directory) != sums:
+        return False
+    listed = pd.read_csv(directory / TABLES[1])[["t1_path", "fa_path"]].melt()["value"].dropna()
+    found, known = _volumes(directory, [] if tables_alone else listed), made.get("volumes", {})
+    return all(content in ("", known.get(name)) for name, content in found.items())
 
 
 def ensure_download(
@@ -87,7 +90,7 @@ def _make_tables(
     texts = [table.to_csv(index=False, lineterminator="\n").encode() for table in made]
     content = dict(zip(TABLES, texts, strict=True))
     same = _sums(directory).items() <= {name: _sum(text) for name, text in content.items()}.items()
-    if not (same or is_synthetic(directory) or _read(directory / BEGUN)):
+    if not (same or is_synthetic(directory, True) or _read(directory / BEGUN)):
         raise FileExistsError(
             f"{directory} holds tables that are not the synthetic ones, so none are written there;"
             " give another folder, or delete this one if it is an old synthetic download"
@@ -107,7 +110,7 @@ def _make_download(
 ) -> None:
     marker, begun = directory / MARKER, directory / BEGUN
     content, latents = _make_tables(directory, wanted["subjects"], fa_fraction)
-    mine = _holds(begun, wanted) or _holds(marker, wanted)  # else, volumes of another download
+    mine = any(wanted.items() <= _read(path).items() for path in (begun, marker))  # else, another's
     for old in _changed(directory) if mine else directory.glob("images/9??_S_9*/*.nii.gz"):
         old.unlink(missing_ok=True)
     _write_json(begun, wanted)
@@ -129,7 +132,7 @@ def _make_download(
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:
-    made = _holds(directory / MARKER, wanted) and is_synthetic(directory)
+    made = wanted.items() <= _read(directory / MARKER).items() and is_synthetic(directory, True)
     return made and not _changed(directory)
 
 
@@ -145,10 +148,6 @@ def _volumes(directory: Path, names: Iterable[str]) -> dict[str, str]:
         paths = pool.map(directory.joinpath, names)
         sums = pool.map(lambda p: _sum(p.read_bytes()) if p.exists() else "", paths)
         return dict(zip(names, sums, strict=True))
-
-
-def _holds(path: Path, wanted: dict) -> bool:
-    return wanted.items() <= _read(path).items()
 
 
 def _write_volumes(directory: Path, device: str, batch: tuple[str, list[dict]]) -> None:

@@ -35,6 +35,7 @@ def explore(piece, older, folder, kind):
     found = crash.explore(pieces.PIECES[piece], start, folder, kind, every)
     if kind != "two":
         print(f"{kind}: {piece}, {found['tried']} of {found['operations']} file operations")
+        assert found["operations"], "a piece that writes nothing tries nothing"
     return found
 
 

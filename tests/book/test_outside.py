@@ -70,6 +70,36 @@ def test_values_from_the_environment_reach_programs_as_they_are(checkout, monkey
     assert "[--data][/data/$(touch PWN) `touch PWN` $HOME]" in make(checkout, "book")
 
 
+@pytest.mark.parametrize("private", [False, True], ids=["synthetic", "real"])
+def test_a_pdf_is_printed_of_the_pages_just_built_and_lies_beside_them(checkout, private):
+    """Of real people: in their run, for its owner only, and not the public book of before."""
+    built = checkout / ("runs/adni paper/book/_build" if private else "book/_build")
+    built.mkdir(parents=True)
+    tool = checkout / ".venv" / "bin" / "python"
+    tool.write_text(f'#!/bin/sh\necho a line\necho "The book: {built}/singlehtml/index.html"\n')
+    chromium = checkout / "chromium"
+    chromium.write_text(
+        LOG + 'for part in "$@"; do case "$part" in --print-to-pdf=*) '
+        'echo > "${part#--print-to-pdf=}";; esac; done\n'
+    )
+    chromium.chmod(0o755)
+    (checkout / "log").touch()
+    said = make(checkout, "pdf", RUN="adni paper", CHROMIUM=chromium)
+    assert f"[--print-to-pdf={built}/memoir-vlm.pdf]" in said
+    assert f"[file://{built}/singlehtml/book/intro.html]" in said
+    assert list(checkout.rglob("*.pdf")) == [built / "memoir-vlm.pdf"]
+    mode = (built / "memoir-vlm.pdf").stat().st_mode & 0o777
+    assert mode == (0o600 if private else 0o644)
+
+
+def test_without_pages_no_pdf_is_printed(checkout):
+    (checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    shutil.copy("/bin/true", checkout / "chromium")
+    command = ["make", "-s", "pdf", f"CHROMIUM={checkout / 'chromium'}"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode and "Printed" not in done.stdout and not list(checkout.rglob("*.pdf"))
+
+
 def test_a_sweep_gives_the_shell_nothing_but_quoted_words():
     """Snakemake's `:q` quotes each part of a list; nothing else is put into a command."""
     text = (ROOT / "Snakefile").read_text(encoding="utf-8")
@@ -153,6 +183,8 @@ def locked(name="requirements.lock"):
 
 
 def test_every_package_is_locked_by_hashes():
+    assert all(locked("requirements-sweep.txt").values())
+    assert len(locked("requirements-sweep.txt")) > 50
     hashes = locked() | locked("requirements-pip.txt")
     assert len(hashes) > 200 and all(hashes.values())
     for name in ("requirements.txt", "requirements-weights.txt", "requirements-intake.txt"):

@@ -323,6 +323,23 @@ def test_real_tables_beside_a_copied_marker_are_not_synthetic(copy, what):
     assert not write.is_synthetic(copy)
 
 
+@pytest.mark.parametrize("tables_alone", [False, True])
+def test_real_images_under_synthetic_tables_are_not_synthetic(copy, tmp_path, tables_alone):
+    if tables_alone:
+        write.write_tables(tmp_path / "tables", 4, 0.5)
+        copy = tmp_path / "tables"
+    path = copy / images(copy)[-1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    assert write.is_synthetic(copy), "no volume, and nothing real"
+    path.write_bytes(b"a scan of somebody")
+    assert not write.is_synthetic(copy)
+    (copy / "scan.nii.gz").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(copy / "scan.nii.gz")
+    assert not write.is_synthetic(copy)
+
+
 def test_tables_of_others_are_never_replaced(copy, tmp_path):
     real = tmp_path / "real"
     (real / "images" / "137_S_4001").mkdir(parents=True)
