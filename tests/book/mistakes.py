@@ -4,11 +4,9 @@ import numpy as np
 import pandas as pd
 
 OF_01 = {
-    "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
     "split_subjects": lambda subject, share, seed: pd.Series(
         np.random.default_rng(seed).random(len(subject)) < share
     ),  # draws visits
-    "smd_of_shares": lambda p, q: (p - q) / (p * (1 - p)) ** 0.5 if p * (1 - p) else 0.0,
 }
 
 OF_02 = {
