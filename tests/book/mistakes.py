@@ -10,9 +10,7 @@ OF_01 = {
 }
 
 OF_02 = {
-    "to_mm": lambda affine, voxel: affine.diagonal()[:3] * voxel + affine[:3, 3],
     "robust_z": lambda v: (v - v.mean()) / v.std(),
-    "volume_change": lambda u: 1 + sum(np.gradient(u[i], axis=i) for i in range(3)),
 }
 
 OF_03 = {
