@@ -4,17 +4,13 @@ import numpy as np
 import pandas as pd
 
 OF_01 = {
-    "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
     "split_subjects": lambda subject, share, seed: pd.Series(
         np.random.default_rng(seed).random(len(subject)) < share
     ),  # draws visits
-    "smd_of_shares": lambda p, q: (p - q) / (p * (1 - p)) ** 0.5 if p * (1 - p) else 0.0,
 }
 
 OF_02 = {
-    "to_mm": lambda affine, voxel: affine.diagonal()[:3] * voxel + affine[:3, 3],
     "robust_z": lambda v: (v - v.mean()) / v.std(),
-    "volume_change": lambda u: 1 + sum(np.gradient(u[i], axis=i) for i in range(3)),
 }
 
 OF_03 = {

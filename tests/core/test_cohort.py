@@ -124,6 +124,8 @@ def test_the_chain_by_hand(visits, images, visit, want, has_fa):
     last = {"latest": (1, 1, 1), "earliest": (2, 1, 0)}[visit]
     assert tuple(flow[-1][dx] for dx in DX) == last
     assert flow[1]["CN"] == 1 and flow[1]["Dementia"] == 2  # by the last diagnosis left
+    for name in DX:  # a visit without a diagnosis takes none away: no class gains by that filter
+        assert flow[0][name] == flow[1][name]
 
 
 def test_who_filters_visits_changes_the_cohort(visits, images):
