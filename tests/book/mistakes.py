@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from memoir_core import losses
-
 OF_01 = {
     "crossing": lambda subject, train: int((train.groupby(subject).nunique() > 0).sum()),
     "split_subjects": lambda subject, share, seed: pd.Series(
