@@ -62,11 +62,11 @@ def one_process(
     """Train alone, or as one of several, which meet as `accelerate launch` lets them."""
     torch.set_num_threads(how["threads"])
     if rank is not None:
-        meet = {"WORLD_SIZE": how["processes"], "RANK": rank, "LOCAL_RANK": rank}
+        meet: dict[str, object] = {"WORLD_SIZE": how["processes"], "RANK": rank, "LOCAL_RANK": rank}
         meet |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29533, "ACCELERATE_USE_CPU": "true"}
         os.environ |= {name: str(value) for name, value in meet.items()}
     if how["loaders"]:  # a CPU has none; a GPU has up to eight
-        training.workers = lambda _: {"num_workers": how["loaders"]}
+        training.workers = lambda device: {"num_workers": how["loaders"]}
     sizes = book.profile
     training.train_stage2(
         cohort,

@@ -13,7 +13,14 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from memoir_core.config import DX, SUBSETS
-from synthetic_adni.render import FA_NOISE, SEX_EFFECT, SEX_NOISE, T1_NOISE
+from synthetic_adni.render import (
+    FA_NOISE,
+    HEAD_SEX,
+    HEAD_SPREAD,
+    SEX_EFFECT,
+    SEX_NOISE,
+    T1_NOISE,
+)
 from synthetic_adni.tables import (
     AGE,
     APOE4,
@@ -27,11 +34,13 @@ from synthetic_adni.tables import (
 )
 
 GRID = np.linspace(-5, 9, 201)  # severities, at the diagnosis and on the day of the scores
-# What images show, in `render`, of (atrophy, tracts, age in decades), and its noise: the rim of a
-# T1 and the surroundings of its ventricles, the deformation (both kinds), the tracts, their age.
-SEEN = np.array([[0.06, 0, 0.08], [0, 0, 0.12], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
-NOISE = np.array([0.005, 0.05, T1_NOISE, 0.5, FA_NOISE, 0.8])
+# What images show, in `render`, of (atrophy, tracts, age in decades), and its noise: the darkness
+# of a T1's hippocampus and that round its ventricles; the deformation (of both kinds); the tracts,
+# and their age. The rim of a T1, where age and atrophy mix, is left out.
+SEEN = np.array([[1.0, 0, 0], [0, 0, 0.12], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
+NOISE = np.array([0.01, 0.05, T1_NOISE, 0.5, FA_NOISE, 0.8])
 ROWS = {"t1": {0, 1, 2, 3}, "fa": {2, 3, 4, 5}, "clinical": set()}
+SEX = float(norm.cdf(HEAD_SEX * SEX_EFFECT / np.hypot(HEAD_SEX * SEX_NOISE, HEAD_SPREAD)))
 
 
 def ceilings(
@@ -67,9 +76,7 @@ def ceilings(
                 "balanced_accuracy": float(balanced_accuracy_score(dx[ends], 2 * (p2 > 0.5))),
                 "auc": float(roc_auc_score(dx[ends], p2)),
             },
-            "sex": {
-                "balanced_accuracy": float(norm.cdf(("t1" in subset) * SEX_EFFECT / SEX_NOISE))
-            },
+            "sex": {"balanced_accuracy": SEX if "t1" in subset else 0.5},
             "age": {"mae": float(np.abs((years * joint).sum(axis=(1, 2)) - people["AGE"]).mean())},
             "cdrsb": {"mae": float(np.nanmean(off))},
         }

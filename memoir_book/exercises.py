@@ -4,8 +4,6 @@
 part. How to add one to a chapter: see CONTRIBUTING.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

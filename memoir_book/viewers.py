@@ -3,8 +3,6 @@
 The markup is in viewers.html.j2, which escapes every word.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

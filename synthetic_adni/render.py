@@ -16,6 +16,7 @@ APOE_EFFECT = {"hippocampus": -0.05, "temporoparietal": -0.04}  # per copy, at e
 # What a scanner adds: log gain and log gamma of T1, relative offset of FA.
 VENDOR = {"SIEMENS": (0.0, 0.0, 0.0), "GE": (0.06, 0.10, 0.03), "PHILIPS": (-0.05, -0.10, -0.03)}
 SEX_EFFECT, SEX_NOISE = 0.02, 0.06  # head shape barely tells sex after 9DOF scaling
+HEAD_SEX, HEAD_SPREAD = 0.1, 0.012  # of the length: what sex moves, and what all heads differ by
 
 
 def _anatomy(latent: dict) -> dict[str, np.ndarray]:
@@ -33,9 +34,9 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
     coarse = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
     coarser = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
     angles = np.deg2rad(0.8) * rng.standard_normal(3)
-    scales = 1 + 0.012 * rng.standard_normal(3)
+    scales = 1 + HEAD_SPREAD * rng.standard_normal(3)
     sex = SEX_EFFECT * (-1 if latent["female"] else 1) + SEX_NOISE * rng.standard_normal()
-    scales[1] *= 1 + 0.1 * sex
+    scales[1] *= 1 + HEAD_SEX * sex
     return {
         "amplitudes": np.array(amplitudes, np.float32),
         "coarse": coarse,

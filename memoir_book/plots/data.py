@@ -1,7 +1,5 @@
 """Figures of the cohort, the volumes and the way through the book."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

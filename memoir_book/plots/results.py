@@ -1,7 +1,5 @@
 """Figures of results: values with intervals, retrieval, verdicts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

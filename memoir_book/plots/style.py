@@ -4,8 +4,6 @@ Colours are Okabe and Ito's, told apart by readers with any common colour vision
 Figures have an opaque white background, so that they read on light and dark pages.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path

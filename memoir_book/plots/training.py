@@ -1,7 +1,5 @@
 """Figures of the network: trainings, heads, embeddings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt

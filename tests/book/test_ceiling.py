@@ -66,7 +66,7 @@ def test_a_model_that_learned_from_many_comes_near_and_not_above(found):
 
 
 def test_sex_is_known_as_far_as_the_head_shape_tells_it(found):
-    assert found["t1"]["sex"]["balanced_accuracy"] == pytest.approx(0.631, abs=0.001)
+    assert found["t1"]["sex"]["balanced_accuracy"] == pytest.approx(0.559, abs=0.001)
     assert found["clinical"]["sex"]["balanced_accuracy"] == 0.5
 
 

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 from ideas import idea
+from monai.visualize import OcclusionSensitivity
+from nilearn import datasets
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.dummy import DummyClassifier
@@ -15,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from memoir_core import volumes
 from memoir_core.config import DX, MODALITIES, SUBSETS
 from memoir_core.data import MemoirDataset, Scaler
 from memoir_core.inference import encode, predict_subsets
@@ -219,3 +222,67 @@ def test_the_rate_is_the_one_that_validation_likes_best_after_short_trials():
 
     with pytest.raises(RuntimeError, match="memory"):
         fair_rate([1e-3], 3, full, scores.get)
+
+
+def test_occlusion_finds_the_only_region_that_counts():
+    class Corner(torch.nn.Module):
+        """Diagnoses Dementia from the mean of one corner, and nothing else."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def t1(self, volume):
+            return volume[:, :, :6, :6, :6].mean(dim=(1, 2, 3, 4))[:, None].expand(-1, 512)
+
+        def fuse(self, embeddings, present):
+            assert present[:, 0].all() and not present[:, 1:].any()
+            score = embeddings[:, 0, 0] * self.weight
+            return {"dx3": torch.stack([score * 0, score * 0, 4 * score], dim=1)}
+
+    ones = np.ones((2, 18, 18, 18), np.float16)
+    written = idea(
+        "06", "class T1Only", torch=torch, np=np, OcclusionSensitivity=OcclusionSensitivity
+    )
+
+    def mapped(*shift):
+        network = written["T1Only"](Corner(), *shift).eval()
+        return written["occlusion_map"](network, ones, 2, 6, "cpu")
+
+    found = mapped()
+    assert found.shape == (18, 18, 18)
+    assert found[:6, :6, :6].mean() > 5 * abs(found[12:, 12:, 12:]).mean()
+    # Where the head is off its threshold, a probability of nearly 0 cannot fall; a bias mends it.
+    off, mended = mapped(1.0, (9, 0, -9)), mapped(2.0, (6, 0, 0))
+    assert abs(off).max() < 1e-5 and mended.max() > 2 * found.max()
+
+
+@pytest.fixture
+def places():
+    names = {name: getattr(volumes, name) for name in ("AFFINE", "GRID", "GRID_MM", "on_grid")}
+    return idea("06", "def largest_fall", np=np, torch=torch, datasets=datasets, **names)
+
+
+def test_the_largest_fall_is_placed_in_millimetres(places):
+    values = np.zeros((91, 109, 91))
+    values[45 + 11, 54, 40] = -0.4  # 2 mm voxels; the middle one lies at 0, -18, 18
+    found = places["largest_fall"](values)
+    assert [found[k] for k in ("fall", "x", "y", "z")] == pytest.approx([-0.4, 22, -18, 8])
+    assert abs(found["mirror"]) < 0.01
+    both = places["largest_fall"](values + values[::-1])
+    assert both["mirror"] == pytest.approx(1)
+    half = places["largest_fall"](np.pad([[[1.0]]], ((0, 1), (0, 0), (0, 0))))
+    assert half["x"] == pytest.approx(-45.5)  # the middle of the left half
+    assert np.isnan(places["largest_fall"](np.zeros((4, 4, 4)))["mirror"])
+
+
+def test_the_template_lies_where_volumes_lie(places):
+    found = places["template"]((91, 109, 91))
+    assert found.shape == (91, 109, 91) and found.dtype == np.float32
+    image = datasets.load_mni152_template(resolution=2)
+    values = image.get_fdata()
+    for mm in ((30, -40, 20), (-44, 10, 0), (0, 50, 10)):
+        own = found[tuple(np.add(mm, (90, 126, 72)) // 2)]
+        voxel = (np.linalg.inv(image.affine) @ [*mm, 1])[:3].round().astype(int)
+        assert own == pytest.approx(values[tuple(voxel)], abs=1e-3)
+    assert places["template"]((5, 6, 5)).shape == (5, 6, 5)
