@@ -13,14 +13,7 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from memoir_core.config import DX, SUBSETS
-from synthetic_adni.render import (
-    FA_NOISE,
-    HEAD_SEX,
-    HEAD_SPREAD,
-    SEX_EFFECT,
-    SEX_NOISE,
-    T1_NOISE,
-)
+from synthetic_adni.render import FA_NOISE, HEAD_SEX, HEAD_SPREAD, SEX_EFFECT, SEX_NOISE, T1_NOISE
 from synthetic_adni.tables import (
     AGE,
     APOE4,

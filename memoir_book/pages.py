@@ -27,16 +27,7 @@ from .messages import say
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar that only a live notebook can draw
 WORDS_PER_MINUTE = 200  # of an unhurried reader; a cell of code counts as 40 words
-# Chapter -> id of the cell whose figure stands on the ten-minute page
-PICTURES = {"02": "4021394e", "04": "e15a0023", "05": "e7df0e6d"}
-PICTURES |= {"06": "924ea145", "09": "2aa8d6e2", "11": "1e4ce1fe"}
-PATHS = (  # ways through the book, by numbers of chapters
-    ("Reading, the short way: 1, 3, 6, 9, 11", ("01", "03", "06", "09", "11")),
-    ("Data, results and limits: 1, 2, 6, 10, 11", ("01", "02", "06", "10", "11")),
-    ("The network: 3 to 6", ("03", "04", "05", "06")),
-    ("Text and language models: 7 to 9", ("07", "08", "09")),
-    ("The whole book", tuple(chapter.number for chapter in CHAPTERS)),
-)
+WAYS = published.load("ways.json")  # paths through the book, and the cells whose figures show it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -219,9 +210,9 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
     Returns 'ten_04' -> Markdown. Where a chapter names no finding, the figure's words are told.
     """
     told = {}
-    for chapter in (c for c in CHAPTERS if c.number in PICTURES):
+    for chapter in (c for c in CHAPTERS if c.number in WAYS["ten minutes"]):
         cells = read_json(run_dir / "notebooks" / f"{chapter.name}.ipynb")["cells"]
-        drawn = [c["outputs"] for c in cells if c.get("id") == PICTURES[chapter.number]]
+        drawn = [c["outputs"] for c in cells if c.get("id") == WAYS["ten minutes"][chapter.number]]
         figures = [o for outputs in drawn for o in outputs if "image/png" in o.get("data", ())]
         found = read_json(run_dir / "results" / f"{chapter.name}.json")["results"]
         name, link = f"ten_{chapter.number}", f"([](chapters/{chapter.name}.ipynb))"
@@ -237,7 +228,10 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
 
 def times(run_dir: Path) -> str:
     """List what the paths and chapters take to read and took to run, as a Markdown table."""
-    ways = {f"**{name}**": [c for c in CHAPTERS if c.number in path] for name, path in PATHS}
+    ways = {
+        f"**{name}**": [c for c in CHAPTERS if c.number in path]
+        for name, path in WAYS["paths"].items()
+    }
     ways |= {f"[](chapters/{chapter.name}.ipynb)": [chapter] for chapter in CHAPTERS}
     rows = []
     for name, way in ways.items():

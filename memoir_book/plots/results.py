@@ -102,21 +102,3 @@ def grouped_bars(
     style.name_rows(ax, names, axis)
     style.below(ax, 3)
     return style.finish(figure, title, f"Bars of {axis}. {'; '.join(parts)}.")
-
-
-def query_path(row: dict, cohort: pd.DataFrame, title: str) -> Figure:
-    """Draw one query's candidates, a row of retrieval.jsonl: cosine against reranker's score."""
-    figure, ax = plt.subplots(figsize=(6.8, 3.4))
-    dx = cohort["DX"].to_numpy()
-    points = np.array([row["scores"], row["candidate_scores"]])
-    style.by_class(ax, points, dx[row["retrieved"]], s=26, alpha=0.8)
-    kept = points[:, [row["retrieved"].index(case) for case in row["reranked"]]]
-    ax.scatter(kept[0], kept[1], s=110, fc="none", ec="#222222", label="kept for the LLM")
-    for place, point in enumerate(kept.T, 1):
-        ax.annotate(f" {place}", point, xytext=(6, 4), textcoords="offset points", size=8)
-    ax.set(xlabel="cosine with the query (FAISS)", ylabel="reranker's score")
-    style.above(ax, 4)
-    words = f"Scatter plot of {points.shape[1]} candidates: cosine with the query against the "
-    words += f"reranker's score. Kept: {', '.join(dx[row['reranked']])}."
-    title = f"{title}, {row['protocol']}, true diagnosis {dx[row['case']]}"
-    return style.finish(figure, title, words)

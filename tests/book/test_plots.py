@@ -63,8 +63,6 @@ def small_inputs():
     flow = [{"step": "all", "rows": 9, "subjects": 3} | dict.fromkeys(dx, 1)] * 2
     bounds = {"value": [0.5, 0.6], "low": [0.4, 0.5], "high": [0.6, 0.7]}
     ablation = pd.DataFrame(bounds | {"subset": ["t1", "fa"], "published": [0.5, np.nan], "n": 12})
-    found = {"case": 0, "protocol": "blind", "retrieved": [1, 2], "scores": [0.9, 0.8]}
-    found |= {"candidate_scores": [0.1, 0.2], "reranked": [2], "rerank_scores": [0.2]}
     scores = pd.DataFrame(bounds | {"protocol": ["blind", "own_caption"], "llm": "a model"})
     volume = rng.random((9, 10, 11)).astype(np.float32)
     curve = pd.DataFrame({"epoch": [0, 1], "loss": [2.0, 1.0], "val_recall@10": [0.1, 0.2]})
@@ -88,7 +86,6 @@ def small_inputs():
             },
             "run",
         ),
-        "query_path": (found, cohort, "run"),
         "grouped_bars": (
             scores.assign(published=[np.nan, 0.9]),
             "llm",

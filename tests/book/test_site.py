@@ -120,7 +120,7 @@ def test_times_are_those_of_the_result_files_and_paths_add_them_up(tmp_path):
     found = {row[0]: row[1:] for row in rows}
     line = found["[](chapters/03_encoders.ipynb)"]
     assert line[2:] == ["75 s", "1.3 GiB"] and re.fullmatch(r"\d+ min", line[0])
-    for name, path in pages.PATHS:
+    for name, path in pages.WAYS["paths"].items():
         chosen = [c for c in CHAPTERS if c.number in path]
         assert len(chosen) == len(path) and found[f"**{name}**"][3] == "1.3 GiB"
         for column in (0, 1):
@@ -142,14 +142,16 @@ def test_minutes_of_exercises_are_what_they_say_and_no_reading(tmp_path):
 
 
 def test_pictures_of_the_ten_minute_page_are_figures_of_their_chapters():
-    for number, cell_id in pages.PICTURES.items():
+    for number, cell_id in pages.WAYS["ten minutes"].items():
         (chapter,) = (c for c in CHAPTERS if c.number == number)
         cells = nbformat.read(chapter.notebook, as_version=4).cells
         (cell,) = (c for c in cells if c.id == cell_id)
         assert re.search(r"\bplots?\.|plt\.", cell.source), f"chapter {number} draws none there"
     text = prose()["ten_minutes.md"]
     included = re.findall(r"^```\{include\} chapters/(ten_\d\d)\.md\n```$", text, re.MULTILINE)
-    assert included == [f"ten_{number}" for number in pages.PICTURES] and len(included) == 6
+    assert (
+        included == [f"ten_{number}" for number in pages.WAYS["ten minutes"]] and len(included) == 6
+    )
 
 
 def test_a_picture_stands_above_what_its_chapter_found(tmp_path):
@@ -160,7 +162,11 @@ def test_a_picture_stands_above_what_its_chapter_found(tmp_path):
         output = nbformat.v4.new_output("display_data", data)
         output.metadata = {"image/png": {"alt": words}}
         cell = nbformat.v4.new_code_cell("", outputs=[output])
-        cell.id = pages.PICTURES.get(chapter.number, "other") if chapter.number != "06" else "x"
+        cell.id = (
+            pages.WAYS["ten minutes"].get(chapter.number, "other")
+            if chapter.number != "06"
+            else "x"
+        )
         path = tmp_path / "notebooks" / f"{chapter.name}.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
