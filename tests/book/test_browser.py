@@ -183,6 +183,16 @@ def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
     assert not problems, f"{name}:\n" + "\n".join(problems)
 
 
+@pytest.mark.parametrize("name", ["03_encoders", "04_stage1_contrastive"])
+def test_the_first_idea_begins_on_the_first_screens_of_a_phone(visitor, name):
+    page = visitor.open(f"book/chapters/{name}")
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    tops = page.locator("article h2").evaluate_all(
+        "all => all.map(h => h.getBoundingClientRect().top + scrollY)"
+    )
+    assert 200 < tops[0] < 600, tops[:3]
+
+
 def test_next_leads_from_the_front_page_into_the_book(visitor):
     page = visitor.open("index")
     page.wait_for_url(f"**/{PAGES[0]}.html")

@@ -20,9 +20,6 @@ seed: int = None  # split, weights, sampling; None: the run's own, or 0
 device: str = "auto"  # auto, cpu or cuda
 """
 ANATOMY = [
-    "What you will learn",
-    "Prerequisites",
-    "Time and hardware",
     "Where this sits",
     "Published against this run",
     "Solutions",
@@ -132,6 +129,18 @@ def test_it_has_the_anatomy_of_a_chapter(chapter):
     second = [title for level, title in found if level == 2]
     assert [title for title in second if title in ANATOMY] == ANATOMY
     assert all(b - a <= 1 for a, b in pairwise(levels)), "a level is skipped"
+
+
+def test_it_opens_in_one_box(chapter):
+    """Aims, what has to have run, and time: short, so that the first idea comes soon."""
+    opening = read(chapter).cells[0].source
+    title, lead = opening.split("\n\n```{admonition} What you will learn\n:class: tip\n\n")[
+        0
+    ].split("\n\n")
+    assert title.startswith("# ") and len(lead.split()) < 70
+    whole = opening.removeprefix(f"{title}\n\n{lead}\n\n")
+    assert "\n\n**Before:** " in whole and "**Time:**" in whole
+    assert 3 <= len(re.findall("^- ", whole, re.MULTILINE)) <= 4
 
 
 def test_its_idea_is_written_out(chapter):

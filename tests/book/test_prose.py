@@ -38,11 +38,25 @@ COMPARES = re.compile(
 PAGES = ("intro", "how_to_read", "ten_minutes")  # what is read as the book's account of a run
 
 
+def without_code(markdown):
+    """A text without fenced code and marks of directives; what an admonition says stays."""
+    kept, fence, code = [], "", False
+    for line in markdown.splitlines():
+        mark = re.match(r"(`{3,}|:{3,})(.*)", line)
+        if mark and not fence:
+            fence, code = mark[1], not mark[2].startswith("{admonition")
+        elif mark and mark[1] == fence and not mark[2]:
+            fence, code = "", False
+        elif not code and not re.match(r":\w+:| {4}", line):
+            kept.append(line)
+            continue
+        kept.append("")  # a paragraph ends here
+    return "\n".join(kept)
+
+
 def sentences(markdown):
-    """The sentences of a text, without code, tables, links' targets and directives' marks."""
-    text = re.sub(r"^(`{3,}|:{3,})(?!\{admonition).*?^\1$", "", markdown, flags=re.S | re.M)
-    text = re.sub(r"^(`{3,}|:{3,}).*$|^:\w+:.*$|^ {4}.*$", "", text, flags=re.M)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
+    """The sentences of a text, without code, tables and the targets of links."""
+    text = re.sub(r"\]\([^)]*\)", "]", without_code(markdown))
     for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\.) )", text):
         if not part.lstrip().startswith(("#", "|")):
             whole = re.sub(r"\s+", " ", part).strip()
@@ -87,6 +101,8 @@ def test_a_sentence_about_a_result_is_found(said):
     text = f"## A heading, lower\n\nIt begins.\n{said} Another.\n\n| lower | table |\n"
     assert telling(text) == [said]
     assert telling(f"```{{admonition}} Discussion\n:class: dropdown\n\n{said}\n```\n") == [said]
+    two = f"```{{admonition}} Hint\n:class: dropdown\n\nIt is.\n```\n\n{said}\n\n```text\n1\n```\n"
+    assert telling(two) == [said], "what stands between two fences is text"
     assert telling(f"```bash\n{said}\n```\n\n    {said}\n") == []
 
 
