@@ -261,8 +261,8 @@ def test_class_agreement_by_hand():
     angle = np.radians([0, 10, 20, 30, 40, 50])
     z = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     dx = np.array(["CN", "CN", "CN", "CN", "MCI", "MCI"])
-    assert class_agreement(z, z, dx) == pytest.approx((4 * 3 / 5 + 2 * 1 / 5) / 6)
+    each = 4 * [3 / 5] + 2 * [1 / 5]  # of a case's five others, how many are of its class
+    assert class_agreement(z, z, dx) == pytest.approx(each)
     far = np.concatenate([z, -z])  # the opposite side is never among the nearest five
-    assert class_agreement(far, far, np.append(dx, ["Dementia"] * 6)) == pytest.approx(
-        (4 * 3 / 5 + 2 * 1 / 5 + 6) / 12
-    )
+    both = class_agreement(far, far, np.append(dx, ["Dementia"] * 6))
+    assert both == pytest.approx([*each, *6 * [1.0]])
