@@ -1,9 +1,9 @@
-"""The ceiling: what nobody can beat in the synthetic cohort, because its generator is known.
+"""The ceiling: how far an answer can get in the synthetic cohort, whose generator is known.
 
 An oracle sees what the generator put into each modality, through the generator's own noise, and
 answers by Bayes' rule. Of an image it sees no voxels but the few numbers that it was drawn from
-(atrophy, tract damage, age): a bound that no network need reach. Site, vendor, and who was asked
-or scanned at all, which tell a little besides, are left out.
+(atrophy, tract damage, age): a bound that no network need reach. Left out is what tells a little
+besides: site, vendor, who was asked or scanned at all, and the rim of a T1, darker with age.
 """
 
 from typing import Any
