@@ -1,8 +1,9 @@
 """Sentences follow their numbers: in each chapter, a number that changes sides changes a sentence.
 
 `shows/05.json` holds, for chapter 5, what a run may find and which of its numbers speak:
-{"found": results as the chapter saves them, "turns": [{"path": "a/b/c", "against": 0.5}, ...]}.
-A path leads to a mapping with value, low and high.
+{"found": results as the chapter saves them, "turns": [{"path": "a/b/c", "against": 0.5, "says":
+{"above": a sentence, "below": another, "unclear": a third}}, ...]}. A path leads to a mapping with
+value, low and high. Somebody has read the sentences, so that two that are exchanged are refused.
 """
 
 import copy
@@ -16,6 +17,7 @@ import test_exercises
 from memoir_book import shows
 
 CASES = sorted(Path(__file__).with_name("shows").glob("*.json"))
+SIDES = ("above", "below", "unclear")
 ABOVE, BELOW, UNCLEAR = "It is above", "It is below", "It cannot be told"
 
 
@@ -62,17 +64,14 @@ def test_a_number_that_changes_sides_changes_a_sentence(case):
     usual = says(told["found"])
     assert usual and all(sentence.endswith((".", "?")) for sentence in usual)
     for turn in told["turns"]:
-        path, against = turn["path"], turn["against"]
-        said = {
-            side: says(turned(told["found"], path, against, side))
-            for side in ("above", "below", "unclear")
-        }
-        lists = list(said.values())
-        for one, other in ((0, 1), (0, 2), (1, 2)):
-            assert set(lists[one]) != set(lists[other]), (path, said)
-            # not only the figures: words change
-            bare = [[s.split(" (")[0] for s in lists[at]] for at in (one, other)]
-            assert set(bare[0]) != set(bare[1]), (path, said)
+        path, against, wanted = turn["path"], turn["against"], turn["says"]
+        assert len(set(wanted.values())) == len(SIDES), path
+        for side in SIDES:
+            said = says(turned(told["found"], path, against, side))
+            bare = [sentence.split(" (")[0] for sentence in said]  # words, without figures
+            assert wanted[side] in bare, (path, side)
+            others = {wanted[other] for other in SIDES if other != side}
+            assert not others & set(bare), (path, side)
 
 
 def test_every_chapter_that_measures_says_what_its_run_shows():
