@@ -30,10 +30,10 @@ def pick(
         float("nan" if found.get(k) is None else found[k]) for k in ("value", "low", "high")
     )
     if math.isnan(value + low + high):
-        return f"Not measured in this run, and so not said: {above[0].lower()}{above[1:]}."
+        return f"Not measured in this run, and so not said: {above}."
     chosen = unclear if low <= against <= high or low == high else above if low > against else below
-    figures = [form.format(value), f"{form.format(low)} to {form.format(high)}"]
-    figures += [f"n = {found['n']}"] if found.get("n") else []
+    ends = f"{form.format(low)} to {form.format(high)}" if low < high else "in every redraw"
+    figures = [form.format(value), ends] + [f"n = {found['n']}"] * bool(found.get("n"))
     return f"{chosen} ({'; '.join(figures)})."
 
 

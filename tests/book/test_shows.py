@@ -31,12 +31,12 @@ def test_the_interval_chooses_the_sentence():
     assert pick(0.3, 0.2, 0.4) == "It is below (0.30; 0.20 to 0.40; n = 62)."
     assert pick(0.6, 0.4, 0.8).startswith(UNCLEAR), "whatever side the value is on"
     assert pick(0.6, 0.5, 0.8).startswith(UNCLEAR), "an end that touches"
-    assert pick(0.6, 0.6, 0.6).startswith(UNCLEAR), "no width: one class for all"
+    assert pick(0.6, 0.6, 0.6) == "It cannot be told (0.60; in every redraw; n = 62)."
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_what_was_not_measured_is_not_said(missing):
-    assert pick(0.7, missing, 0.8) == "Not measured in this run, and so not said: it is above."
+    assert pick(0.7, missing, 0.8) == "Not measured in this run, and so not said: It is above."
 
 
 def test_the_box_is_read_by_people_and_machines():
