@@ -1,7 +1,5 @@
 """What needs no network, scored on the same split."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memoir_core.config import DX, SCORES
-from memoir_core.metrics import NUMBERS, Metrics, majority
+from memoir_core.metrics import NUMBERS, Metrics
 
 
 def baselines(cohort: pd.DataFrame) -> Metrics:
@@ -34,14 +32,3 @@ def baselines(cohort: pd.DataFrame) -> Metrics:
         if len(error := (test[column] - train[column].mean()).abs().dropna()):
             found[f"{task} constant"] = {"mae": float(error.mean())}
     return found
-
-
-def majority_control(plan: Sequence[dict]) -> pd.DataFrame:
-    """What the retrieved diagnoses alone say, where they are shown: no language model at all."""
-    rows = []
-    for row in plan:
-        labels = [answer for _, _, answer in row["context"]]
-        if row["kind"] == "diagnosis" and labels:
-            asked = {key: row[key] for key in ("case", "kind", "protocol", "reference")}
-            rows.append(asked | {"parsed": majority(labels)})
-    return pd.DataFrame(rows)

@@ -10,10 +10,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .plots import DX_COLOURS
@@ -23,8 +25,23 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
     """Walk through axial slices of volumes (X, Y, Z) of one shape, side by side, with a slider."""
     stack = np.stack([np.asarray(v, np.float32) for v in volumes.values()])
     beside = np.concatenate(np.rot90(_grey(stack), axes=(1, 2)), axis=1)  # (Y, names * X, Z)
-    frames = [_data_url(beside[:, :, z], 660) for z in range(beside.shape[2])]
-    return _html("slices", names=list(volumes), frames=frames, middle=len(frames) // 2, title=title)
+    frames = [_jpeg(beside[:, :, z], 660) for z in range(beside.shape[2])]
+    words = {"title": title, "moved": "slice", "alt": f"axial slices of {', '.join(volumes)}"}
+    return _html("slider", frames=frames, labels=[*range(len(frames))], names=[*volumes], **words)
+
+
+def figure_slider(figures: dict[str, Figure], moved: str, title: str, alt: str) -> Any:
+    """Step through matplotlib figures, which are closed, with a slider; the middle one comes first.
+
+    `figures`: what the slider says -> picture; `moved`: what it moves.
+    """
+    frames = []
+    for figure in figures.values():
+        figure.savefig(buffer := io.BytesIO(), format="png", dpi=80)
+        plt.close(figure)
+        frames.append(_data_url("png", buffer))
+    words = {"title": title, "moved": moved, "alt": alt}
+    return _html("slider", frames=frames, labels=[*figures], names=[], **words)
 
 
 def titled_frame(view: Any, title: str) -> Any:
@@ -43,7 +60,7 @@ def case_explorer(
     texts, cards = {row["case"]: row for row in captions}, {}
     for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
         middle = np.asarray(volumes[case][:, :, int(volumes.shape[3] * 0.48)], np.float32)
-        card = {"slice": _data_url(_grey(np.rot90(middle)), 150), "dx": cohort["DX"].iloc[case]}
+        card = {"slice": _jpeg(_grey(np.rot90(middle)), 150), "dx": cohort["DX"].iloc[case]}
         card |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
         cards[case] = card | {"colour": DX_COLOURS[card["dx"]]}
     kept = ("case", "protocol", "reranked", "rerank_scores")
@@ -80,8 +97,11 @@ def _grey(values: np.ndarray) -> np.ndarray:
     return (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
-def _data_url(grey: np.ndarray, width: int) -> str:
-    buffer = io.BytesIO()
+def _jpeg(grey: np.ndarray, width: int) -> str:
     picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer := io.BytesIO(), "JPEG", quality=80)
+    return _data_url("jpeg", buffer)
+
+
+def _data_url(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

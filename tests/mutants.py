@@ -25,7 +25,7 @@ LEAST = 0.95
 
 
 # The unit tests that must notice a fault in a file: test_<file>.py, if not these.
-TESTS = {"tables": ["tables", "cohort"]}
+TESTS = {"tables": ["tables", "cohort"], "08_retrieval": ["rankings"], "09_llm_comparison": ["vqa"]}
 # Module -> faults: text that stands there once, and what it becomes.
 FAULTS: dict[str, list[tuple[str, str]]] = {
     "config": [
@@ -285,21 +285,21 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("best[:rerank_k]", "best[-rerank_k:]"),
         ("min(k, index.ntotal)", "k"),
     ],
-    "rankings": [
+    "08_retrieval": [
         ("0.6 * (a", "0.06 * (a"),
         (".abs() / 2).fillna(0)", ".abs() / 2).fillna(1)"),
         ("name not in subset]", "name in subset]"),
-        ("np.arange(len(others[:k]), 0, -1)", "np.arange(1, len(others[:k]) + 1)"),
-        ("others[:5]", "others[:1]"),
+        ("np.arange(len(best), 0, -1)", "np.arange(1, len(best) + 1)"),
+        ("others[:5]]", "others[:1]]"),
         ("z[asked]), torch", "z[: len(asked)]), torch"),
     ],
+    "09_llm_comparison": [("and labels:", "or labels:")],
     "baselines": [
         (
             'cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]',
             'cohort[cohort["split"] == "test"], cohort[cohort["split"] != "test"]',
         ),
         ("- train[column].mean()", "- test[column].mean()"),
-        ("and labels:", "or labels:"),
     ],
     "experts": [
         ("numel() * (1 + packed)", "numel()"),
@@ -367,10 +367,12 @@ LIBRARIES += ("sklearn.pipeline", "scipy.stats", "accelerate", "nibabel", "pyarr
 
 
 def is_of_book(module: str) -> bool:
-    return not (ROOT / "memoir_core" / f"{module}.py").exists()
+    return (ROOT / "memoir_book" / f"{module}.py").exists()
 
 
 def place(root: Path, module: str) -> Path:
+    if module[0].isdigit():
+        return root / "notebooks" / f"{module}.ipynb"
     return root / ("memoir_book" if is_of_book(module) else "memoir_core") / f"{module}.py"
 
 
@@ -422,7 +424,7 @@ def main() -> int:
     for module, old, _ in faults:
         text = place(ROOT, module).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            parser.error(f"{old!r} stands {text.count(old)} times in {module}.py, not once")
+            parser.error(f"{old!r} stands {text.count(old)} times in {module}, not once")
     os.environ.setdefault("MEMOIR_CACHE", str(ROOT / "cache"))  # the converted language model
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     for library in LIBRARIES:

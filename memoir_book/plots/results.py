@@ -41,7 +41,7 @@ def interval_bars(
     """Draw a dot with its interval per row and value, named by the columns `label` and n.
 
     The ends are in columns such as value_low and value_high, or low and high. `zero`: where to
-    draw a reference line. Values in a column 'published' are drawn in grey.
+    draw a reference line. Values in a column 'published' are drawn in grey, of 'ceiling' in black.
     """
     figure, ax = plt.subplots(figsize=(6.7, (0.2 + 0.14 * len(values)) * len(table) + 1.1))
     y, drawn = np.arange(len(table)), table.set_index(label)
@@ -58,13 +58,16 @@ def interval_bars(
     known = drawn["published"].dropna() if "published" in table else table["n"][:0]
     if len(known):
         ax.scatter(table["published"], y, marker="D", s=28, zorder=3, **PUBLISHED)
-    if len(known) or len(values) > 1:
+    if top := "ceiling" in table:
+        ax.scatter(table["ceiling"], y, marker="|", s=260, c="black", zorder=4, label="ceiling")
+    if len(known) or len(values) > 1 or top:
         ax.grid(axis="y", color="#EEEEEE", lw=1)
-        style.above(ax, 2)
+        style.above(ax, 2 + top)
     names = [f"{name} (n = {n:.0f})" for name, n in zip(table[label], table["n"], strict=True)]
     style.name_rows(ax, names, axis)
     ax.tick_params(axis="y", labelsize=9)
     words = f"Dots with intervals, {axis}. {style.rows_of(drawn[[*values]])}"
+    words += f"; ceiling: {style.listed(drawn['ceiling'].dropna())}" if top else ""
     words += f"; published: {style.listed(known)}." if len(known) else "."
     return style.finish(figure, title, words)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book.baselines import baselines, majority_control
+from memoir_book.baselines import baselines
 from memoir_core.config import DX
 
 
@@ -30,11 +30,3 @@ def test_baselines_on_the_synthetic_cohort_show_the_published_pattern(records):
     assert found["dx3 constant"]["balanced_accuracy"] == pytest.approx(1 / 3)
     assert found["dx3 logistic"]["balanced_accuracy"] == pytest.approx(0.70, abs=0.04)
     assert found["dx2 logistic"]["balanced_accuracy"] == pytest.approx(0.94, abs=0.03)
-
-
-def test_majority_control_counts_the_shown_diagnoses():
-    asked = {"kind": "diagnosis", "case": 1, "protocol": "blind", "reference": "CN"}
-    labels = ["CN", "MCI", "MCI", "Dementia", "CN"]
-    shown = asked | {"context": [[case, "text", label] for case, label in enumerate(labels)]}
-    rows = majority_control([shown, asked | {"context": []}, shown | {"kind": "sex"}])
-    assert rows.to_dict("records") == [asked | {"parsed": "CN"}]  # the nearer of two pairs

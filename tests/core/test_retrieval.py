@@ -2,7 +2,6 @@
 
 import faiss
 import numpy as np
-import pandas as pd
 import pytest
 from ideas import idea
 from people import people
@@ -12,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tinysearch import N, Words, embeddings
 
-from memoir_book import rankings
 from memoir_core import retrieval
 from memoir_core.captions import PROTOCOLS, caption_rows
 from memoir_core.cohort import DataLeakageError
@@ -151,17 +149,3 @@ def test_retrieving_and_reranking(table, z, index, train):
         assert [scores[row["retrieved"].index(c)] for c in row["reranked"]] == row["rerank_scores"]
     with pytest.raises(ValueError, match="protocol='own'"):
         retrieval.query_text(rows[0], "own")
-
-
-def test_lists_and_table_by_method(table):
-    chapter = idea("08", "def ranked_lists", pd=pd, rankings=rankings)
-    row = {"case": 0, "retrieved": [1, 2, 3], "reranked": [3, 1]}
-    rows = [row | {"protocol": "blind"}, row | {"protocol": "own_caption", "reranked": [2, 3]}]
-    lists = chapter["ranked_lists"](rows)
-    assert lists == {
-        **{"z_fused": {0: [1, 2]}, "reranked, blind": {0: [3, 1]}},
-        "reranked, own_caption": {0: [2, 3]},
-    }
-    made = chapter["ranking_table"](lists, table).set_index("method")
-    assert made["precision@1"].to_dict() == dict(zip(lists, (0, 1, 0), strict=True))
-    assert (made["n"] == 1).all()

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tinyllm
+from ideas import idea
 
-from memoir_book.baselines import majority_control
 from memoir_core import vqa
 from memoir_core.captions import caption_rows
+from memoir_core.metrics import majority
 
 DX = ("CN", "MCI", "Dementia")
 
@@ -279,9 +280,21 @@ def test_the_id_of_a_question_changes_with_its_prompt(plan):
 
 
 # ---------------------------------------------------------------- scores
+def majority_control(plan):
+    return idea("09", "def majority_control", pd=pd, majority=majority)["majority_control"](plan)
+
+
 def test_the_majority_of_the_context_is_asked_in_every_protocol_that_has_one(plan):
     control = majority_control(plan)
     assert set(control["protocol"]) == {row["protocol"] for row in plan} - {"no context"}
+
+
+def test_majority_control_counts_the_shown_diagnoses():
+    asked = {"kind": "diagnosis", "case": 1, "protocol": "blind", "reference": "CN"}
+    labels = ["CN", "MCI", "MCI", "Dementia", "CN"]
+    shown = asked | {"context": [[case, "text", label] for case, label in enumerate(labels)]}
+    rows = majority_control([shown, asked | {"context": []}, shown | {"kind": "sex"}])
+    assert rows.to_dict("records") == [asked | {"parsed": "CN"}]  # the nearer of two pairs
 
 
 def answered():

@@ -1,22 +1,28 @@
 """Grades, the measures of a ranking, and queries of fewer modalities."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ideas import idea
+from people import people
 from sklearn.metrics import ndcg_score
 from tinysearch import N, Words, embeddings
 
-from memoir_book import rankings
-from memoir_core import retrieval
-from memoir_core.captions import BLIND, caption, caption_rows
+from memoir_core import retrieval, text
+from memoir_core.captions import BLIND, FIELDS_OF, PROTOCOLS, caption, caption_rows, records
+from memoir_core.config import MODALITIES, SUBSETS
+from memoir_core.inference import fuse
+from memoir_core.metrics import majority
 from memoir_core.model import HEADS
 
-sys.path.append(str(Path(__file__).parents[1] / "core"))
-from people import people
+relevance = idea("08", "def relevance", np=np, pd=pd)["relevance"]
+KNOWN = {"np": np, "pd": pd, "relevance": relevance, "majority": majority}
+ranking_metrics = idea("08", "def ranking_metrics", ndcg_score=ndcg_score, **KNOWN)[
+    "ranking_metrics"
+]
+CAPTIONS = {"caption": caption, "BLIND": BLIND, "FIELDS_OF": FIELDS_OF, "MODALITIES": MODALITIES}
+subset_text = idea("08", "def subset_text", **CAPTIONS)["subset_text"]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +60,8 @@ def test_grades_by_hand():
     others = np.array([10, 11, 12, 13])
     e = np.exp(-1)
     wanted = [1.0, 0.6 + 0.2 * e + 0.2 * e, 0.2 + 0.2 * np.exp(-0.5), 0.6]
-    assert rankings.relevance(table, np.array([10]), others) == pytest.approx(wanted)
-    pairs = rankings.relevance(table, np.array([11, 12]), np.array([10, 11]))
+    assert relevance(table, np.array([10]), others) == pytest.approx(wanted)
+    pairs = relevance(table, np.array([11, 12]), np.array([10, 11]))
     assert pairs == pytest.approx([0.6 + 0.4 * e, 0.2 * e + 0.2 * np.exp(-0.5)])
 
 
@@ -68,13 +74,11 @@ def dcg(grades):
 
 def test_ndcg_by_hand_and_against_sklearn(table, train):
     lists = {0: [5, 2, 39, 7, 30], 4: [1, 13, 3, 31, 2]}
-    found = rankings.ranking_metrics(lists, table)
+    found = ranking_metrics(lists, table)
     for k in (1, 5):
         by_hand, by_sklearn = [], []
         for case, others in lists.items():
-            grade = {
-                c: rankings.relevance(table, np.array([case]), np.array([c]))[0] for c in train
-            }
+            grade = {c: relevance(table, np.array([case]), np.array([c]))[0] for c in train}
             best = sorted(grade.values(), reverse=True)[:k]
             by_hand.append(dcg([grade[c] for c in others[:k]]) / dcg(best))
             order = [-others.index(c) if c in others[:k] else -99 - i for i, c in enumerate(train)]
@@ -86,31 +90,31 @@ def test_ndcg_by_hand_and_against_sklearn(table, train):
 def test_precision_and_majority_by_hand(table):
     # Case 0 is CN as are 3, 6 and 9; case 4 is MCI as are 1 and 7; 2 and 5 have dementia.
     lists = {0: [3, 1, 6, 2, 5], 4: [2, 1, 5, 7, 3]}
-    found = rankings.ranking_metrics(lists, table)
+    found = ranking_metrics(lists, table)
     assert found["precision@1"] == 0.5 and found["precision@5"] == pytest.approx(0.4)
     assert found["knn_accuracy"] == 0.5  # CN, two against two, nearer than dementia; dementia
-    first_is_wrong = rankings.ranking_metrics({0: [1, 3, 6, 9, 2]}, table)
+    first_is_wrong = ranking_metrics({0: [1, 3, 6, 9, 2]}, table)
     assert first_is_wrong["knn_accuracy"] == 1 and first_is_wrong["precision@1"] == 0
-    sixth_and_seventh = rankings.ranking_metrics({0: [3, 6, 1, 4, 2, 7, 10]}, table)
+    sixth_and_seventh = ranking_metrics({0: [3, 6, 1, 4, 2, 7, 10]}, table)
     assert sixth_and_seventh["knn_accuracy"] == 1  # they do not vote
 
 
 def test_an_ideal_order_has_ndcg_1(table, train):
-    grades = rankings.relevance(table, np.array([0]), train)
+    grades = relevance(table, np.array([0]), train)
     best = train[np.argsort(-grades)][:5].tolist()
-    assert rankings.ranking_metrics({0: best}, table)["ndcg@5"] == pytest.approx(1)
-    assert rankings.ranking_metrics({0: best[::-1]}, table)["ndcg@5"] < 1
+    assert ranking_metrics({0: best}, table)["ndcg@5"] == pytest.approx(1)
+    assert ranking_metrics({0: best[::-1]}, table)["ndcg@5"] < 1
 
 
 def test_a_subset_query_says_what_the_subset_shows(table):
     record = table.iloc[2].to_dict()
     whole = ("t1", "fa", "clinical")
-    assert rankings.subset_text(record, whole, "own_caption") == caption(record)
-    assert rankings.subset_text(record, whole, "blind") == caption(record, withhold=BLIND)
-    alone = rankings.subset_text(record, ("t1",), "blind")
+    assert subset_text(record, whole, "own_caption") == caption(record)
+    assert subset_text(record, whole, "blind") == caption(record, withhold=BLIND)
+    alone = subset_text(record, ("t1",), "blind")
     assert "entricles" in alone and "year-old" in alone
     assert not any(word in alone for word in ("FA", "MMSE", "APOE", "ADAS", "CDR", "iagnos"))
-    alone = rankings.subset_text(record, ("clinical",), "own_caption")
+    alone = subset_text(record, ("clinical",), "own_caption")
     assert "MMSE" in alone and "CDR-SB" in alone and "entricles" not in alone and "FA" not in alone
 
 
@@ -132,19 +136,36 @@ def test_subset_queries_are_fused_from_the_frozen_embeddings(table, z, index):
     present[::8, 1] = False  # half of the test part has no FA
     present[4, 2] = False
     test = table.loc[table["split"] == "test", "case"].to_numpy()
-    rows = rankings.retrieve_subsets(
-        index, Words(), Sum(), parts, present, table, test, caption_rows(table),
-        top_k=6, rerank_k=3, limit=3,
+    chapter = idea(
+        "08", "def retrieve_subsets", np=np, torch=torch, retrieval=retrieval, text=text,
+        fuse=fuse, records=records, subset_text=subset_text, MODALITIES=MODALITIES,
+        SUBSETS=SUBSETS, PROTOCOLS=PROTOCOLS, index=index, reranker=Words(), model=Sum(),
+        z=parts, present=present, cohort=table, captions=caption_rows(table),
     )  # fmt: skip
+    rows = chapter["retrieve_subsets"](test, top_k=6, rerank_k=3, limit=3)
     asked = {(r["subset"], r["protocol"]): [] for r in rows}
     for row in rows:
         asked[row["subset"], row["protocol"]].append(row["case"])
         subset = row["subset"].split("+")
         record = table.iloc[row["case"]]
-        assert row["query"] == rankings.subset_text(record, subset, row["protocol"])
+        assert row["query"] == subset_text(record, subset, row["protocol"])
     assert len(asked) == 14 and asked["t1+clinical", "blind"] == [0, 4, 8]
     assert asked["fa", "own_caption"] == [4, 12, 20] and asked["clinical", "blind"] == [0, 8]
     for row in rows:
         if row["subset"] == "clinical":
             found, _ = retrieval.search(index, z[[row["case"]]], 6)
             assert row["retrieved"] == found[0].tolist() and len(row["reranked"]) == 3
+
+
+def test_lists_and_table_by_method(table):
+    chapter = idea("08", "def ranked_lists", pd=pd, ranking_metrics=ranking_metrics)
+    row = {"case": 0, "retrieved": [1, 2, 3], "reranked": [3, 1]}
+    rows = [row | {"protocol": "blind"}, row | {"protocol": "own_caption", "reranked": [2, 3]}]
+    lists = chapter["ranked_lists"](rows)
+    assert lists == {
+        **{"z_fused": {0: [1, 2]}, "reranked, blind": {0: [3, 1]}},
+        "reranked, own_caption": {0: [2, 3]},
+    }
+    made = chapter["ranking_table"](lists, table).set_index("method")
+    assert made["precision@1"].to_dict() == dict(zip(lists, (0, 1, 0), strict=True))
+    assert (made["n"] == 1).all()
