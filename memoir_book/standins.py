@@ -54,7 +54,7 @@ def get_reranker(
     told: dict[str, Any] = {"device": device, "trust_remote_code": False}
     with weights.quiet():
         if base.stand_in_for:
-            what = f"{base.describe()}: it reads query and caption apart"
+            what = f"{base.describe()}: it reads query and caption separately"
             return ApartReranker(SentenceTransformer(str(base.path), **told)), base, what
         told["max_length"] = retrieval.MAX_TOKENS
         return CrossEncoder(str(base.path), **told), base, base.describe()

@@ -32,7 +32,7 @@ def without_hub(monkeypatch):
 
 def test_the_stand_in_ranks_by_the_cosine_of_two_texts_and_says_so(without_hub):
     model, base, what = standins.get_reranker("cpu")
-    assert base.name == "minilm" and "not the published model" in what and "apart" in what
+    assert base.name == "minilm" and "not the published model" in what and "separately" in what
     query = "A 61-year-old man. MMSE 15 (very low)."
     ranked = model.rank(query, CAPTIONS)
     encoder = SentenceTransformer(str(base.path), device="cpu")
