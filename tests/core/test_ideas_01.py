@@ -191,4 +191,5 @@ def test_what_was_measured_is_counted_by_phase_and_vendor_or_unknown():
     assert seen[0].to_numpy().tolist() == [[50, 50], [100, 0]]
     everybody = pd.concat([table.assign(COLPROT=name) for name in ("ADNI2", "ADNIGO", "ADNI1")])
     cell("known = pd.DataFrame", **names, cohort=everybody.reset_index(drop=True))
-    assert list(seen[1].index) == ["ADNI1", "ADNIGO", "ADNI2"]  # in the order of time
+    in_time = ["ADNI1 (n = 3)", "ADNIGO (n = 3)", "ADNI2 (n = 3)"]
+    assert list(seen[1].index) == in_time
