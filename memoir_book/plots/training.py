@@ -88,7 +88,7 @@ def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -
         else:
             colours = {key: style.COLOURS[key] for key in style.COLOURS if key in set(values)}
             style.by_class(ax, points, values, colours, s=6)
-            ax.legend(ncols=3, columnspacing=1, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+            ax.legend(ncols=3, columnspacing=1, markerscale=2, loc=9, bbox_to_anchor=(0.5, -0.14))
     figure.supxlabel("first principal direction", size=9)
     figure.supylabel("second principal direction", size=9)
     return style.finish(figure, title, f"Embeddings on two directions: {', '.join(panels)}.")
