@@ -26,27 +26,26 @@ def similarity(before: np.ndarray, after: np.ndarray, names: tuple[str, str], ti
 
 def history_curves(
     history: pd.DataFrame, panels: dict[str, list[str]], title: str,
-    best: int | None = None, x: str = "epoch",
+    best: int | None = None, x: str = "epoch", names: dict[str, str] | None = None,
 ) -> Figure:  # fmt: skip
     """Draw columns of a training history against the epoch, or another column `x`.
 
-    `panels`: panel title -> columns; `best`: the chosen epoch, drawn as a dashed line. Between
-    columns low and high, where there are such, lies a band.
+    `panels`: panel title -> columns, in the legend by their `names`; `best`: the chosen epoch,
+    a dashed line. Between columns low and high, where there are such, lies a band.
     """
-    width, names = max(5.6, 3.4 * len(panels)), max(map(len, panels.values())) + (best is not None)
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.7 + 0.2 * names), squeeze=False)
-    marker = "o" if len(history) <= 50 else ""
+    width, lines = max(5.6, 3.4 * len(panels)), max(map(len, panels.values())) + (best is not None)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.7 + 0.2 * lines), squeeze=False)
+    how: Any = {"ms": 3, "marker": "o" if len(history) <= 50 else ""}
     for ax, (name, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
-            colour = style.COLOURS.get(column.rpartition("_")[2])  # of a modality
-            ax.plot(history[x], history[column], marker=marker, ms=3, label=column, color=colour)
+            how["color"] = style.COLOURS.get(column.rpartition("_")[2])  # of a modality
+            ax.plot(history[x], history[column], label=(names or {}).get(column, column), **how)
         if "low" in history:
             ax.fill_between(history[x], history["low"], history["high"], alpha=0.2)
         if best is not None:
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel=x, title=name)
-        if history[x].dtype.kind == "i":
-            ax.locator_params("x", integer=True)
+        ax.locator_params("x", integer=history[x].dtype.kind == "i")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.23))  # covers no curve
     drawn = [c for columns in panels.values() for c in columns if history[c].notna().any()]
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
@@ -89,6 +88,7 @@ def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -
         else:
             colours = {key: style.COLOURS[key] for key in style.COLOURS if key in set(values)}
             style.by_class(ax, points, values, colours, s=6)
-            ax.legend(markerscale=1.5)
-    words = f"Scatter plots of embeddings on two principal components: {', '.join(panels)}."
-    return style.finish(figure, title, words)
+            ax.legend(ncols=3, columnspacing=1, markerscale=2, loc=9, bbox_to_anchor=(0.5, -0.14))
+    figure.supxlabel("first principal direction", size=9)
+    figure.supylabel("second principal direction", size=9)
+    return style.finish(figure, title, f"Embeddings on two directions: {', '.join(panels)}.")
