@@ -164,7 +164,7 @@ def headline(run_dir: Path) -> str:
                 row |= {"this run": found["value"]}
                 rows.append(row | {end: found.get(end) for end in ("low", "high")})
                 beside.append(bounds(fifth, where))
-    table = published.compare(rows, label).reset_index(names="figure")
+    table = published.compare(rows, label).reset_index(names="measure")
     table["baseline"], table["ceiling"] = zip(*beside, strict=True) if beside else ((), ())
     return published.markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
 

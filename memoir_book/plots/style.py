@@ -105,7 +105,7 @@ def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
     whole = (str(label).replace(" = ", f"{space}={space}") for label in labels)
     broken = [textwrap.fill(label, 36, break_on_hyphens=False) for label in whole]
     ax.set(yticks=range(len(broken)), yticklabels=broken, xlabel=xlabel, ylabel="")
-    ax.invert_yaxis()
+    ax.set_ylim(max(1, len(broken)) - 0.5, -0.5)
 
 
 def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Any:
