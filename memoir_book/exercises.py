@@ -14,9 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from .chapters import CHAPTERS, ROOT
 
@@ -140,6 +138,9 @@ def marks(answers: Mapping[str, Any], tests: Path) -> None:
 
 def grade(notebook: Path, tests: Path | None = None) -> int:
     """Run a student's wrap-up and its hidden tests, and print the points; 1 if that cannot be."""
+    import nbformat  # here: a chapter that checks an answer starts sooner without
+    from nbclient import NotebookClient
+
     known = {path.stem: path for path in sorted(HIDDEN.glob("*.py"))}
     tests = tests or next((path for stem, path in known.items() if stem in notebook.name), None)
     try:

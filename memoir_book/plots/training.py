@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
 
 from . import style
 
@@ -76,6 +75,8 @@ def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     size: Any = {"figsize": (7.2, 2 * rows + 1.2), "sharex": True, "sharey": True}
     figure, axes = plt.subplots(rows, columns, squeeze=False, **size)
+    from sklearn.decomposition import PCA  # here: other chapters start sooner without
+
     pca = PCA(2, random_state=0).fit(next(iter(panels.values()))[0])
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
