@@ -13,6 +13,7 @@ import seaborn as sns
 
 from memoir_book import plots
 from memoir_book.chapters import CHAPTERS, get_chapter
+from memoir_book.dataset import CLINICAL
 from memoir_core.config import DX, SCORES
 
 
@@ -42,6 +43,7 @@ def gaps(cohort, label):
     cells = json.loads(get_chapter("01").notebook.read_text(encoding="utf-8"))["cells"]
     (cell,) = [text for c in cells if "Missing values in percent" in (text := "".join(c["source"]))]
     names = {"plots": plots, "plt": plt, "sns": sns, "DX": DX, "SCORES": SCORES}
+    names["CLINICAL"] = CLINICAL
     names |= {"cohort": cohort, "book": SimpleNamespace(label=label)}
     exec(cell, names)
     return names["figure"]
@@ -166,7 +168,7 @@ def test_gaps_are_counted_in_percent_of_a_class():
     cohort = small_inputs()["gaps"][0]
     cohort.loc[cohort["DX"] == "MCI", "MMSE"] = [np.nan, 1.0, 1.0, np.nan]
     words = gaps(cohort, "run").get_label()
-    whole = "CDRSB 0, ADAS11 0, ADAS13 0, MMSE 0, MOCA 0, APOE4 0, FA 50"
+    whole = "CDR-SB 0, ADAS-11 0, ADAS-13 0, MMSE 0, MoCA 0, APOE4 0, FA 50"
     rows = f"CN: {whole}; MCI: {whole.replace('MMSE 0', 'MMSE 50')}; Dementia: {whole}. run."
     assert words == f"Missing values in percent of a class: {rows}"
     plt.close("all")
