@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,19 @@ def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
     return _html("slider", frames=frames, labels=[*range(len(frames))], names=[*volumes], **words)
 
 
-def figure_slider(figures: dict[str, Figure], moved: str, title: str, alt: str) -> Any:
+def figure_slider(figures: Iterable[tuple[str, Figure]], moved: str, title: str, alt: str) -> Any:
     """Step through matplotlib figures, which are closed, with a slider; the middle one comes first.
 
-    `figures`: what the slider says -> picture; `moved`: what it moves.
+    `figures`: what the slider says, and its picture, one after the other; `moved`: what it moves.
     """
-    frames = []
-    for figure in figures.values():
+    frames, labels = [], []
+    for label, figure in figures:
         figure.savefig(buffer := io.BytesIO(), format="png", dpi=80)
         plt.close(figure)
         frames.append(_data_url("png", buffer))
+        labels.append(label)
     words = {"title": title, "moved": moved, "alt": alt}
-    return _html("slider", frames=frames, labels=[*figures], names=[], **words)
+    return _html("slider", frames=frames, labels=labels, names=[], **words)
 
 
 def titled_frame(view: Any, title: str) -> Any:

@@ -234,6 +234,19 @@ def test_the_slider_moves_the_slice(visitor):
     assert shown == viewer.locator("input").input_value()
 
 
+def test_the_slider_moves_the_threshold_and_the_recalls(visitor):
+    page = visitor.open("book/chapters/06_ablation")
+    viewer = page.locator("figure:has(input[type=range])").first
+    picture, said = viewer.locator("img"), viewer.locator("output")
+    seen = {(picture.get_attribute("src"), said.inner_text())}
+    viewer.locator("input").focus()
+    for key in ("Home", "End"):
+        page.keyboard.press(key)
+        seen.add((picture.get_attribute("src"), said.inner_text()))
+        assert viewer.locator("input").get_attribute("aria-valuetext") == said.inner_text()
+    assert len(seen) == len({threshold for _, threshold in seen}) == 3
+
+
 def test_the_explorer_shows_the_chosen_query(visitor):
     page = visitor.open("book/chapters/08_retrieval")
     explorer = page.locator("section[id^=explorer]")

@@ -3,6 +3,7 @@
 import json
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -28,6 +29,22 @@ def test_the_slice_viewer_holds_every_slice():
     page = viewers.slice_viewer(volumes, HOSTILE).data
     assert len(set(re.findall(r"data:image/jpeg;base64,[\w+/=]+", page))) == 7
     assert 'max="6"' in page and 'value="3"' in page and 'alt="axial slices' in page
+    inert(page, scripts=1)
+
+
+def test_a_slider_of_figures_holds_each_and_what_it_says():
+    def drawn():
+        for number in range(5):
+            assert len(plt.get_fignums()) == before, "the one before is closed"
+            figure, ax = plt.subplots(figsize=(2, 1))
+            ax.set_title(str(number))
+            yield f"{number / 10:.1f}", figure
+
+    before = len(plt.get_fignums())
+    page = viewers.figure_slider(drawn(), "threshold", HOSTILE, "five numbers").data
+    assert len(set(re.findall(r"data:image/png;base64,[\w+/=]+", page))) == 5
+    assert 'max="4"' in page and ">0.2</output>" in page and "<label>threshold" in page
+    assert '["0.0", "0.1", "0.2", "0.3", "0.4"]' in page and 'alt="five numbers"' in page
     inert(page, scripts=1)
 
 
