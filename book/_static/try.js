@@ -401,8 +401,9 @@
         input.disabled = score === null;
         if (score !== null && input.valueAsNumber !== score) input.value = score;
         input.setAttribute("aria-valuetext", words);
-        value.textContent = words;
+        value.textContent = score === null ? "?" : words;
       });
+      person.value = asked.at;
       apoe.value = asked.apoe;
       const ages = model.cases.map((c) => c.AGE);
       const scale = [Math.min(...ages) - 5, Math.max(...ages) + 5];

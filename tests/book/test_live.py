@@ -199,6 +199,9 @@ def test_a_reader_without_a_mouse_moves_the_diagnosis(page):
     """T1 off and MMSE down, on a phone: all is redrawn at once, and said."""
     page.set_viewport_size({"width": 390, "height": 800})
     box = page.locator(".memoir-try")
+    chosen = box.get_by_label("Test case").locator("option:checked").inner_text()
+    case = re.match(r"case \d+", chosen)[0]
+    assert f"Recorded of {case}:" in box.locator(".try-truth").inner_text()
     before = box.locator(".try-heads td").all_inner_texts(), box.locator("ol").inner_text()
     box.get_by_label("T1", exact=True).focus()
     page.keyboard.press("Space")
