@@ -62,12 +62,12 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
     if absent := [c.number for c in CHAPTERS if f"notebooks/{c.name}.ipynb" not in known]:
         raise MissingArtefactError(say("no whole run", name=name, absent=", ".join(absent)))
     for file, (wanted, _) in known.items():  # all that is shown, before anything is written
-        shown = file.startswith(("notebooks/", "results/"))
+        shown = file.startswith(("notebooks/", "results/", "stage2/", "cohort.", "captions."))
         if shown and manifest.checksum_now(run_dir / file) != wanted:
             raise DamagedFileError(f"{run_dir / file} is not what the run left; run it again")
     source, out = ROOT, ROOT / "book"
     dataset = read_dataset(store.data_folder(settings))
-    if store.is_private(name, settings):
+    if private := store.is_private(name, settings):
         source, out = run_dir / "book", run_dir / "book"
         privacy.keep_private(run_dir)
         with files.atomic_path(source, durable=False) as new:
@@ -77,6 +77,11 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
         folder.mkdir()
         for page in (f"{chapter.name}.ipynb" for chapter in CHAPTERS):
             shutil.copyfile(run_dir / "notebooks" / page, folder / page)
+        (folder / "model.js").write_text("globalThis.MEMOIR_MODEL = null;\n")  # for try.js
+        if "captions.jsonl" in known and not private:
+            from .live import export  # here, so that the runner starts fast
+
+            export(name, settings, folder / "model.js")
         parts = {"headline": headline(run_dir), "times": times(run_dir)}
         parts |= {"findings": findings(run_dir)} | pictures(run_dir, folder)
         for part, text in parts.items():

@@ -259,6 +259,52 @@ def test_the_explorer_shows_the_chosen_query(visitor):
     assert all(widths), "a slice did not load"
 
 
+TRY = {
+    "book/try_the_model": "attention",
+    "book/chapters/03_encoders": "attention",
+    "book/chapters/06_ablation": "heads",
+    "book/chapters/08_retrieval": "nearest",
+}
+
+
+@pytest.mark.parametrize("name", TRY)
+def test_the_model_runs_where_its_question_is_asked(visitor, name):
+    asked = []
+    page = visitor.page
+    page.on("request", note := lambda request: asked.append(request.url))
+    visitor.open(name)
+    box = page.locator(".memoir-try")
+    assert name == "book/try_the_model" or not [url for url in asked if "model.js" in url]
+    box.scroll_into_view_if_needed()  # only then megabytes are loaded
+    page.wait_for_selector(".memoir-try[data-ready]")
+    assert f"try-{TRY[name]}" in box.locator("section").first.get_attribute("class")
+    assert [url for url in asked if "model.js" in url] == [f"{visitor.address}/_static/model.js"]
+    problems = []
+    if name == "book/try_the_model":  # it is the same everywhere
+        problems = axe_problems(page, "light") + axe_problems(page, "dark")
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    assert page.evaluate(OVERFLOW) <= 0, page.evaluate(WIDE)
+    assert not problems + visitor.problems, "\n".join(problems + visitor.problems)
+    page.remove_listener("request", note)
+
+
+def test_a_reader_with_a_phone_sees_the_diagnosis_move(browser, site):
+    """From the disk: T1 masked, MMSE from 29 to 20. The page repeats what the run had said."""
+    opened = Visitor(browser, Path(site).resolve().as_uri(), WIDTHS[1])
+    page = opened.open("book/try_the_model")
+    page.wait_for_selector(".memoir-try[data-ready]")
+    box = page.locator(".memoir-try")
+    box.get_by_label("T1", exact=True).uncheck()
+    said = []
+    for score in (29, 20):
+        box.get_by_label("MMSE", exact=True).fill(str(score))
+        said.append(box.locator(".try-summary").inner_text())
+    assert said[0] != said[1] and "CN 0." in said[0]
+    box.locator(".try-exact").locator("text=another diagnosis is named in 0").wait_for()
+    assert not opened.problems, opened.problems
+    opened.context.close()
+
+
 def test_formulas_are_typeset_without_the_network(visitor):
     page = visitor.open("book/chapters/04_stage1_contrastive")
     page.wait_for_selector("mjx-container")

@@ -347,6 +347,8 @@ def test_pages_of_real_data_stay_in_their_run(finished, capsys):
     assert source.is_relative_to(finished / "runs" / "own")
     assert out.is_relative_to(finished / "runs" / "own")
     assert not (finished / "book" / "chapters").exists()
+    model = source / "book" / "chapters" / "model.js"  # what a page would compute with
+    assert model.read_text() == "globalThis.MEMOIR_MODEL = null;\n"
     config = (source / "_config.yml").read_text()
     assert privacy.BANNER in config and "noindex" in config
     text = (source / "book" / "chapters" / "01_first.ipynb").read_text()
