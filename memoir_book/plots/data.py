@@ -84,25 +84,29 @@ def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> F
     return style.finish(figure, title, words)
 
 
-def _views(axes: Any, volume: np.ndarray, at: tuple[float, ...], name: str = "", **how: Any) -> Any:
-    """Show an axial, a coronal and a sagittal slice of a volume, at shares z, y and x."""
-    z, y, x = (int(n * share) for n, share in zip(volume.shape[::-1], at, strict=True))
-    for ax, image in zip(axes, (volume[:, :, z], volume[:, y], volume[x]), strict=True):
-        shown = ax.imshow(np.rot90(image.astype(np.float32)), **how)
-    axes[0].set_ylabel(name, size=9)
-    return shown
+def brain_rows(volumes: dict, title: str, under: np.ndarray | None = None, bar: str = "") -> Figure:
+    """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal slices.
 
-
-def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
-    """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal middle slices."""
+    Over a brain `under`, of the same field of view, they are maps with a sign, and `bar` names it.
+    """
     size: Any = {"figsize": (6.4, 2.1 * len(volumes)), "gridspec_kw": {"wspace": 0}}
     figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size, **style.PICTURES)
+    top = max(float(np.abs(v).max()) for v in volumes.values()) or 1.0
     for row, (name, volume) in zip(axes, volumes.items(), strict=True):
-        ends = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
-        _views(row, volume, (0.47, 0.5, 0.35), name, **ends)
+        how: Any = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
+        if under is not None:
+            how = {"cmap": "RdBu_r", "vmin": -top, "vmax": top, "alpha": 0.55}
+        for values, look in [(under, {})] * (under is not None) + [(volume, how)]:
+            x, y, z = (np.array(values.shape) * (0.35, 0.5, 0.47)).astype(int)
+            for ax, image in zip(row, (values[:, :, z], values[:, y], values[x]), strict=True):
+                ends = (0, 1, 0, image.shape[1] / image.shape[0])  # grids of any step fit
+                shown = ax.imshow(np.rot90(image.astype(np.float32)), extent=ends, **look)
+        row[0].set_ylabel(name, size=9)
+    if under is not None:
+        figure.colorbar(shown, ax=axes, shrink=0.6, label=bar)
     for ax, view in zip(axes[0], ("axial", "coronal", "sagittal"), strict=True):
         ax.set_title(view, size=9)
-    words = f"Axial, coronal and sagittal middle slices, one row each: {', '.join(volumes)}."
+    words = f"Axial, coronal and sagittal slices, one row each: {', '.join(volumes)}."
     return style.finish(figure, title, words)
 
 
@@ -118,17 +122,4 @@ def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title:
             ax.set_frame_on(True)
             ax.spines[:].set(visible=True, color=style.LIMIT, linewidth=2)
     words = f"Middle axial slices of {len(names)} volumes; {sum(flagged)} flagged, in a red frame."
-    return style.finish(figure, title, words)
-
-
-def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
-    """Lay each class's occlusion map (X, Y, Z) over a brain: axial, coronal, sagittal."""
-    size = (6.4, 2.1 * len(maps))
-    figure, axes = plt.subplots(len(maps), 3, figsize=size, squeeze=False, **style.PICTURES)
-    top, at = max(float(np.abs(m).max()) for m in maps.values()) or 1.0, (0.42, 0.45, 0.35)
-    for row, (name, values) in zip(axes, maps.items(), strict=True):
-        _views(row, background, at)
-        shown = _views(row, values, at, name, cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
-    figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
-    words = f"Occlusion maps over the template in three views, one row each: {', '.join(maps)}."
     return style.finish(figure, title, words)

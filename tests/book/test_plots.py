@@ -73,7 +73,7 @@ def small_inputs():
         "cohort_flow": (flow, "run"),
         "distributions": (cohort, {"MMSE": "MMSE", "AGE": "age"}, "run"),
         "gaps": (cohort, "run"),
-        "brain_rows": ({"CN": volume}, "run"),
+        "brain_rows": ({"CN": volume}, "run", volume[::2, ::2, ::2], "a map"),
         "qc_mosaic": (volume[None], ["case 0"], [True], "run"),
         "stacked_bars": (verdicts, "published figures", "run"),
         "similarity": (np.eye(3), np.eye(3), ("T1", "clinical"), "run"),
@@ -95,7 +95,6 @@ def small_inputs():
             0.3,
         ),
         "interval_bars": (ablation, "subset", "accuracy", "run", ["value"], 0.5),
-        "occlusion": ({"CN": volume}, volume, "run"),
     }
 
 
