@@ -36,14 +36,14 @@ def brain_viewer(
     values = {name: image.get_fdata(dtype=np.float32) for name, image in shown.items()}
     picture = brain_rows(values, title, under.get_fdata() if under else None, unit)
     top = max(float(np.abs(v).max()) for v in values.values()) or 1.0
-    ends = {"colormap_negative": "winter", "cal_min": top / 10, "cal_max": top}
+    ends = {"colormap_negative": "blue2cyan", "cal_min": top / 10, "cal_max": top}
     layers, files = [], {}
     for name, image in {**({"under": under} if under else {}), **shown}.items():
         small = Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
         small.set_data_dtype(np.uint8)  # 256 levels, and a scale
         packed = gzip.compress(small.to_bytes(), mtime=0)
         files[f"v{zlib.crc32(packed):08x}{len(files)}"] = base64.b64encode(packed).decode()
-        how = {"colormap": "warm", **ends} if under and len(files) > 1 else {"colormap": "gray"}
+        how = {"colormap": "redyell", **ends} if under and len(files) > 1 else {"colormap": "gray"}
         layers.append({"name": f"{name}.nii.gz", **how})
     told = {"files": [*files], "layers": layers, "base": bool(under), "unit": unit, "own": own}
     words = {"alt": picture.get_label(), "picture": _png(picture), "title": title}

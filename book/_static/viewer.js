@@ -68,8 +68,9 @@ a disk may load scripts, but may not fetch.
       await load("niivue.umd.js");
       this.build();
       this.nv = new niivue.Niivue({
-        backColor: [0, 0, 0, 1], crosshairColor: [1, 0.84, 0, 1], crosshairWidth: 1,
-        isColorbar: this.base > 0, dragAndDropEnabled: false, scrollRequiresFocus: true,
+        backColor: [0, 0, 0, 1], crosshairColor: [0.2, 1, 0.3, 1], crosshairWidth: 1.5,
+        crosshairWidthUnit: "mm", multiplanarLayout: 2, // a grid of two by two
+        isColorbar: this.base > 0 && !this.told.own, dragAndDropEnabled: false, scrollRequiresFocus: true,
         logLevel: "silent", loadingText: "", multiplanarShowRender: 1, isAntiAlias: false,
         isCornerOrientationText: true, viewModeHotKey: "", clipPlaneHotKey: "",
         cycleClipPlaneHotKey: "",
@@ -171,9 +172,10 @@ a disk may load scripts, but may not fetch.
         input.value = Math.round(mm[i]);
         input.setAttribute("aria-valuetext", `${input.value} mm`);
       });
-      const found = values[this.base], unit = this.told.unit && ` (${this.told.unit})`;
+      const found = values[this.base];
+      const unit = this.told.unit && !this.shown.image ? ` (${this.told.unit})` : "";
       const where = AXES.map(([name], i) => `${name} ${Math.round(mm[i])}`).join(", ");
-      const value = found ? `: ${title(this.shown)} ${Number(found.value).toPrecision(3)}${unit}` : "";
+      const value = found ? `: ${title(this.shown)} ${Number(found.value.toPrecision(3))}${unit}` : "";
       this.said.textContent = `${where} mm${value}`;
     }
 
@@ -181,6 +183,7 @@ a disk may load scripts, but may not fetch.
     async take(file) {
       const say = (...parts) => this.verdict.replaceChildren(...parts);
       say(`Reading ${file.name} ...`);
+      delete this.figure.dataset.found;
       try {
         await load("volume_check.js");
         const how = { file, name: file.name, colormap: "warm", opacity: 0.5 };

@@ -46,26 +46,26 @@ window.memoirCheck = (() => {
     const slope = hdr.scl_slope || 1, inter = hdr.scl_inter || 0;
     const raw = (i) => { const v = Number(img[i]) * slope + inter; return Number.isFinite(v) ? v : 0; };
     const lifted = lift(raw, dims), back = inverse(hdr.affine);
-    const out = new Float32Array(GRID[0] * GRID[1] * GRID[2]);
     const value = (i, j, k) => i < 0 || j < 0 || k < 0 || i >= nx || j >= ny || k >= nz
       ? 0 : lifted(raw(i + nx * (j + ny * k)));
-    for (let z = 0, at = 0; z < GRID[2]; z++) for (let y = 0; y < GRID[1]; y++)
-      for (let x = 0; x < GRID[0]; x++, at++) {
-        const mm = [2 * x + CORNER[0], 2 * y + CORNER[1], 2 * z + CORNER[2]];
-        const [u, v, w] = back.map((r) => r[0] * mm[0] + r[1] * mm[1] + r[2] * mm[2] + r[3]);
-        out[at] = between(value, u, v, w);
-      }
+    const out = new Float32Array(GRID[0] * GRID[1] * GRID[2]), at = (row, x, y, z) =>
+      row[0] * (2 * x + CORNER[0]) + row[1] * (2 * y + CORNER[1]) + row[2] * (2 * z + CORNER[2]) + row[3];
+    for (let z = 0, n = 0; z < GRID[2]; z++) for (let y = 0; y < GRID[1]; y++)
+      for (let x = 0; x < GRID[0]; x++)
+        out[n++] = between(value, at(back[0], x, y, z), at(back[1], x, y, z), at(back[2], x, y, z));
     return out;
   }
 
   function between(value, u, v, w) {
-    const i = Math.floor(u + 1e-6), j = Math.floor(v + 1e-6), k = Math.floor(w + 1e-6);
+    const i = Math.floor(u + 1e-4), j = Math.floor(v + 1e-4), k = Math.floor(w + 1e-4);
     const a = Math.max(0, u - i), b = Math.max(0, v - j), c = Math.max(0, w - k);
+    if (a < 1e-4 && b < 1e-4 && c < 1e-4) return value(i, j, k);
     let sum = 0;
-    for (const [di, p] of [[0, 1 - a], [1, a]]) if (p > 0)
-      for (const [dj, q] of [[0, 1 - b], [1, b]]) if (q > 0)
-        for (const [dk, r] of [[0, 1 - c], [1, c]]) if (r > 0)
-          sum += p * q * r * value(i + di, j + dj, k + dk);
+    for (let n = 0; n < 8; n++) {
+      const di = n & 1, dj = (n >> 1) & 1, dk = n >> 2;
+      const weight = (di ? a : 1 - a) * (dj ? b : 1 - b) * (dk ? c : 1 - c);
+      if (weight > 0) sum += weight * value(i + di, j + dj, k + dk);
+    }
     return sum;
   }
 
@@ -125,9 +125,23 @@ window.memoirCheck = (() => {
     });
   }
 
+  const known = new WeakMap(); // an image that stays -> what was made of it
+
+  function once(image, make) {
+    if (!known.has(image)) known.set(image, make());
+    return known.get(image);
+  }
+
+  /** The template's brain in blocks, and turned about each axis by each angle. */
+  function brainOf(mask) {
+    const blocked = blocks(onGrid(mask));
+    return [blocked, [0, 1, 2].map((axis) => ANGLES.map((angle) => turned(blocked, axis, angle)))];
+  }
+
   /** Measure a volume beside the template and its mask: see content.numbers; `dice` is of brains. */
   function numbers(image, template, mask) {
-    const small = blocks(onGrid(image)), like = blocks(onGrid(template)), known = blocks(onGrid(mask));
+    const like = once(template, () => blocks(onGrid(template)));
+    const [wholly, turns] = once(mask, () => brainOf(mask)), small = blocks(onGrid(image));
     const { hdr } = image, found = { share: 0, frames: hdr.dims[0] > 3 ? hdr.dims[4] : 1 };
     found.sided = hdr.qform_code > 0 || hdr.sform_code > 0;
     if (!(small.reduce((a, b) => Math.max(a, b)) > 0)) return found;
@@ -136,13 +150,13 @@ window.memoirCheck = (() => {
     const count = (fits) => places.reduce((n, _, i) => n + (fits(i) ? 1 : 0), 0);
     const n = count((i) => there[i]);
     found.share = n / places.length;
-    found.outside = count((i) => there[i] && known[i] < 0.05) / n;
-    found.dice = (2 * count((i) => there[i] && known[i] > 0.5)) / (n + count((i) => known[i] > 0.5));
-    const [at, wanted] = [centre(there), centre(known.map((v) => v > 0.5))];
+    found.outside = count((i) => there[i] && wholly[i] < 0.05) / n;
+    found.dice = (2 * count((i) => there[i] && wholly[i] > 0.5)) / (n + count((i) => wholly[i] > 0.5));
+    const [at, wanted] = [centre(there), centre(wholly.map((v) => v > 0.5))];
     found.distance_mm = Math.hypot(...at.map((v, i) => ((v - wanted[i]) * 2 * GRID[i]) / BLOCKS[i]));
     found.correlation = correlation(small.map((v) => Math.min(1, Math.max(0, v / top))), like);
-    found.turned = Math.max(...[0, 1, 2].map((axis) => {
-      const fits = ANGLES.map((a) => correlation(turned(known, axis, a), there) - (a ? 0.01 : 0));
+    found.turned = Math.max(...turns.map((masks) => {
+      const fits = masks.map((m, i) => correlation(m, there) - (ANGLES[i] ? 0.01 : 0));
       return Math.abs(ANGLES[fits.indexOf(Math.max(...fits))]);
     }));
     return found;
@@ -162,22 +176,22 @@ window.memoirCheck = (() => {
   /** Two questions, each with an answer and its reason: 'yes', 'no' or 'cannot be said'. */
   function judge(found) {
     const stripped = "Stripped?", registered = "Registered?", unsaid = "cannot be said";
-    const prepare = "`python -m memoir_book.intake prepare` does both.";
+    const prepare = "python -m memoir_book.intake prepare does both.";
     if (found.share < 0.12) {
       const why = "There is almost nothing where the template's brain is: is it an image of a head, "
         + "and does its header say where it lies?";
       return [[registered, "no", why], [stripped, unsaid, ""]];
     }
-    const lies = [];
-    if (found.distance_mm > 15) lies.push(`its centre is ${found.distance_mm.toFixed(0)} mm off`);
-    if (found.turned >= 9) lies.push(`it is turned by about ${found.turned} degrees`);
+    let lies = "";
+    if (found.distance_mm > 15) lies = `Its centre is ${found.distance_mm.toFixed(0)} mm off.`;
+    else if (found.turned >= 9) lies = `It is turned by about ${found.turned} degrees.`;
     const big = found.share > 0.4, spills = found.outside > 0.1;
     const answers = [];
     if (big) {
       answers.push([stripped, "no", `Too much is bright: skull and skin, or it is far too large. ${prepare}`]);
       answers.push([registered, unsaid, "The rest of the head hides where the brain lies."]);
-    } else if (lies.length) {
-      answers.push([registered, "no", `${lies.join(", and ")}. ${prepare}`]);
+    } else if (lies) {
+      answers.push([registered, "no", `${lies} ${prepare}`]);
       answers.push(spills ? [stripped, unsaid, "First it must lie where the template does."]
         : [stripped, "yes", "Little lies outside of a brain's outline."]);
     } else if (spills) {
