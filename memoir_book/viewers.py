@@ -37,7 +37,7 @@ def brain_viewer(
     picture = brain_rows(values, title, under.get_fdata() if under else None, unit)
     top = max(float(np.abs(v).max()) for v in values.values()) or 1.0
     ends = {"colormap_negative": "blue2cyan", "cal_min": top / 10, "cal_max": top}
-    layers, files = [], {}
+    layers, files = list[dict](), dict[str, str]()
     for name, image in {**({"under": under} if under else {}), **shown}.items():
         small = Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
         small.set_data_dtype(np.uint8)  # 256 levels, and a scale
