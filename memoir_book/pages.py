@@ -119,7 +119,8 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
     dataset, asked = read_dataset(Path(data_dir or "none")), notebook.name.startswith(".09")
     for cell in content.cells:
         if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", ())]
+            shown = {WIDGET, "text/html"}  # a live twin goes, and what is beside it stays
+            cell.outputs = [o for o in cell.outputs if shown & {*o.get("data", ())} != {WIDGET}]
             joined.preprocess_cell(cell, {}, 0)  # a bar comes in many pieces
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr":
@@ -127,6 +128,7 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
             if private:
                 _mask(output)
             data = output if "text" in output else output.get("data", {})
+            data.pop(WIDGET, None)
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
                 said = "".join(data[kind])
                 if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort

@@ -4,31 +4,67 @@ The markup is in viewers.html.j2, which escapes every word.
 """
 
 import base64
-import html
+import gzip
 import io
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 from jinja2 import Environment
 from matplotlib.figure import Figure
-from PIL import Image
+from nibabel import Nifti1Image
 
-from .plots import DX_COLOURS
+from .plots import DX_COLOURS, brain_rows
+
+VOLUMES = "application/vnd.memoir.volumes+json"  # file -> gzipped NIfTI in base64
 
 
-def slice_viewer(volumes: dict[str, np.ndarray], title: str) -> Any:
-    """Walk through axial slices of volumes (X, Y, Z) of one shape, side by side, with a slider."""
-    stack = np.stack([np.asarray(v, np.float32) for v in volumes.values()])
-    beside = np.concatenate(np.rot90(_grey(stack), axes=(1, 2)), axis=1)  # (Y, names * X, Z)
-    frames = [_jpeg(beside[:, :, z], 660) for z in range(beside.shape[2])]
-    words = {"title": title, "moved": "slice", "alt": f"axial slices of {', '.join(volumes)}"}
-    return _html("slider", frames=frames, labels=[*range(len(frames))], names=[*volumes], **words)
+def brain_viewer(
+    shown: dict[str, Nifti1Image], title: str, unit: str = "", under: Any = None, own: bool = False
+) -> None:
+    """Display volumes (name -> image) to walk through in slices and 3D: NiiVue, and live ipyniivue.
+
+    unit : of their values. under : a grey image below them; they are then maps with a sign.
+    own : may readers lay a volume of theirs over `under`? The first of `shown`, a mask, judges it.
+    A picture stays where no viewer opens.
+    """
+    values = {name: image.get_fdata(dtype=np.float32) for name, image in shown.items()}
+    picture = brain_rows(values, title, under.get_fdata() if under else None, unit)
+    top = max(float(np.abs(v).max()) for v in values.values()) or 1.0
+    ends = {"colormap_negative": "blue2cyan", "cal_min": top / 10, "cal_max": top}
+    layers, files = list[dict](), dict[str, str]()
+    for name, image in {**({"under": under} if under else {}), **shown}.items():
+        small = Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+        small.set_data_dtype(np.uint8)  # 256 levels, and a scale
+        packed = gzip.compress(small.to_bytes(), mtime=0)
+        files[f"v{zlib.crc32(packed):08x}{len(files)}"] = base64.b64encode(packed).decode()
+        how = {"colormap": "redyell", **ends} if under and len(files) > 1 else {"colormap": "gray"}
+        layers.append({"name": f"{name}.nii.gz", **how})
+    told = {"files": [*files], "layers": layers, "base": bool(under), "unit": unit, "own": own}
+    words = {"alt": picture.get_label(), "picture": _png(picture), "title": title}
+    page = {"text/html": _html("brain", told=told, **words).data, VOLUMES: files}
+    display(page | _live(layers, files, bool(under)), raw=True)
+
+
+def _live(layers: list[dict], files: dict[str, str], base: int) -> dict:
+    """The same as a widget, which a notebook prefers while its kernel lives."""
+    with suppress(ImportError):  # it is not everywhere, such as on Colab
+        from ipyniivue import NiiVue, Volume
+        from ipywidgets import VBox, interactive
+
+        given = zip(layers, map(base64.b64decode, files.values()), strict=True)
+        made = {layer["name"]: Volume(data=raw, **layer) for layer, raw in given}
+        under, live = [*made.values()][:base], NiiVue(height=400)
+        show = lambda shown: live.load_volumes([*under, made[shown]])  # noqa: E731
+        pick = interactive(show, shown=[*made][base:], clear_output=False)
+        return VBox([pick, live])._repr_mimebundle_()
+    return {}
 
 
 def figure_slider(figures: Iterable[tuple[str, Figure]], moved: str, title: str, alt: str) -> Any:
@@ -36,20 +72,9 @@ def figure_slider(figures: Iterable[tuple[str, Figure]], moved: str, title: str,
 
     `figures`: what the slider says, and its picture, one after the other; `moved`: what it moves.
     """
-    frames, labels = [], []
-    for label, figure in figures:
-        figure.savefig(buffer := io.BytesIO(), format="png", dpi=80)
-        plt.close(figure)
-        frames.append(_data_url("png", buffer))
-        labels.append(label)
+    frames = {label: _png(figure) for label, figure in figures}
     words = {"title": title, "moved": moved, "alt": alt}
-    return _html("slider", frames=frames, labels=labels, names=[], **words)
-
-
-def titled_frame(view: Any, title: str) -> Any:
-    """Show one of nilearn's interactive views, named for screen readers, as wide as the page."""
-    named = f'<iframe title="{html.escape(title)}" style="max-width:100%" '
-    return HTML(f"<div>{view.get_iframe().replace('<iframe ', named, 1)}</div>")
+    return _html("slider", frames=[*frames.values()], labels=[*frames], **words)
 
 
 def case_explorer(
@@ -61,8 +86,10 @@ def case_explorer(
     """
     texts, cards = {row["case"]: row for row in captions}, {}
     for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
-        middle = np.asarray(volumes[case][:, :, int(volumes.shape[3] * 0.48)], np.float32)
-        card = {"slice": _jpeg(_grey(np.rot90(middle)), 150), "dx": cohort["DX"].iloc[case]}
+        middle = np.rot90(volumes[case][:, :, int(volumes.shape[3] * 0.48)]).astype(np.float32)
+        grey = {"cmap": "gray", "vmin": min(0, middle.min()), "vmax": np.percentile(middle, 99.7)}
+        plt.imsave(buffer := io.BytesIO(), middle, format="jpeg", **grey)
+        card = {"slice": _data_url("jpeg", buffer), "dx": cohort["DX"].iloc[case]}
         card |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
         cards[case] = card | {"colour": DX_COLOURS[card["dx"]]}
     kept = ("case", "protocol", "reranked", "rerank_scores")
@@ -93,16 +120,10 @@ def _html(macro: str, **values: Any) -> Any:
     return HTML(str(page(key=key, **values)).strip())
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
-    """Scale to 0..255, with the brightest 0.3 % clipped."""
-    low, high = min(0.0, float(values.min())), float(np.percentile(values, 99.7))
-    return (255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
-
-
-def _jpeg(grey: np.ndarray, width: int) -> str:
-    picture = Image.fromarray(grey).resize((width, width * len(grey) // grey.shape[1]))
-    picture.save(buffer := io.BytesIO(), "JPEG", quality=80)
-    return _data_url("jpeg", buffer)
+def _png(figure: Figure) -> str:
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=80)
+    plt.close(figure)
+    return _data_url("png", buffer)
 
 
 def _data_url(kind: str, buffer: io.BytesIO) -> str:

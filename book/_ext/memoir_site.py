@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ LOGGER = logging.getLogger(__name__)
 
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
+VOLUMES = "application/vnd.memoir.volumes+json"  # of `memoir_book.viewers`: file -> base64
 WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
@@ -134,10 +136,23 @@ def without_outputs(text: str) -> str:
     return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
 
 
+def write_volumes(app) -> None:
+    """Write the volumes of viewers as scripts: what a page from a disk may load."""
+    shutil.rmtree(shelf := Path(app.outdir, "_static", "volumes"), ignore_errors=True)
+    shelf.mkdir(parents=True)
+    for path in Path(app.srcdir, "book", "chapters").glob("*.ipynb"):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                for name, packed in output.get("data", {}).get(VOLUMES, {}).items():
+                    text = f"memoirVolumes[{json.dumps(name)}] = {json.dumps(packed)};\n"
+                    (shelf / f"{Path(name).name}.js").write_text(text, "utf-8")
+
+
 def copy_files(app, error) -> None:
     """Ship notebooks without outputs, and MathJax, so that nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
+    write_volumes(app)
     (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
     for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):

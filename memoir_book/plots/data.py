@@ -16,16 +16,11 @@ from . import style
 DX = list(style.DX_COLOURS)
 
 
-def _canvas(size: tuple, x: tuple, y: tuple) -> tuple[Figure, plt.Axes]:
-    figure, ax = plt.subplots(figsize=size, layout="none")
-    ax.set(xlim=x, ylim=y)
-    ax.axis("off")
-    return figure, ax
-
-
 def pipeline(number: str) -> Figure:
     """Draw the chapters in three rows, as data flow, the one of `number` ('04') highlighted."""
-    figure, ax = _canvas((5.2, 2.7), (0, 5.2), (0, 2.7))
+    figure, ax = plt.subplots(figsize=(5.2, 2.7), layout="none")
+    ax.set(xlim=(0, 5.2), ylim=(0, 2.7))
+    ax.axis("off")
     figure.subplots_adjust(0, 0, 1, 1)
     centres = [(i % 4 * 1.3 + 0.65, 2.3 - i // 4 * 0.92) for i in range(len(CHAPTERS))]
     for (x, y), chapter in zip(centres, CHAPTERS, strict=True):
@@ -48,26 +43,6 @@ def pipeline(number: str) -> Figure:
     return style.describe(figure, f"The chapters in order, {number} highlighted: {order}.")
 
 
-def cohort_flow(flow: list[dict], label: str) -> Figure:
-    """Draw the filter steps as boxes, top to bottom, with what each one removes."""
-    figure, ax = _canvas((6.4, 1.15 * len(flow)), (0, 10), (-len(flow), 0))
-    for place, step in enumerate(flow):
-        y, form = -place - 0.5, "round,pad=0.02"
-        ax.add_patch(FancyBboxPatch((0.2, y - 0.3), 5.6, 0.6, form, fc="#F2F2F2", ec="#888888"))
-        text = f"{step['step']}\n{step['rows']:,} rows, {step['subjects']:,} subjects"
-        ax.text(3, y, text, ha="center", va="center", size=9)
-        counts = ", ".join(f"{dx} {step[dx]:,}" for dx in DX)
-        ax.text(6.1, y, counts, ha="left", va="center", size=8, color="#555555")
-        if place:
-            text = f"{flow[place - 1]['rows'] - step['rows']:,} rows removed"
-            arrow = {"arrowstyle": "-|>", "color": "#888888"}
-            ax.annotate("", (3, y + 0.32), (3, y + 0.68), arrowprops=arrow)
-            ax.text(3.2, y + 0.5, text, va="center", size=8, color=style.LIMIT)
-    ax.set_title(label, size=9, color="#555555")
-    steps = "; ".join(f"{s['step']}: {s['rows']} rows, {s['subjects']} subjects" for s in flow)
-    return style.describe(figure, f"Flow chart of the cohort's filters, {label}. {steps}.")
-
-
 def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> Figure:
     """Draw columns (name -> what it is called) per class as violins with quartiles."""
     columns, rows = min(3, len(fields)), -(-len(fields) // 3)
@@ -84,51 +59,27 @@ def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> F
     return style.finish(figure, title, words)
 
 
-def _views(axes: Any, volume: np.ndarray, at: tuple[float, ...], name: str = "", **how: Any) -> Any:
-    """Show an axial, a coronal and a sagittal slice of a volume, at shares z, y and x."""
-    z, y, x = (int(n * share) for n, share in zip(volume.shape[::-1], at, strict=True))
-    for ax, image in zip(axes, (volume[:, :, z], volume[:, y], volume[x]), strict=True):
-        shown = ax.imshow(np.rot90(image.astype(np.float32)), **how)
-    axes[0].set_ylabel(name, size=9)
-    return shown
+def brain_rows(volumes: dict, title: str, under: np.ndarray | None = None, bar: str = "") -> Figure:
+    """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal slices.
 
-
-def brain_rows(volumes: dict[str, np.ndarray], title: str) -> Figure:
-    """Show volumes (X, Y, Z) as rows of axial, coronal and sagittal middle slices."""
+    Over a brain `under`, of the same field of view, they are maps with a sign, and `bar` names it.
+    """
     size: Any = {"figsize": (6.4, 2.1 * len(volumes)), "gridspec_kw": {"wspace": 0}}
     figure, axes = plt.subplots(len(volumes), 3, squeeze=False, **size, **style.PICTURES)
+    top = max(float(np.abs(v).max()) for v in volumes.values()) or 1.0
     for row, (name, volume) in zip(axes, volumes.items(), strict=True):
-        ends = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
-        _views(row, volume, (0.47, 0.5, 0.35), name, **ends)
+        how: Any = {"vmin": min(0, volume.min()), "vmax": np.percentile(volume, 99.7)}
+        if under is not None:
+            how = {"cmap": "RdBu_r", "vmin": -top, "vmax": top, "alpha": 0.55}
+        for values, look in [(under, {})] * (under is not None) + [(volume, how)]:
+            x, y, z = (np.array(values.shape) * (0.35, 0.5, 0.47)).astype(int)
+            for ax, image in zip(row, (values[:, :, z], values[:, y], values[x]), strict=True):
+                ends = (0, 1, 0, image.shape[1] / image.shape[0])  # grids of any step fit
+                shown = ax.imshow(np.rot90(image.astype(np.float32)), extent=ends, **look)
+        row[0].set_ylabel(name, size=9)
+    if under is not None:
+        figure.colorbar(shown, ax=axes, shrink=0.6, label=bar)
     for ax, view in zip(axes[0], ("axial", "coronal", "sagittal"), strict=True):
         ax.set_title(view, size=9)
-    words = f"Axial, coronal and sagittal middle slices, one row each: {', '.join(volumes)}."
-    return style.finish(figure, title, words)
-
-
-def qc_mosaic(volumes: np.ndarray, names: list[str], flagged: list[bool], title: str) -> Figure:
-    """Show a middle axial slice of many volumes (n, X, Y, Z); flagged ones get a red frame."""
-    rows = -(-len(names) // 6)  # six in a row: a caption stays legible on a phone
-    size = (7.2, 1.45 * rows + 0.4)
-    figure, axes = plt.subplots(rows, 6, figsize=size, squeeze=False, **style.PICTURES)
-    for ax, volume, name, bad in zip(axes.flat, volumes, names, flagged, strict=False):
-        ax.imshow(np.rot90(volume[:, :, volume.shape[2] // 2].astype(np.float32)))
-        ax.set_title(name, size=8, pad=2, color=style.LIMIT if bad else "#333333")
-        if bad:
-            ax.set_frame_on(True)
-            ax.spines[:].set(visible=True, color=style.LIMIT, linewidth=2)
-    words = f"Middle axial slices of {len(names)} volumes; {sum(flagged)} flagged, in a red frame."
-    return style.finish(figure, title, words)
-
-
-def occlusion(maps: dict[str, np.ndarray], background: np.ndarray, title: str) -> Figure:
-    """Lay each class's occlusion map (X, Y, Z) over a brain: axial, coronal, sagittal."""
-    size = (6.4, 2.1 * len(maps))
-    figure, axes = plt.subplots(len(maps), 3, figsize=size, squeeze=False, **style.PICTURES)
-    top, at = max(float(np.abs(m).max()) for m in maps.values()) or 1.0, (0.42, 0.45, 0.35)
-    for row, (name, values) in zip(axes, maps.items(), strict=True):
-        _views(row, background, at)
-        shown = _views(row, values, at, name, cmap="RdBu_r", vmin=-top, vmax=top, alpha=0.55)
-    figure.colorbar(shown, ax=axes, shrink=0.6, label="fall of the class's probability")
-    words = f"Occlusion maps over the template in three views, one row each: {', '.join(maps)}."
+    words = f"Axial, coronal and sagittal slices, one row each: {', '.join(volumes)}."
     return style.finish(figure, title, words)

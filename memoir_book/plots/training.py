@@ -5,7 +5,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from . import style
@@ -50,21 +49,6 @@ def history_curves(
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
     chosen = f"; epoch {best} was chosen." if best is not None else "."
     return style.finish(figure, title, f"Curves against the {x}: {', '.join(ends)}{chosen}")
-
-
-def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
-    """Draw a (3, 3) confusion matrix with counts and row percentages; rows are the truth."""
-    figure, ax = plt.subplots(figsize=(3.4, 3.2))
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = [f"{n}\n{p:.0%}" for n, p in zip(counts.flat, share.flat, strict=True)]
-    names = list(style.DX_COLOURS)
-    sns.heatmap(share, annot=np.reshape(texts, (3, 3)), fmt="", cmap="Blues", vmin=0, vmax=1,
-                cbar=False, square=True, xticklabels=names, yticklabels=names, ax=ax)  # fmt: skip
-    ax.set(xlabel="predicted", ylabel="true")
-    ax.tick_params(axis="y", rotation=0)
-    ax.set_title(title, size=9)
-    rows = style.rows_of(pd.DataFrame(counts, [f"true {n}" for n in names], names), "d")
-    return style.describe(figure, f"Confusion matrix, {title}. Predicted, {rows}.")
 
 
 def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -> Figure:

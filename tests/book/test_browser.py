@@ -5,21 +5,31 @@
 
 import functools
 import http.server
+import io
+import json
 import os
+import re
 import shutil
 import threading
 import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nibabel
+import numpy as np
 import pytest
+from PIL import Image
+from test_content import head, registered, t1
 from test_site import PAGES
 
+from memoir_book.intake import content
 from memoir_core.config import PROFILES
+from memoir_core.volumes import AFFINE, on_grid, read_volume
 
 pytestmark = pytest.mark.endtoend
 
 WIDTHS = (1280, 390)
+TO_LEFT = np.array([[-1, 0, 0, 90], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # stored from right
 # Pages of code are all made in one way: axe, which takes seconds a page, looks at two of them.
 CODE = [name for name in PAGES if name.startswith("book/code/")]
 FOR_AXE = {*PAGES} - {*CODE[2:]}
@@ -80,7 +90,8 @@ def browser():
         pytest.skip(message)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=path,  # WebGL without a GPU is drawn by SwiftShader
+            args=["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"],
         )
         yield opened
         opened.close()
@@ -223,15 +234,92 @@ def test_next_leads_from_the_front_page_into_the_book(visitor):
     page.wait_for_url(f"**/{PAGES[1]}.html")
 
 
-def test_the_slider_moves_the_slice(visitor):
-    page = visitor.open("book/chapters/02_visualisation")
-    viewer = page.locator("figure:has(input[type=range])").first
-    before = viewer.locator("img").get_attribute("src")
-    viewer.locator("input").focus()
+def open_viewer(page, place):
+    """Open the viewer of volumes that is `place`-th on a page, as a keyboard does."""
+    figure = page.locator("figure.brain").nth(place)
+    figure.locator("button.brain-open").focus()
+    page.keyboard.press("Enter")
+    figure.and_(page.locator("[data-open]")).wait_for()
+    return figure
+
+
+def test_a_viewer_of_volumes_opens_when_asked_and_obeys_the_keyboard(visitor):
+    page, asked = visitor.page, []
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    page.on("request", lambda request: asked.append(request.url))
+    visitor.open("book/chapters/02_visualisation")
+    assert not [url for url in asked if "niivue" in url or "/volumes/" in url]
+    figure = open_viewer(page, 0)
+    assert not figure.locator("img").is_visible()
+    canvas, said = figure.locator("canvas"), figure.locator("output")
+    assert canvas.evaluate("e => e === document.activeElement")
+    first = said.inner_text()
     page.keyboard.press("ArrowRight")
-    assert viewer.locator("img").get_attribute("src") != before
-    shown = viewer.locator("output").inner_text()
-    assert shown == viewer.locator("input").input_value()
+    assert re.match(r"x 24, y -18, z 4 mm: CN .*\(SD from", first)
+    assert said.inner_text().startswith("x 26, y -18, z 4 mm: CN")
+    figure.locator("select").first.select_option(index=2)
+    page.wait_for_function("e => e.textContent.includes('Dementia')", arg=said.element_handle())
+    assert said.inner_text().startswith("x 26, y -18"), "the place stays"
+    figure.get_by_label("back to front").focus()
+    page.keyboard.press("ArrowRight")
+    assert "y -17" in said.inner_text()
+    drawn = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
+    assert len(np.unique(drawn)) > 50 and (drawn > 60).mean() > 0.05, "nothing was drawn"
+    assert page.evaluate(OVERFLOW) <= 0
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    rules = ["label", "select-name", "button-name", "role-img-alt", "image-alt", "color-contrast"]
+    problems = axe_problems(page, "light", rules) + axe_problems(page, "dark", rules[-1:])
+    assert not visitor.problems + problems
+
+
+def test_a_volume_of_ones_own_is_measured_and_never_sent(browser, site, tmp_path):
+    """From a disk, where no page may fetch; measured as `memoir_book.check` measures it."""
+    opened = Visitor(browser, Path(site).resolve().as_uri(), WIDTHS[1])
+    page = opened.open("book/chapters/02_visualisation")
+    figure = open_viewer(page, page.locator("figure.brain").count() - 1)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    turned = nibabel.Nifti1Image(registered(t1(), 1)[::-1], AFFINE @ TO_LEFT)
+    cases = {"good.nii.gz": turned, "off.nii": nibabel.Nifti1Image(head(), AFFINE)}
+    for name, image in cases.items():
+        nibabel.save(image, tmp_path / name)
+        figure.locator("input[type=file]").set_input_files(tmp_path / name)
+        figure.locator("td").first.wait_for()
+        page.wait_for_function(
+            "([e, name]) => e.dataset.found && e.querySelector('.brain-verdict p').innerText"
+            " === name",
+            arg=[figure.element_handle(), name],
+        )
+        found = json.loads(figure.get_attribute("data-found"))
+        wanted = content.numbers(on_grid(*read_volume(tmp_path / name)), "t1")
+        for key in ("share", "outside", "distance_mm", "correlation", "turned"):
+            assert found[key] == pytest.approx(wanted[key], abs=0.02), (name, key)
+        said, good = figure.locator(".brain-verdict").inner_text(), name == "good.nii.gz"
+        assert good == (content.judge(wanted, "t1") == "") == ("Registered? yes" in said)
+        assert ("Stripped? yes" in said) == good and (found["dice"] > 0.9) == good
+    assert all("volume_check.js" in url for url in asked), asked
+    assert not opened.problems, opened.problems
+    refused = page.evaluate("() => fetch('https://example.org').then(() => false, () => true)")
+    assert refused, "the page may still connect"
+    opened.context.close()
+
+
+def test_a_picture_stays_without_webgl_and_without_scripts(browser, address):
+    """Then no button promises a viewer, and words say why."""
+    for how in ("no WebGL2", "no scripts"):
+        context = browser.new_context(java_script_enabled=how != "no scripts")
+        if how == "no WebGL2":
+            context.add_init_script(
+                "const get = HTMLCanvasElement.prototype.getContext;"
+                "HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {"
+                " return kind === 'webgl2' ? null : get.call(this, kind, ...rest); }"
+            )
+        page = context.new_page()
+        page.goto(f"{address}/book/chapters/02_visualisation.html")
+        figure = page.locator("figure.brain").first
+        assert figure.locator("img").is_visible() and not figure.locator("button").count()
+        assert "WebGL2" in figure.inner_text()
+        context.close()
 
 
 def test_the_slider_moves_the_threshold_and_the_recalls(visitor):

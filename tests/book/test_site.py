@@ -16,7 +16,7 @@ import pytest
 import yaml
 from test_house import ORDER
 
-from memoir_book import codepages, pages, published
+from memoir_book import codepages, pages, published, viewers
 from memoir_book.chapters import CHAPTERS, ROOT
 from memoir_core.files import write_json
 
@@ -356,7 +356,7 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     monkeypatch.setattr(extension, "NOTEBOOKS", books)
     builder = types.SimpleNamespace(format="html")
     extension.copy_files(
-        types.SimpleNamespace(builder=builder, outdir=str(tmp_path / "html")), None
+        types.SimpleNamespace(builder=builder, srcdir=tmp_path, outdir=str(tmp_path / "html")), None
     )
     shipped = tmp_path / "html" / "notebooks" / CHAPTERS[7].notebook.name
     assert "93-year-old" not in shipped.read_text()
@@ -364,6 +364,29 @@ def test_a_chapter_that_was_run_by_hand_is_shipped_without_what_it_showed(tmp_pa
     found = nbformat.read(shipped, as_version=4)
     nbformat.validate(found)
     assert [c.source for c in found.cells] == [c.source for c in book.cells]
+
+
+def test_volumes_of_a_run_become_scripts_and_those_of_an_earlier_one_go(tmp_path):
+    packed = {"v12ab0": "H4sI", "../v9": "AAAA"}
+    output = nbformat.v4.new_output("display_data", {"text/html": "", extension.VOLUMES: packed})
+    cell = nbformat.v4.new_code_cell("", outputs=[output])
+    source = tmp_path / "book" / "chapters" / "02.ipynb"
+    source.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
+    shelf = tmp_path / "html" / "_static" / "volumes"
+    shelf.mkdir(parents=True)
+    (shelf / "earlier.js").touch()
+    extension.write_volumes(types.SimpleNamespace(srcdir=tmp_path, outdir=tmp_path / "html"))
+    assert {path.name for path in shelf.iterdir()} == {"v12ab0.js", "v9.js"}
+    assert (shelf / "v12ab0.js").read_text() == 'memoirVolumes["v12ab0"] = "H4sI";\n'
+    assert extension.VOLUMES == viewers.VOLUMES
+
+
+def test_niivue_is_the_published_file_with_its_licence():
+    static = BOOK / "_static"
+    found = hashlib.sha256((static / "niivue.umd.js").read_bytes()).hexdigest()
+    assert found == "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+    assert "Copyright (c) 2021, Niivue" in (static / "niivue.LICENSE").read_text()
 
 
 def test_wrap_ups_can_be_downloaded_and_their_minutes_and_points_are_true():

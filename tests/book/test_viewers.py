@@ -1,13 +1,20 @@
 """Viewers work without a kernel, and every word stays text."""
 
+import base64
+import gzip
+import html
 import json
 import re
+import sys
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
+import pytest
+from nibabel import Nifti1Image
 
-from memoir_book import viewers
+from memoir_book import pages, viewers
 
 HOSTILE = '</script><img src=x onerror=alert(1)><script>alert("&amp;")</script>'
 
@@ -23,13 +30,85 @@ def captions(cases):
     return [{"case": c, "caption": f"{HOSTILE} {c}", "caption_blind": HOSTILE} for c in cases]
 
 
-def test_the_slice_viewer_holds_every_slice():
-    rng = np.random.default_rng(0)
-    volumes = {HOSTILE: rng.random((8, 9, 7)), "MCI": rng.random((8, 9, 7))}
-    page = viewers.slice_viewer(volumes, HOSTILE).data
-    assert len(set(re.findall(r"data:image/jpeg;base64,[\w+/=]+", page))) == 7
-    assert 'max="6"' in page and 'value="3"' in page and 'alt="axial slices' in page
-    inert(page, scripts=1)
+AFFINE = np.diag([8.0, 8, 8, 1])
+
+
+def image(seed, shape=(8, 9, 7)):
+    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return Nifti1Image(values, AFFINE)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What `brain_viewer` displays: MIME type -> content."""
+    bundles = []
+    monkeypatch.setattr(viewers, "display", lambda data, raw: bundles.append(data))
+
+    def show(*args, **how):
+        viewers.brain_viewer(*args, **how)
+        page = bundles[-1]["text/html"]
+        told = json.loads(html.unescape(re.search("data-brain='([^']*)'", page)[1]))
+        return bundles[-1], told
+
+    return show
+
+
+def unpacked(packed):
+    return Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_the_brain_viewer_keeps_each_volume_once_as_nifti(shown):
+    volumes = {HOSTILE: image(0), "MCI": image(1)}
+    bundle, told = shown(volumes, HOSTILE, "SD")
+    inert(bundle["text/html"], scripts=0)
+    files = bundle[viewers.VOLUMES]
+    assert told["files"] == [*files] and not told["base"] and told["unit"] == "SD"
+    assert [layer["name"] for layer in told["layers"]] == [f"{HOSTILE}.nii.gz", "MCI.nii.gz"]
+    for original, packed in zip(volumes.values(), files.values(), strict=True):
+        assert packed not in bundle["text/html"]
+        found, values = unpacked(packed), original.get_fdata()
+        assert found.get_data_dtype() == np.uint8 and np.allclose(found.affine, AFFINE)
+        assert np.abs(found.get_fdata() - values).max() <= np.ptp(values) / 255
+    assert re.search(r'<img src="data:image/png;base64,[\w+/=]+" alt="Axial', bundle["text/html"])
+
+
+def test_maps_lie_over_a_brain_with_their_sign(shown):
+    maps, under = {"CN": image(0), "AD": image(1)}, image(2, (9, 10, 8))
+    bundle, told = shown(maps, "fall", "p", under)
+    first, *others = told["layers"]
+    assert told["base"] and first == {"name": "under.nii.gz", "colormap": "gray"}
+    top = max(np.abs(m.get_fdata()).max() for m in maps.values())
+    for layer in others:
+        assert layer["cal_max"] == pytest.approx(top) and layer["cal_min"] == pytest.approx(
+            top / 10
+        )
+        assert layer["colormap"] != layer["colormap_negative"] != ""
+    kept = [unpacked(packed).shape for packed in bundle[viewers.VOLUMES].values()]
+    assert kept == [(9, 10, 8), (8, 9, 7), (8, 9, 7)]
+    assert shown({"flat": Nifti1Image(np.zeros((8, 9, 7)), AFFINE)}, "t", "p", under)[1]
+
+
+def test_a_live_notebook_gets_a_widget_and_a_page_does_not(shown, monkeypatch, tmp_path):
+    bundle, _ = shown({"CN": image(0), "AD": image(1)}, "a title", "p", image(2))
+    widget = bundle[pages.WIDGET]["model_id"]
+    box, live = viewers_widget(widget).children
+    assert [volume.name for volume in live.volumes] == ["under.nii.gz", "CN.nii.gz"]
+    box.children[0].value = "AD.nii.gz"
+    assert [volume.name for volume in live.volumes] == ["under.nii.gz", "AD.nii.gz"]
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", bundle)])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
+    pages.tidy(tmp_path / "n.ipynb", "run", "")
+    (kept,) = nbformat.read(tmp_path / "n.ipynb", 4).cells[0].outputs
+    assert kept.data.keys() == {"text/html", "text/plain", viewers.VOLUMES}
+    monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
+    bundle, _ = shown({"CN": image(0)}, "a title")
+    assert bundle.keys() == {"text/html", viewers.VOLUMES}
+
+
+def viewers_widget(model):
+    from ipywidgets import widgets
+
+    return widgets.widget._instances[model]
 
 
 def test_a_slider_of_figures_holds_each_and_what_it_says():
@@ -77,12 +156,3 @@ def test_the_transcript_shows_the_case_asked_most_and_only_blind_answers():
     assert "case 2</strong>" in page and page.count("<em>") == 2
     assert len(re.findall(r"Male\s\[cases 1; not for clinical use\]", page)) == 2
     assert page.count("(no answer)") == 2 and "SECRET" not in page and "other [" not in page
-
-
-def test_a_frame_of_nilearn_gets_a_name():
-    class View:
-        def get_iframe(self):
-            return '<iframe srcdoc="x" width="600"></iframe>'
-
-    page = viewers.titled_frame(View(), 'a "map"').data
-    assert page.startswith('<div><iframe title="a &quot;map&quot;" style="max-width:100%" srcdoc')

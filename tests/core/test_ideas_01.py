@@ -56,15 +56,14 @@ def run(download, visit="latest", change=lambda visits: visits):
     images = cohort.read_images(download / "images.csv")
     parameters = {"visit": visit, "val_fraction": 0.2}
     book = SimpleNamespace(parameters=parameters, seed=3, data_dir=None, label="made up")
-    plots = SimpleNamespace(cohort_flow=lambda flow, label: None)
-    names = {"visits": visits, "images": images, "book": book, "plots": plots}
+    names = {"visits": visits, "images": images, "book": book}
     names |= {"pd": pd, "np": np, "DX": DX, "cohorts": cohort}
     ran = 0
     for source, tags in cells():
         if "idea" in tags or source.startswith("cohort, flow = "):
             exec(source, names)
             ran += 1
-    assert ran == 4
+    assert ran == 5
     return names
 
 
