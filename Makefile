@@ -125,8 +125,8 @@ unit: $(INSTALLED) $(INTAKE)
 # goes on from that run. A headline outside its expected band (book/reference/bands.json) fails.
 notebooks: $(INSTALLED)
 	rm -rf "$(TEST_RUNS)/nbval"
-	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python -m pytest --nbval-lax \
-	  --nbval-cell-timeout=600 -p no:cacheprovider notebooks
+	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python tests/forked/notebooks.py \
+	  --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider notebooks
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m continues --durations=5
 
 # The same book through papermill, killed on the way, its HTML with warnings as errors, and the
