@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, runs/, cache/
+VOLUMES = "application/vnd.memoir.volumes+json"  # of viewers: file -> gzipped NIfTI in base64
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
 
 from . import chapters, codepages, manifest, privacy, published, seeds, store
-from .chapters import CHAPTERS, ROOT
+from .chapters import CHAPTERS, ROOT, VOLUMES
 from .dataset import read_dataset
 from .messages import say
 
@@ -129,6 +129,7 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
                 _mask(output)
             data = output if "text" in output else output.get("data", {})
             data.pop(WIDGET, None)
+            cell.metadata["volumes"] = cell.metadata.get("volumes", {}) | data.pop(VOLUMES, {})
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
                 said = "".join(data[kind])
                 if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort

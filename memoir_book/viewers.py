@@ -20,9 +20,8 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from nibabel import Nifti1Image
 
+from .chapters import VOLUMES
 from .plots import DX_COLOURS, brain_rows
-
-VOLUMES = "application/vnd.memoir.volumes+json"  # file -> gzipped NIfTI in base64
 
 
 def brain_viewer(

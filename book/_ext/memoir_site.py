@@ -25,7 +25,6 @@ LOGGER = logging.getLogger(__name__)
 
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
-VOLUMES = "application/vnd.memoir.volumes+json"  # of `memoir_book.viewers`: file -> base64
 WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
@@ -142,10 +141,9 @@ def write_volumes(app) -> None:
     shelf.mkdir(parents=True)
     for path in Path(app.srcdir, "book", "chapters").glob("*.ipynb"):
         for cell in json.loads(path.read_text("utf-8"))["cells"]:
-            for output in cell.get("outputs", ()):
-                for name, packed in output.get("data", {}).get(VOLUMES, {}).items():
-                    text = f"memoirVolumes[{json.dumps(name)}] = {json.dumps(packed)};\n"
-                    (shelf / f"{Path(name).name}.js").write_text(text, "utf-8")
+            for name, packed in cell["metadata"].get("volumes", {}).items():
+                text = f"memoirVolumes[{json.dumps(name)}] = {json.dumps(packed)};\n"
+                (shelf / f"{Path(name).name}.js").write_text(text, "utf-8")
 
 
 def copy_files(app, error) -> None:

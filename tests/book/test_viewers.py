@@ -98,8 +98,9 @@ def test_a_live_notebook_gets_a_widget_and_a_page_does_not(shown, monkeypatch, t
     cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", bundle)])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
     pages.tidy(tmp_path / "n.ipynb", "run", "")
-    (kept,) = nbformat.read(tmp_path / "n.ipynb", 4).cells[0].outputs
-    assert kept.data.keys() == {"text/html", "text/plain", viewers.VOLUMES}
+    (tidied,) = nbformat.read(tmp_path / "n.ipynb", 4).cells
+    assert tidied.outputs[0].data.keys() == {"text/html", "text/plain"}
+    assert tidied.metadata["volumes"] == bundle[viewers.VOLUMES]
     monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
     bundle, _ = shown({"CN": image(0)}, "a title")
     assert bundle.keys() == {"text/html", viewers.VOLUMES}
