@@ -38,7 +38,7 @@ def find_repository(app, config) -> None:
     if name == host or config.memoir_private:  # pages of real people lead nowhere
         return
     if not re.fullmatch(host + r"[\w.-]+/[\w.-]+", name):
-        raise ExtensionError(f"_config.yml, repository, url: {name!r} is not {host}OWNER/NAME")
+        raise ExtensionError(f"_config.yml, repository_url: {name!r} is not {host}OWNER/NAME")
     options |= {f"use_{what}_button": True for what in ("repository", "issues", "edit_page")}
     options["repository_url"], config.memoir_repository = name, name.removeprefix(host)
 

@@ -32,7 +32,7 @@ ANATOMY = [
 # and a solution checks and shows itself, too.
 LINES = {"idea": 35, "self-check": 20, "solution": 20, "parameters": 20}
 TAGS = {"parameters", "idea", "exercise", "self-check", "solution", "hide-cell"}
-TAGS |= {"keep_output"}  # nbstripout leaves these cells their output
+TAGS |= {"keep_output"}  # told to nbstripout
 
 pytestmark = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
 

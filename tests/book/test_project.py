@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jupyter_book.config import get_final_config
 from sphinx.errors import ExtensionError
 from test_site import PAGES, extension
 
@@ -60,10 +61,13 @@ def test_another_address_is_refused(url):
 
 def test_the_address_in_the_settings_can_be_used(monkeypatch):
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    told = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    configured(told["url"])
-    assert told["branch"] == "main"
-    assert CITATION.get("repository-code", told["url"]) == told["url"]
+    told, _ = get_final_config(
+        user_yaml=ROOT / "_config.yml", cli_config={"latex_individualpages": None}
+    )
+    told = told["html_theme_options"]  # as Sphinx gets them
+    configured(url := told["repository_url"])
+    assert told["repository_branch"] == "main"
+    assert CITATION.get("repository-code", url) == url
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -105,6 +109,31 @@ def test_binder_is_offered_where_its_memory_is_enough(tmp_path, gib, binder):
     for button in more:
         assert button["url"].endswith(f"/gh/someone/book/main?urlpath=lab/tree/{notebook}")
         assert gib in button["tooltip"]
+
+
+CONF = """
+import sys
+sys.path.insert(0, {ext!r})
+extensions = ["myst_nb", "memoir_site"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {options!r}
+"""
+
+
+def test_the_theme_draws_the_links(tmp_path):
+    """A book of one page, built as the others are."""
+    options = {"repository_url": GITHUB, "repository_branch": "main"}
+    conf = CONF.format(ext=str(ROOT / "book" / "_ext"), options=options)
+    (tmp_path / "conf.py").write_text(conf)
+    (tmp_path / "index.md").write_text(
+        "# Book\n\n```text\nurl https://github.com/OWNER/NAME\n```\n"
+    )
+    command = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
+    subprocess.run(command, check=True)
+    html = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="(https://github\.com/someone/book[^"]*)"', html)
+    assert {GITHUB, f"{GITHUB}/edit/main/index.md"} <= {*links} and f"url {GITHUB}" in html
+    assert any(link.startswith(f"{GITHUB}/issues/new") for link in links)
 
 
 # --- the version ------------------------------------------------------------------------
