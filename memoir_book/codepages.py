@@ -54,14 +54,6 @@ def page(module: Path, statements: list[dict]) -> str:
     return _markdown().page(module.stem, says, parts)
 
 
-def names(module: Path) -> dict[str, str]:
-    """Say what a module's public functions and classes are for; without a docstring, their head."""
-    body = ast.parse(module.read_text(encoding="utf-8")).body
-    found = {n.name: n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    said = {k: ast.get_docstring(n) or ast.unparse(n) for k, n in found.items() if k[0] != "_"}
-    return {name: text.split("\n")[0] for name, text in said.items()}
-
-
 def write_pages(source: Path) -> None:
     """Write `book/code/` below a source folder of Jupyter Book."""
     statements = json.loads((source / "book/sentences.json").read_text("utf-8"))["statements"]
@@ -71,7 +63,8 @@ def write_pages(source: Path) -> None:
         modules = [m for m in modules if m.stem not in ("__init__", "run", "check")]  # aliases
         for module in modules:
             (folder / f"{module.stem}.md").write_text(page(module, statements), encoding="utf-8")
-        text = _markdown().names({module.stem: names(module) for module in modules})
+        trees = {module.stem: ast.parse(module.read_text("utf-8")).body for module in modules}
+        text = _markdown().names(trees, ast)
         (folder / "names.md").write_text(text, encoding="utf-8")
         text = _markdown().table(statements)  # all, with the chapter and the code that build them
         (folder / "statements.md").write_text(text, encoding="utf-8")

@@ -39,8 +39,8 @@ def find_repository(app, config) -> None:
         return
     if not re.fullmatch(host + r"[\w.-]+/[\w.-]+", name):
         raise ExtensionError(f"_config.yml, repository_url: {name!r} is not {host}OWNER/NAME")
-    options |= {f"use_{what}_button": True for what in ("repository", "issues", "edit_page")}
-    options["repository_url"], config.memoir_repository = name, name.removeprefix(host)
+    options |= config.memoir_links | {"repository_url": name}
+    config.memoir_repository = name.removeprefix(host)
 
 
 def name_repository(app, docname, text) -> None:
@@ -48,13 +48,6 @@ def name_repository(app, docname, text) -> None:
     if name := app.config.memoir_repository:
         text[0] = text[0].replace("OWNER/NAME", name)
     text[0] = re.sub(r"^.*OWNER/NAME.*\n", "", text[0], flags=re.MULTILINE)
-
-
-def source_of(page: str) -> str:
-    """Say in which file of the project a page is written: chapters and code are copies."""
-    folder, _, name = page.rpartition("/")
-    kept = {"book/chapters": f"notebooks/{name}.ipynb", "book/code": f"memoir_core/{name}.py"}
-    return kept.get(folder, f"{page}.md")
 
 
 def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
@@ -101,11 +94,11 @@ def mend_page(app, pagename, templatename, context, doctree) -> None:
 
 def add_buttons(app, pagename, templatename, context, doctree) -> None:
     """Offer the chapter itself to download, and to open elsewhere where that is possible."""
-    buttons, repository = context.get("header_buttons", []), app.config.memoir_repository
-    branch = app.config.html_theme_options.get("repository_branch")
+    buttons = context.get("header_buttons", [])
     for button in (button for group in buttons for button in group.get("buttons", ())):
-        if button["label"] == "source-edit-button":
-            button["url"] = f"https://github.com/{repository}/edit/{branch}/{source_of(pagename)}"
+        if button.get("url", "").startswith("https:"):  # chapters and code are copies
+            url = re.sub(r"book/chapters/(\w+\.ipynb)", r"notebooks/\1", button["url"])
+            button["url"] = re.sub(r"book/code/(\w+)\.md", r"memoir_core/\1.py", url)
     groups = [g["buttons"] for g in buttons if g.get("label") == "download-buttons"]
     for button in (button for group in groups for button in group):
         if button["text"] == ".pdf":  # the theme names them by suffix only
@@ -118,26 +111,13 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
             if button["label"] == "download-source-button":
                 button["text"] = ".ipynb, as run here"
                 button["tooltip"] = "The executed notebook, with outputs"
-        link = context["pathto"](f"notebooks/{name}.ipynb", 1)
-        words = ".ipynb, to run", "The notebook without outputs"
-        group.insert(0, _link("download-notebook-button", "fa-code", link, *words))
-    if repository:
-        at = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{source_of(pagename)}"
-        words = "Colab", "Open on Google Colab: the page Set-up and hardware says how"
-        rockets = [_link("launch-colab-button", "fa-cloud", at, *words)]
-        table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")  # as the page says it
-        took = float(re.search(rf"/{name}\.ipynb\).* ([\d.]+) GiB", table)[1])
-        if took <= BINDER_GIB:
-            at = f"https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/{source_of(pagename)}"
-            words = "Binder", f"Open on Binder, in 2 GB of memory; this run took {took:.1f} GiB"
-            rockets.append(_link("launch-binder-button", "fa-rocket", at, *words))
-        group = {"type": "group", "tooltip": "Open elsewhere", "icon": "fas fa-rocket"}
-        buttons.append(group | {"buttons": rockets, "label": "launch-buttons"})
-
-
-def _link(label: str, icon: str, url: str, text: str, tooltip: str) -> dict[str, str]:
-    link = {"type": "link", "url": url, "text": text, "tooltip": tooltip}
-    return link | {"icon": f"fas {icon}", "label": label}
+        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to run"}
+        link |= {"tooltip": "The notebook without outputs", "label": "download-notebook-button"}
+        group.insert(0, link | {"type": "link", "icon": "fas fa-code"})
+    table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")
+    took = float(re.search(rf"/{name}\.ipynb\).* ([\d.]+) GiB", table)[1])
+    for group in (g for g in buttons if g.get("label") == "launch-buttons" and took > BINDER_GIB):
+        group["buttons"] = [b for b in group["buttons"] if b["text"] != "Binder"]
 
 
 def refuse_others(app) -> None:
@@ -196,6 +176,7 @@ def copy_files(app, error) -> None:
 def setup(app) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.add_config_value("memoir_repository", "", "env")
+    app.add_config_value("memoir_links", {}, "html")
     app.add_config_value("memoir_private", False, "html")
     app.connect("config-inited", find_repository)
     app.connect("builder-inited", refuse_others)

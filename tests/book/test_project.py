@@ -21,6 +21,7 @@ from memoir_book.chapters import CHAPTERS, ROOT
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 ZENODO = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
 GITHUB = "https://github.com/someone/book"
+BINDER = "https://mybinder.org/v2/gh/someone/book/main?urlpath=lab/tree/"
 
 
 # --- the address ------------------------------------------------------------------------
@@ -28,9 +29,10 @@ GITHUB = "https://github.com/someone/book"
 
 def configured(url, private=False):
     options = {"repository_url": url, "repository_branch": "main"}
-    config = types.SimpleNamespace(
-        html_theme_options=options, memoir_private=private, memoir_repository=""
-    )
+    told = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    links = told["sphinx"]["config"]["memoir_links"]
+    config = types.SimpleNamespace(html_theme_options=options, memoir_repository="")
+    config.memoir_private, config.memoir_links = private, links
     extension.find_repository(None, config)
     return config
 
@@ -41,6 +43,7 @@ def test_links_follow_from_one_address(monkeypatch):
     assert config.memoir_repository == "someone/book"
     for what in ("repository", "issues", "edit_page"):
         assert config.html_theme_options[f"use_{what}_button"] is True
+    assert {"binderhub_url", "colab_url"} < config.html_theme_options["launch_buttons"].keys()
     monkeypatch.setenv("GITHUB_REPOSITORY", "fork/book")  # of GitHub Actions
     assert configured("").html_theme_options["repository_url"] == "https://github.com/fork/book"
     assert configured(GITHUB).memoir_repository == "someone/book"
@@ -70,9 +73,30 @@ def test_the_address_in_the_settings_can_be_used(monkeypatch):
     assert CITATION.get("repository-code", url) == url
 
 
+def measured(folder, gib="0.1"):
+    """A source folder with the table of what chapters took; chapter 4 took `gib`."""
+    row = "| [](chapters/{}.ipynb) | 12 min | 30 min | 9 min | {} GiB |\n"
+    rows = [row.format(c.name, gib if c.number == "04" else "0.1") for c in CHAPTERS]
+    (folder / "book" / "chapters").mkdir(parents=True)
+    (folder / "book" / "chapters" / "times.md").write_text("".join(rows))
+    return folder
+
+
+def pressed(app, page, url):
+    """What becomes of the address of one of the theme's buttons."""
+    buttons = [{"label": "source-buttons", "buttons": [{"url": url, "text": "", "label": ""}]}]
+    extension.add_buttons(app, page, "", {"header_buttons": buttons, "pathto": None}, None)
+    return buttons[0]["buttons"][0]["url"]
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_an_edit_link_leads_to_where_a_page_is_written(page):
-    assert (ROOT / extension.source_of(page)).is_file()
+def test_an_edit_link_leads_to_where_a_page_is_written(page, tmp_path):
+    app = types.SimpleNamespace(srcdir=measured(tmp_path))
+    end = "ipynb" if page.startswith("book/chapters/") else "md"
+    found = pressed(app, page, f"{GITHUB}/edit/main/{page}.{end}")
+    assert (ROOT / found.removeprefix(f"{GITHUB}/edit/main/")).is_file()
+    for other in (f"../../_sources/{page}.{end}", f"{GITHUB}/issues/new?title={page}.html"):
+        assert pressed(app, page, other) == other
 
 
 @pytest.mark.parametrize("name", ["someone/book", ""])
@@ -91,24 +115,17 @@ def test_lines_with_the_address_say_it_or_are_left_out(name):
 
 @pytest.mark.parametrize(("gib", "binder"), [("1.8", True), ("1.9", False)])
 def test_binder_is_offered_where_its_memory_is_enough(tmp_path, gib, binder):
-    table = f"| [](chapters/{CHAPTERS[3].name}.ipynb) | 12 min | 30 min | 9 min | {gib} GiB |\n"
-    table += f"| [](chapters/{CHAPTERS[4].name}.ipynb) | 12 min | 30 min | 9 min | 0.1 GiB |\n"
-    (tmp_path / "book" / "chapters").mkdir(parents=True)
-    (tmp_path / "book" / "chapters" / "times.md").write_text(table)
-    config = configured(GITHUB)
-    app = types.SimpleNamespace(config=config, srcdir=str(tmp_path))
-    edit = {"label": "source-edit-button", "url": "of the theme", "text": "Suggest edit"}
-    buttons = [{"label": "source-buttons", "buttons": [edit]}]
+    app = types.SimpleNamespace(srcdir=measured(tmp_path, gib))
+    at = f"{CHAPTERS[3].name}.ipynb"
+    colab = "https://colab.research.google.com/github/someone/book/blob/main/"
+    places = {"Binder": f"{BINDER}book/chapters/{at}", "Colab": f"{colab}book/chapters/{at}"}
+    group = [{"url": url, "text": text, "type": "link"} for text, url in places.items()]
+    buttons = [{"label": "launch-buttons", "buttons": group}]
     page = f"book/chapters/{CHAPTERS[3].name}"
     extension.add_buttons(app, page, "", {"header_buttons": buttons, "pathto": None}, None)
-    notebook = f"notebooks/{CHAPTERS[3].name}.ipynb"
-    assert edit["url"] == f"{GITHUB}/edit/main/{notebook}"
-    colab, *more = buttons[-1]["buttons"]
-    at = "https://colab.research.google.com/github/someone/book/blob/main/"
-    assert colab["url"] == at + notebook and len(more) == binder
-    for button in more:
-        assert button["url"].endswith(f"/gh/someone/book/main?urlpath=lab/tree/{notebook}")
-        assert gib in button["tooltip"]
+    found = {button["text"]: button["url"] for button in buttons[0]["buttons"]}
+    wanted = {"Colab": f"{colab}notebooks/{at}"}
+    assert found == wanted | ({"Binder": f"{BINDER}notebooks/{at}"} if binder else {})
 
 
 CONF = """
@@ -117,13 +134,16 @@ sys.path.insert(0, {ext!r})
 extensions = ["myst_nb", "memoir_site"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {options!r}
+memoir_links = {links!r}
 """
 
 
 def test_the_theme_draws_the_links(tmp_path):
     """A book of one page, built as the others are."""
     options = {"repository_url": GITHUB, "repository_branch": "main"}
-    conf = CONF.format(ext=str(ROOT / "book" / "_ext"), options=options)
+    conf = CONF.format(
+        ext=str(ROOT / "book" / "_ext"), options=options, links=configured("").memoir_links
+    )
     (tmp_path / "conf.py").write_text(conf)
     (tmp_path / "index.md").write_text(
         "# Book\n\n```text\nurl https://github.com/OWNER/NAME\n```\n"
