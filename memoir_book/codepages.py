@@ -59,9 +59,12 @@ def write_pages(source: Path) -> None:
     statements = json.loads((source / "book/sentences.json").read_text("utf-8"))["statements"]
     with atomic_path(source / "book" / "code", durable=False) as folder:
         folder.mkdir()
-        for module in (source / "memoir_core").glob("*.py"):
-            if module.stem not in ("__init__", "run", "check"):  # aliases, no part of the model
-                text = page(module, statements)
-                (folder / f"{module.stem}.md").write_text(text, encoding="utf-8")
+        modules = sorted((source / "memoir_core").glob("*.py"))
+        modules = [m for m in modules if m.stem not in ("__init__", "run", "check")]  # aliases
+        for module in modules:
+            (folder / f"{module.stem}.md").write_text(page(module, statements), encoding="utf-8")
+        trees = {module.stem: ast.parse(module.read_text("utf-8")).body for module in modules}
+        text = _markdown().names(trees, ast)
+        (folder / "names.md").write_text(text, encoding="utf-8")
         text = _markdown().table(statements)  # all, with the chapter and the code that build them
         (folder / "statements.md").write_text(text, encoding="utf-8")

@@ -4,9 +4,11 @@ Exit code 1 only for what would make the run fail. Nothing is downloaded or chan
 """
 
 import os
+import platform
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,19 +17,21 @@ from memoir_core.config import PROFILES, Profile  # others need packages, which 
 
 from . import chapters
 
-PYTHON = (3, 11)
+PYTHONS = ("3.11", "3.12", "3.13")
 GIB_WANTED = {"smoke": 6, "quick": 8, "paper": 40}  # of disk: volumes, checkpoints, text models
 
 
 def versions() -> Iterator[tuple[str, str, str]]:
-    """Compare installed packages with both files of requirements: level, name, what was found."""
+    """Compare installed packages with those that the lock names: level, name, what was found."""
     chapters.runs_dir()  # needs the checkout, and says so
-    if sys.version_info[:2] != PYTHON:
-        found, tested = (".".join(map(str, v)) for v in (sys.version_info[:3], PYTHON))
-        yield "note", "Python", f"{found}; tested was {tested}"
-    files = (chapters.ROOT / f"requirements{end}.txt" for end in ("", "-weights"))
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    for name, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
+    if (found := platform.python_version()).rpartition(".")[0] not in PYTHONS:
+        yield "note", "Python", f"{found}; tested were {', '.join(PYTHONS)}"
+    told = tomllib.loads((chapters.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = (told["dependency-groups"][name] for name in ("book", "dev", "weights"))
+    text = (chapters.ROOT / "requirements.lock").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+    for wanted in sum(groups, told["project"]["dependencies"]):
+        pinned = pins[name := re.split("[=<>]", wanted)[0]]
         try:
             installed = version(name).split("+")[0]  # +cpu is torch's build
             if installed != pinned.split("+")[0]:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,27 @@ LOGGER = logging.getLogger(__name__)
 
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
+BINDER_GIB = 1.8  # of the 2 GB that mybinder.org gives; JupyterLab takes the rest
 WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
-def find_repository() -> tuple[str, str] | None:
-    """Say where the project is public, as ('owner/name', branch): GitHub Actions knows it."""
-    name, branch = (os.environ.get(f"GITHUB_{key}", "") for key in ("REPOSITORY", "REF_NAME"))
-    return (name, branch or "main") if name else None
+def find_repository(app, config) -> None:
+    """Say where the project is public, as 'owner/name': _config.yml, else GitHub Actions."""
+    options, host = config.html_theme_options, "https://github.com/"
+    name = options.get("repository_url") or host + os.environ.get("GITHUB_REPOSITORY", "")
+    if name == host or config.memoir_private:  # pages of real people lead nowhere
+        return
+    if not re.fullmatch(host + r"[\w.-]+/[\w.-]+", name):
+        raise ExtensionError(f"_config.yml, repository_url: {name!r} is not {host}OWNER/NAME")
+    options |= config.memoir_links | {"repository_url": name}
+    config.memoir_repository = name.removeprefix(host)
 
 
-def launch_link(notebook: str, repository: tuple[str, str]) -> str:
-    """Give the address that opens a chapter, such as '01_cohort', on Binder."""
-    name, branch = repository
-    path = f"notebooks/{notebook}.ipynb"
-    return f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}"
+def name_repository(app, docname, text) -> None:
+    """Put the name where a page says OWNER/NAME; where nobody knows it, the line is left out."""
+    if name := app.config.memoir_repository:
+        text[0] = text[0].replace("OWNER/NAME", name)
+    text[0] = re.sub(r"^.*OWNER/NAME.*\n", "", text[0], flags=re.MULTILINE)
 
 
 def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
@@ -86,6 +94,10 @@ def mend_page(app, pagename, templatename, context, doctree) -> None:
 def add_buttons(app, pagename, templatename, context, doctree) -> None:
     """Offer the chapter itself to download, and to open elsewhere where that is possible."""
     buttons = context.get("header_buttons", [])
+    for button in (button for group in buttons for button in group.get("buttons", ())):
+        if button.get("url", "").startswith("https:"):  # chapters and code are copies
+            url = re.sub(r"book/chapters/(\w+\.ipynb)", r"notebooks/\1", button["url"])
+            button["url"] = re.sub(r"book/code/(\w+)\.md", r"memoir_core/\1.py", url)
     groups = [g["buttons"] for g in buttons if g.get("label") == "download-buttons"]
     for button in (button for group in groups for button in group):
         if button["text"] == ".pdf":  # the theme names them by suffix only
@@ -98,18 +110,13 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
             if button["label"] == "download-source-button":
                 button["text"] = ".ipynb, as run here"
                 button["tooltip"] = "The executed notebook, with outputs"
-        link = context["pathto"](f"notebooks/{name}.ipynb", 1)
-        words = ".ipynb, to run", "The notebook without outputs"
-        group.insert(0, _link("download-notebook-button", "fa-code", link, *words))
-    if app.config.memoir_repository:
-        link = launch_link(name, app.config.memoir_repository)
-        words = "Binder", "Open on Binder"
-        buttons.append(_link("launch-binder-button", "fa-rocket", link, *words))
-
-
-def _link(label: str, icon: str, url: str, text: str, tooltip: str) -> dict[str, str]:
-    link = {"type": "link", "url": url, "text": text, "tooltip": tooltip}
-    return link | {"icon": f"fas {icon}", "label": label}
+        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to run"}
+        link |= {"tooltip": "The notebook without outputs", "label": "download-notebook-button"}
+        group.insert(0, link | {"type": "link", "icon": "fas fa-code"})
+    table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")
+    took = float(re.search(rf"/{name}\.ipynb\).* ([\d.]+) GiB", table)[1])
+    for group in (g for g in buttons if g.get("label") == "launch-buttons" and took > BINDER_GIB):
+        group["buttons"] = [b for b in group["buttons"] if b["text"] != "Binder"]
 
 
 def refuse_others(app) -> None:
@@ -166,9 +173,12 @@ def copy_files(app, error) -> None:
 
 def setup(app) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
-    app.add_config_value("memoir_repository", find_repository(), "html")
+    app.add_config_value("memoir_repository", "", "env")
+    app.add_config_value("memoir_links", {}, "html")
     app.add_config_value("memoir_private", False, "html")
+    app.connect("config-inited", find_repository)
     app.connect("builder-inited", refuse_others)
+    app.connect("source-read", name_repository)
     app.connect("doctree-read", describe_images)
     app.connect("html-page-context", mend_page)
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501

@@ -74,7 +74,7 @@ def prepared(tmp_path_factory):
     empty file and a cut one.
     """
     for package in prepare.PACKAGES:
-        pytest.importorskip(package, reason="needs requirements-intake.txt")
+        pytest.importorskip(package, reason="needs the group intake")
     raw, out = (tmp_path_factory.mktemp(name) for name in ("raw", "out"))
     head = heads.make_head(brain(), AFFINE, MOVED, spacing=2.4, bias=0.6, axes="PIR")
     first = raw / "sub-ADNI999S9001/ses-M000"
@@ -239,7 +239,7 @@ def test_missing_packages_are_named_with_the_mend(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(prepare, "PACKAGES", ("no_such_package",))
     assert main(["prepare", str(tmp_path), str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
-    assert "no_such_package" in said and "pip install -r requirements-intake.txt" in said
+    assert "no_such_package" in said and "pip install --no-deps --group intake" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -39,11 +39,12 @@ def checkout(tmp_path):
     return folder
 
 
-def make(folder, *arguments, version=11, python=None, **how):
+def make(folder, *arguments, version=11, python=None, text=PYTHON, path=None, **how):
     python = python or folder.parent / "python"
-    python.write_text(PYTHON.replace("VERSION", str(version)))
+    python.write_text(text.replace("VERSION", str(version)))
     python.chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    kept["PATH"] = path or kept["PATH"]
     command = ["make", *arguments, f"PYTHON={python}"]
     return subprocess.run(
         command, cwd=folder, env=kept, capture_output=True, text=True, check=False, **how
@@ -51,14 +52,16 @@ def make(folder, *arguments, version=11, python=None, **how):
 
 
 @fault(
-    "`make` finds a Python that is not 3.11",
+    "`make` finds a Python that is none of 3.11 to 3.13",
     "One sentence says so, and how to name another; nothing is installed.",
 )
 @pytest.mark.parametrize("version", [8, 10, 14])
 def test_another_python_is_named_before_anything_is_installed(checkout, version):
     done = make(checkout, "setup", version=version)
     assert done.returncode == 2 and not (checkout / ".venv").exists()
-    assert "The book needs Python 3.11" in done.stdout and "make PYTHON=" in done.stdout
+    assert (
+        "The book needs Python 3.11, 3.12 or 3.13" in done.stdout and "make PYTHON=" in done.stdout
+    )
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -73,13 +76,47 @@ def test_a_stale_environment_is_made_anew(checkout, why):
     if why == "moved":
         checkout = checkout.rename(checkout.with_name("elsewhere"))
     elif why == "another":
-        (checkout / ".venv" / "pyvenv.cfg").write_text("version = 3.12.1")
+        (checkout / ".venv" / "pyvenv.cfg").write_text("version = 3.10.1")
     else:
         (checkout / ".venv" / "bin" / "python").unlink()
         (checkout / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.11")
     done = make(checkout, "setup")
     assert done.returncode == 0 and "made -m venv --clear .venv" in done.stdout
     assert "made" not in make(checkout, "setup").stdout
+
+
+@pytest.mark.parametrize("version", [12, 13])
+def test_a_python_that_is_asked_for_replaces_another(checkout, version):
+    assert make(checkout, "setup").returncode == 0
+    assert "made -m venv --clear .venv" in make(checkout, "setup", version=version).stdout
+    assert "made" not in make(checkout, "setup", version=version).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one build of PyTorch")
+@pytest.mark.parametrize("why", ["no card", "card", "DEVICE=cuda", "not here", "nowhere"])
+def test_pytorch_comes_without_cuda_where_no_card_is_seen(checkout, why):
+    """From the index that this machine is set up for, else from PyTorch's own, else with CUDA."""
+    tools = checkout.parent / "tools"
+    tools.mkdir()
+    card = "echo 'GPU 0: one'" if why == "card" else "exit 9"
+    refuses = {"not here": "*+cpu*lock", "nowhere": "*+cpu*"}.get(why, "nothing")
+    (tools / "nvidia-smi").write_text(f"#!/bin/sh\n{card}\n")
+    log = f'#!/bin/sh\necho "$*" >> log\ncase "$*" in {refuses}) exit 1;; esac\n'
+    (tools / "pip").write_text(log)
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    python = checkout.parent / "python"
+    asked = ["DEVICE=cuda"] if why == "DEVICE=cuda" else []
+    path = f"{tools}:{os.environ['PATH']}"
+    text = PYTHON.replace("/bin/true", str(tools / "pip")).replace("VERSION", "11")
+    done = make(checkout, ".venv/installed", *asked, python=python, text=text, path=path)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in (checkout / "log").read_text().splitlines() if "torch==" in line]
+    assert all("+cpu -c requirements.lock" in line for line in said)
+    assert len(said) == {"no card": 1, "not here": 2, "nowhere": 2}.get(why, 0)
+    from_pytorch = ["--index-url https://download.pytorch.org/whl/cpu" in line for line in said]
+    assert from_pytorch == [False, True][: len(said)]
+    assert ("cannot be had" in done.stdout) == (why == "nowhere")
 
 
 @fault("the checkout is read-only", "`make` says so in one sentence.")

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -204,6 +205,7 @@ def test_a_page_keeps_the_last_state_of_a_bar_and_no_widget(tmp_path):
 def test_every_module_of_the_core_has_its_page_in_the_order_of_imports():
     code = [name.removeprefix("book/code/") for name in PAGES if name.startswith("book/code/")]
     assert code == list(ORDER)
+    assert PAGES[PAGES.index("book/code/config") - 1] == "book/core"  # with links to these
 
 
 MODULE = '''"""What it is for."""
@@ -250,6 +252,23 @@ def test_a_page_shows_every_line_once_under_the_name_that_it_defines(tmp_path):
     assert "(code-m-A)=\n(code-m-B)=\n## `A`, `B`\n" in text
     assert "[A Part 2](../how_to_read.md#a-part)" in text
     assert ":lines: 12-18" in text and "## Imports" in text
+
+
+def test_the_core_is_listed_by_name_with_what_each_is_for(tmp_path):
+    module = tmp_path / "m.py"
+    module.write_text(MODULE.replace("class G: ...", "class G:\n    ...\n\n\ndef _own(): ..."))
+    shutil.copytree(ROOT / "memoir_core", tmp_path / "memoir_core")
+    (tmp_path / "memoir_core" / "m.py").write_text(module.read_text())
+    (tmp_path / "book").mkdir()
+    shutil.copy(BOOK / "sentences.json", tmp_path / "book")
+    codepages.write_pages(tmp_path)
+    text = (tmp_path / "book" / "code" / "names.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(#code-(\w+?)-(\S+)\) \| (.+) \|$", text, re.MULTILINE)
+    assert [row for row in rows if row[1] == "m"] == [
+        ("f", "m", "f", "Twice."),
+        ("G", "m", "g", "class G:"),
+    ]
+    assert {module for _, module, _, _ in rows} == {*ORDER, "m"} and len(rows) > 100
 
 
 STATEMENTS = json.loads((BOOK / "sentences.json").read_text(encoding="utf-8"))
@@ -427,22 +446,6 @@ def test_what_only_developers_read_comes_last_and_apart():
     assert not [name for name in students if "fault" in name or "architecture" in name]
 
 
-def test_actions_say_the_address(monkeypatch):
-    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    assert extension.find_repository() is None
-    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/book")
-    monkeypatch.setenv("GITHUB_REF_NAME", "main")
-    link = extension.launch_link("04_stage1_contrastive", extension.find_repository())
-    assert link.endswith(
-        "/someone/book/main?urlpath=lab/tree/notebooks/04_stage1_contrastive.ipynb"
-    )
-
-
-def test_binder_installs_what_the_book_pins():
-    assert "-r requirements.txt -c requirements.lock" in (ROOT / "binder" / "postBuild").read_text()
-    assert (ROOT / "binder" / "runtime.txt").read_text().strip() == "python-3.11"
-
-
 # --- figures and their words ------------------------------------------------------------
 
 
@@ -484,7 +487,8 @@ def test_workflows_call_what_the_makefile_has(name):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = {t for step in steps for t in re.findall(r"make ([a-z]+)", step.get("run", ""))}
     assert called and called <= targets
-    assert "3.11" in text
+    versions = {str(v) for v in re.findall(r'"(3\.\d+)"', text)}
+    assert versions == ({"3.11", "3.12", "3.13"} if name == "test.yml" else {"3.11"})
 
 
 # --- the recipes ------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_offline_neither_cache_nor_hub_counts(gguf, tmp_path, monkeypatch):
 
 def test_another_file_in_a_package_is_refused(gguf, tmp_path):
     (tmp_path / "gemma-3-270m.1.gguf").write_text("another")
-    with pytest.raises(weights.DamagedFileError, match="--no-deps -r requirements-weights"):
+    with pytest.raises(weights.DamagedFileError, match="--no-deps --group weights"):
         weights.find("gemma-3-270m")
     assert not gguf and not (tmp_path / "cache" / "models" / "gemma-3-270m").exists()
 
@@ -216,11 +216,13 @@ def test_a_safetensors_file_of_a_package_is_verified_too(monkeypatch):
 
 
 def test_packages_of_weights_are_pinned_with_their_licences():
-    text = (weights.chapters.ROOT / "requirements-weights.txt").read_text()
+    text = (weights.chapters.ROOT / "pyproject.toml").read_text()
+    text = text[text.index("\nweights = [") : text.index("\nintake = [")]
     for source in weights.SOURCES.values():
         if source.package:
-            before = text[: text.index(f"\n{source.package}==")]
-            assert source.licence in before[before.rindex("\n\n") :] and source.terms in before
+            before = text[: text.index(f'\n    "{source.package}==')]
+            said = before[before.rindex("    # " + source.hub_id) :]
+            assert source.licence in said and source.terms in said
             assert re.fullmatch("[0-9a-f]{64}", source.sha256) and source.files
 
 
