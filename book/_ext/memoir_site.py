@@ -164,7 +164,7 @@ def copy_files(app, error) -> None:
         (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
-        raise FileNotFoundError("sphinx-mathjax-offline is not installed: see requirements.txt")
+        raise FileNotFoundError("sphinx-mathjax-offline is not installed: see pyproject.toml")
     source = Path(package.origin).parent / "static" / "mathjax"
     for part in MATHJAX:
         target = Path(app.outdir) / "_static" / "mathjax" / part

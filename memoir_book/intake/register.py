@@ -1,6 +1,6 @@
 """What `prepare` does to one image: read it, find the brain, even it out, put it on the grid.
 
-SimpleITK and deepbet (see requirements-intake.txt) are imported where they are used.
+SimpleITK and deepbet (group intake of pyproject.toml) are imported where they are used.
 """
 
 from functools import cache
