@@ -57,3 +57,16 @@ def test_an_alignment_that_saw_the_test_captions_finds_them():
     honest, leaky = found["found_own"]
     assert leaky.all() and honest.mean() < 0.4 and len(honest) == 20
     assert len(found["with_test"]) == len(found["train"]) == 40
+
+
+def test_a_result_beyond_what_its_inputs_allow_is_named_even_where_no_redraw_changes_it():
+    says = idea("11", "def beyond_sentences")["beyond_sentences"]
+    row = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 15, "ceiling": 0.72}
+    below, unclear = row | {"low": 0.4, "high": 0.7}, row | {"low": 0.6, "high": 0.9}
+    nothing = row | {"low": None, "high": None}
+    said = says({"a": row, "b": below, "c": unclear, "d": nothing})
+    assert said == [
+        "Too good to be true, with a ceiling of 0.72: a (1.00; 1.00 to 1.00; n = 15).",
+        "Below their ceiling, leak or not: b.",
+        "Perhaps at their ceiling: c.",
+    ]
