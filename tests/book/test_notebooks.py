@@ -164,5 +164,6 @@ def test_only_checked_cells_store_output(chapter):
         if "NBVAL_CHECK_OUTPUT" in cell.source:
             assert cell.outputs, "a checked cell needs what to check"
             assert "keep_output" in tags(cell), "nbstripout would take its output away"
+            assert cell.execution_count, "nbval refuses an output without a count"
         else:
             assert not cell.outputs and cell.execution_count is None, cell.source[:60]
