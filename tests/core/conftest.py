@@ -3,8 +3,10 @@
 import pytest
 import small
 import torch
+from people import people
+from tinysearch import N, embeddings
 
-from memoir_core import model
+from memoir_core import model, retrieval
 
 
 @pytest.fixture
@@ -19,3 +21,25 @@ def tiny_net(monkeypatch):
 def subjects():
     table = small.cohort()
     return table, small.volumes(table)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """N people, for the search."""
+    return people(N)
+
+
+@pytest.fixture(scope="module")
+def z():
+    """Their embeddings (N, 512)."""
+    return embeddings()
+
+
+@pytest.fixture
+def train(table):
+    return table.loc[table["split"] != "test", "case"].to_numpy()
+
+
+@pytest.fixture
+def index(table, z, train):
+    return retrieval.build_index(z[train], train, table)

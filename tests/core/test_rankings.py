@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 import torch
 from ideas import idea
-from people import people
 from sklearn.metrics import ndcg_score
-from tinysearch import N, Words, embeddings
+from tinysearch import N, Words
 
 from memoir_core import retrieval, text
 from memoir_core.captions import BLIND, FIELDS_OF, PROTOCOLS, caption, caption_rows, records
@@ -23,26 +22,6 @@ ranking_metrics = idea("08", "def ranking_metrics", ndcg_score=ndcg_score, **KNO
 ]
 CAPTIONS = {"caption": caption, "BLIND": BLIND, "FIELDS_OF": FIELDS_OF, "MODALITIES": MODALITIES}
 subset_text = idea("08", "def subset_text", **CAPTIONS)["subset_text"]
-
-
-@pytest.fixture(scope="module")
-def table():
-    return people(N)
-
-
-@pytest.fixture(scope="module")
-def z():
-    return embeddings()
-
-
-@pytest.fixture
-def train(table):
-    return table.loc[table["split"] != "test", "case"].to_numpy()
-
-
-@pytest.fixture
-def index(table, z, train):
-    return retrieval.build_index(z[train], train, table)
 
 
 # --- grades -----------------------------------------------------------------------------

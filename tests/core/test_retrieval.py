@@ -4,37 +4,16 @@ import faiss
 import numpy as np
 import pytest
 from ideas import idea
-from people import people
 from sklearn.impute import SimpleImputer
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tinysearch import N, Words, embeddings
+from tinysearch import N, Words
 
 from memoir_core import retrieval
 from memoir_core.captions import PROTOCOLS, caption_rows
 from memoir_core.cohort import DataLeakageError
 from memoir_core.config import SCORES
-
-
-@pytest.fixture(scope="module")
-def table():
-    return people(N)
-
-
-@pytest.fixture(scope="module")
-def z():
-    return embeddings()
-
-
-@pytest.fixture
-def train(table):
-    return table.loc[table["split"] != "test", "case"].to_numpy()
-
-
-@pytest.fixture
-def index(table, z, train):
-    return retrieval.build_index(z[train], train, table)
 
 
 @pytest.fixture
