@@ -129,7 +129,8 @@ def tidy(notebook: Path, run: str, data_dir: str, private: bool = False) -> None
                 _mask(output)
             data = output if "text" in output else output.get("data", {})
             data.pop(WIDGET, None)
-            cell.metadata["volumes"] = cell.metadata.get("volumes", {}) | data.pop(VOLUMES, {})
+            if VOLUMES in data:
+                cell.metadata.setdefault("volumes", {}).update(data.pop(VOLUMES))
             for kind in {"text", "text/plain", "text/html", "text/markdown"} & data.keys():
                 said = "".join(data[kind])
                 if "base64" not in said and "synthetic" not in said:  # viewers; not this cohort
