@@ -120,7 +120,7 @@ def _html(macro: str, **values: Any) -> Any:
 
 
 def _png(figure: Figure) -> str:
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=80)
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
     plt.close(figure)
     return _data_url("png", buffer)
 
