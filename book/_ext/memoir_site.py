@@ -1,6 +1,6 @@
 """What the published pages add to Jupyter Book: alt texts, launch buttons, MathJax from here.
 
-A local Sphinx extension, named in _config.yml. It reads notebooks and writes HTML only.
+A local Sphinx extension, named in _config.yml. It reads notebooks, and writes HTML and copies.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
+
+from memoir_book import student
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -36,7 +38,7 @@ def find_repository() -> tuple[str, str] | None:
 def launch_link(notebook: str, repository: tuple[str, str]) -> str:
     """Give the address that opens a chapter, such as '01_cohort', on Binder."""
     name, branch = repository
-    path = f"notebooks/{notebook}.ipynb"
+    path = f"student/{notebook}.ipynb"
     return f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{path}"
 
 
@@ -98,7 +100,7 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
                 button["text"] = ".ipynb, as run here"
                 button["tooltip"] = "The executed notebook, with outputs"
         link = context["pathto"](f"notebooks/{name}.ipynb", 1)
-        words = ".ipynb, to run", "The notebook without outputs"
+        words = ".ipynb, to work in", "The notebook without outputs and solutions"
         group.insert(0, _link("download-notebook-button", "fa-code", link, *words))
     if app.config.memoir_repository:
         link = launch_link(name, app.config.memoir_repository)
@@ -122,26 +124,15 @@ def refuse_others(app) -> None:
             raise ExtensionError(f"{path} shows what no synthetic run made; {mend}")
 
 
-def without_outputs(text: str) -> str:
-    """Take out of a notebook what was made when somebody ran it, pasted pictures too."""
-    notebook = json.loads(text)
-    kept = ("kernelspec", "language_info")
-    notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in kept}
-    for cell in notebook["cells"]:
-        cell.pop("attachments", None)
-        if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
-    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
-
-
 def copy_files(app, error) -> None:
-    """Ship notebooks without outputs, and MathJax, so that nothing comes from elsewhere."""
+    """Ship students' copies of the notebooks, and MathJax: nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
     (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
     for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):
-        (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
+        copy = student.copy_of(path)
+        (shelf / path.name).write_text(json.dumps(copy, ensure_ascii=False, indent=1), "utf-8")
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise FileNotFoundError("sphinx-mathjax-offline is not installed: see requirements.txt")
