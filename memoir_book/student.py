@@ -24,7 +24,7 @@ def copy_of(path: Path) -> dict:
         for myst, plain in published.load("student.json")["plain"]:
             text = re.sub(myst, plain, text) if cell["cell_type"] == "markdown" else text
         new = {key: cell[key] for key in ("cell_type", "id", "metadata")} | {"source": text}
-        code = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+        code: dict = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
         cells.append(new | code)
     kept = {k: v for k, v in found["metadata"].items() if k in ("kernelspec", "language_info")}
     return found | {"cells": cells, "metadata": kept}
