@@ -104,7 +104,8 @@ def whole(folder: Path, short: str) -> set[str]:
         if not (inside and write.is_synthetic(folder)):
             raise ValueError(say("no synthetic run", name=short))
         return names
-    paths, found = [], {"chapters": {}}
+    paths: list[Path] = []
+    found: dict = {}
     if short == "run":
         paths, found = [folder / manifest.MANIFEST], manifest.read_manifest(folder)
         cohorts = {record["cohort"] for record in found.get("chapters", {}).values()}
