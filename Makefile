@@ -46,8 +46,8 @@ TEST_RUNS := $(CURDIR)/runs/.test
 BROWSER_TESTS := MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest \
   tests/book/test_browser.py --numprocesses 2
 
-.PHONY: book html pdf browser setup doctor test row1 row2 row3 row4 lint unit notebooks endtoend
-.PHONY: mutants lock audit clean help stale
+.PHONY: book html student pdf browser setup doctor test row1 row2 row3 row4 lint unit notebooks
+.PHONY: endtoend mutants lock audit clean help stale
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -92,6 +92,9 @@ doctor: setup  ## look before a run: versions, memory, disk, models
 
 html: setup  ## build the HTML of the run made last, or of RUN
 	$(BIN)/python -m memoir_book.pages --run "$$RUN"
+
+student: setup  ## write copies of the notebooks without solutions into student/, to work in
+	$(BIN)/python -m memoir_book.student
 
 pdf: setup  ## print the run made last, or RUN, into memoir-vlm.pdf beside its pages
 	@test -n "$(CHROMIUM)" || { echo "make pdf needs chromium: apt-get install chromium"; exit 1; }

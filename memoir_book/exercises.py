@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .chapters import CHAPTERS, ROOT
+from .chapters import CHAPTERS, ROOT, get_chapter
 
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
 HIDDEN = ROOT / "tests" / "hidden"
@@ -107,6 +107,16 @@ def predict(guess: Any, found: Any, what: str, form: str = "{:.2f}") -> None:
         print(f"{what}: you said {form.format(guess)}, it is {form.format(found)} ({off})")
     else:
         print(f"{what}: you said {guess}, it is {found}")
+
+
+def solution(number: str) -> None:
+    """Print the solution of an exercise, such as '5.2', and what the book says of it."""
+    path = get_chapter(number.partition(".")[0]).notebook
+    texts = ["".join(cell["source"]) for cell in json.loads(path.read_text("utf-8"))["cells"]]
+    at = (*texts, title := f"**Solution {number}**").index(title)
+    print(
+        *texts[at + 1 : at + 3] or ["The run solves it: a prediction (or no exercise)"], sep="\n\n"
+    )
 
 
 def marks(answers: Mapping[str, Any], tests: Path) -> None:

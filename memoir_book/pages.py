@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from jinja2 import Environment
 
 from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
@@ -83,7 +84,7 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
 
             export(name, settings, folder / "model.js")
         parts = {"headline": headline(run_dir), "times": times(run_dir)}
-        parts |= {"findings": findings(run_dir)} | pictures(run_dir, folder)
+        parts |= {"findings": findings(run_dir)} | pictures(run_dir, folder) | cards(run_dir)
         for part, text in parts.items():
             (folder / f"{part}.md").write_text(dataset.reword(text), encoding="utf-8")
     return source, out
@@ -233,6 +234,19 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
             told[name] = f"```{{image}} chapters/{name}.png\n:alt: {json.dumps(alt)}\n```\n\n"
             told[name] += f"**{(found.get('findings') or [alt])[0]}** {link}\n"
     return told
+
+
+def cards(run_dir: Path) -> dict[str, str]:
+    """Write of its model card and its datasheet what a run measured or noted, as Markdown."""
+    source = Path(__file__).with_name("cards.md.j2").read_text(encoding="utf-8")
+    page = Environment(trim_blocks=True, lstrip_blocks=True)
+    page.filters["number"] = published.number
+    known = {"made": manifest.read_manifest(run_dir)["chapters"], "seen": [], "found": {}}
+    for chapter in CHAPTERS:
+        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
+        known["found"][chapter.number] = stored["results"]
+    told = page.from_string(source).make_module(known)
+    return {name: getattr(told, name)() for name in ("model_card", "datasheet")}
 
 
 def times(run_dir: Path) -> str:

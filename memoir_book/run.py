@@ -18,16 +18,20 @@ from memoir_core.config import get_profile
 from memoir_core.files import DamagedFileError, difference, read_json, sweep
 from memoir_core.tables import CohortError
 
-from . import chapters, manifest, pages, store
+from . import chapters, manifest, packs, pages, store
 from .chapters import CHAPTERS, Chapter
 from .messages import say
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run chapters; exit code 0, 1 where one fails, 2 for wrong arguments."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["pack"], ["unpack"]):
+        return packs.main(argv)
     about = "Run the book's notebooks in order. Chapters that are up to date are skipped."
     parser = chapters.parser_of("run", about)
     parser.epilog = f"Chapters: {', '.join(c.name for c in CHAPTERS)}. A number will do: --from 4."
+    parser.epilog += " To hand a run on: `run pack --help`, `run unpack --help`."
     args = parser.parse_args(argv)
     try:
         chosen = choose_chapters(getattr(args, "from"), args.to, args.only)

@@ -2,10 +2,11 @@
 
     python -m memoir_book.seeds bands smoke-seed0 smoke-seed1 smoke-seed2
     python -m memoir_book.seeds compare quick-base-seed0 quick-base-seed1 quick-half-seed0
+    python -m memoir_book.seeds export quick-seed7 --out mine.json; ... compare mine.json
 
 `bands` stores in book/reference/bands.json where further seeds may be expected; the last cell of
 each chapter calls `check`. `compare` averages over runs whose names differ only in a last -seedN,
-and tests the others' differences to the first.
+and tests the others' differences to the first; a file of `export` it holds against the bands.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
+from scipy.stats import binom
 from scipy.stats import t as student
 
 from memoir_core.config import get_profile
@@ -101,14 +103,53 @@ def check(book: Run) -> None:
     print("Expected bands:", f"{what}, seeds {stored['seeds']}" if known else f"none for {what}")
     for name, expected in known.items():
         value = pick(results, headlines()[number][name][1]).get("value", np.nan)
-        low, high = expected["low"], expected["high"]
-        word = "in " if low <= round(value, 6) <= high else "OUT"  # as the file is rounded
-        out += [name] * (word == "OUT")
-        shown = [published.number(x) for x in (value, low, high)]
-        print("  {}  {}: {} (band {} to {})".format(word, name, *shown))
+        out += [name] * (held := hold(name, expected, value)).startswith("OUT")
+        print(f"  {held}")
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
         words = {"file": FILE.name, "label": book.label}
         raise OutOfBandError(say("no band", number=number, names=", ".join(out), **words))
+
+
+def hold(name: str, expected: dict[str, Any], value: float) -> str:
+    """Hold a headline against its band: 'in ' or 'OUT', and both in words."""
+    low, high = expected["low"], expected["high"]
+    word = "in " if low <= round(value, 6) <= high else "OUT"  # as the file is rounded
+    return "{}  {}: {} (band {} to {})".format(
+        word, name, *map(published.number, (value, low, high))
+    )
+
+
+def export(name: str, file: Path) -> None:
+    """Write what a reader sends in: the headlines of a synthetic run (of others: ValueError)."""
+    table, (source, *_) = read_runs([name])
+    if source["cohort"] != "synthetic":
+        raise ValueError(say("real headlines", name=name))
+    told = {key: source[key] for key in ("profile", "seed", "device", "versions", "system")}
+    groups = table.set_index("headline").groupby("chapter")["value"]
+    write_json(file, told | {"headlines": {number: of.to_dict() for number, of in groups}})
+
+
+def judge(file: Path) -> list[str]:
+    """Print how many headlines of a file of `export` are in band; return and print the others.
+
+    ValueError: it is no such file, or of a profile or device without bands.
+    """
+    told, said = read_json(file), []
+    try:
+        kept = _bands()[told["profile"]][told["device"].split(":")[0]]["chapters"]
+        for number, bands in kept.items():
+            given = told["headlines"].get(number, {})
+            held = [hold(k, band, float(given.get(k, "nan"))) for k, band in bands.items()]
+            said += [f"{line[:5]}chapter {number}, {line[5:]}" for line in held]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(say("no rerun", file=file, why=repr(error))) from error
+    out = [line[5:] for line in said if line.startswith("OUT")]
+    luck = binom.sf(len(out) - 1, len(said), 1 / 30)  # of as many or more, see `band`
+    word = "More than another seed explains" if luck < 0.01 else "As another seed may have it"
+    listed = "".join(f"\n  {line}" for line in out)
+    print(f"{len(said) - len(out)} of {len(said)} headlines in band{', out:' * bool(out)}{listed}")
+    print(f"{word} (p = {luck:.2g})")
+    return out
 
 
 def _bands() -> dict[str, Any]:
@@ -232,11 +273,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = chapters.parser_of("seeds", None)
     args = parser.parse_args(argv)
     try:
-        if args.what == "compare":
+        if args.what == "export":
+            export(args.runs[0], Path(args.out or "mine.json"))
+        elif args.what == "compare" and args.runs[0].endswith(".json"):
+            judge(Path(args.runs[0]))
+        elif args.what == "compare":
             compare(args.runs, args.out)
         else:
             make_bands(args.runs)
-    except (ValueError, MissingArtefactError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return 0
 

@@ -1,6 +1,6 @@
 """What the published pages add to Jupyter Book: alt texts, launch buttons, MathJax from here.
 
-A local Sphinx extension, named in _config.yml. It reads notebooks and writes HTML only.
+A local Sphinx extension, named in _config.yml. It reads notebooks, and writes HTML and copies.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
+
+from memoir_book import student
+from memoir_core.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -110,13 +113,17 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
             if button["label"] == "download-source-button":
                 button["text"] = ".ipynb, as run here"
                 button["tooltip"] = "The executed notebook, with outputs"
-        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to run"}
-        link |= {"tooltip": "The notebook without outputs", "label": "download-notebook-button"}
+        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to work in"}
+        link |= {"tooltip": "Without outputs and solutions", "label": "download-notebook-button"}
         group.insert(0, link | {"type": "link", "icon": "fas fa-code"})
     table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")
     took = float(re.search(rf"/{name}\.ipynb\).* ([\d.]+) GiB", table)[1])
-    for group in (g for g in buttons if g.get("label") == "launch-buttons" and took > BINDER_GIB):
-        group["buttons"] = [b for b in group["buttons"] if b["text"] != "Binder"]
+    for group in (g for g in buttons if g.get("label") == "launch-buttons"):
+        offered = [b for b in group["buttons"] if b["text"] != "Binder" or took <= BINDER_GIB]
+        for button in offered:  # students' copies: in Binder's image, and for Colab on a branch
+            url = re.sub(r"blob/.+/notebooks/", "blob/student/", button["url"])
+            button["url"] = url.replace("notebooks/", "student/")
+        group["buttons"] = offered
 
 
 def refuse_others(app) -> None:
@@ -128,18 +135,6 @@ def refuse_others(app) -> None:
         if shown and made.get("synthetic") is not True and not app.config.memoir_private:
             mend = "delete it, and build with `python -m memoir_book.pages`"
             raise ExtensionError(f"{path} shows what no synthetic run made; {mend}")
-
-
-def without_outputs(text: str) -> str:
-    """Take out of a notebook what was made when somebody ran it, pasted pictures too."""
-    notebook = json.loads(text)
-    kept = ("kernelspec", "language_info")
-    notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k in kept}
-    for cell in notebook["cells"]:
-        cell.pop("attachments", None)
-        if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
-    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
 
 
 def write_volumes(app) -> None:
@@ -154,14 +149,14 @@ def write_volumes(app) -> None:
 
 
 def copy_files(app, error) -> None:
-    """Ship notebooks without outputs, and MathJax, so that nothing comes from elsewhere."""
+    """Ship students' copies of the notebooks, and MathJax: nothing comes from elsewhere."""
     if error or app.builder.format != "html":
         return
     write_volumes(app)
     (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
     for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):
-        (shelf / path.name).write_text(without_outputs(path.read_text("utf-8")), "utf-8")
+        write_json(shelf / path.name, student.copy_of(path))
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise FileNotFoundError("sphinx-mathjax-offline is not installed: see pyproject.toml")

@@ -201,6 +201,7 @@ def book(folder, old=False):
     store.time = types.SimpleNamespace(monotonic=lambda: 0.0)
     papermill.execute_notebook = execute
     pages.headline = pages.times = lambda _: ""
+    pages.cards = lambda _: {}
     pages.codepages.write_pages = lambda _: None
     fakebook.open_here(root=folder / "root")
     for variable in ("MEMOIR_RUNS", "MEMOIR_CACHE"):

@@ -74,6 +74,18 @@ LOOKS = """() => { const looks = new Map(), behind = e => { const all = [];
                behind(e)].join('|'), e); }
   for (const e of looks.values()) e.setAttribute('data-look', '');
   return looks.size }"""
+# Chooses every answer of a page's quiz; says how many questions there are, and which do not answer
+QUIZ = """() => {
+  const wrong = [], asked = [...document.querySelectorAll('article p')].filter(
+    p => /^Question \\d+\\.\\d+\\./.test(p.textContent) && !p.closest('.admonition'));
+  for (const p of asked) {
+    const buttons = [...(p.nextElementSibling?.querySelectorAll('button') ?? [])];
+    buttons.forEach(b => b.click());
+    const said = buttons.map(b => b.nextElementSibling.textContent);
+    const right = said.filter(text => text.includes('Right. ')).length;
+    if (buttons.length < 3 || right !== 1 || said.some(text => !/\\) +\\S[^]{3}/.test(text)))
+      wrong.push(`a question that does not answer: ${p.textContent.slice(0, 80)} ${said}`); }
+  return [asked.length, wrong] }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
@@ -201,7 +213,10 @@ def axe_problems(page, theme, rules=None):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
     page = visitor.open(name)
-    problems = axe_problems(page, "light") if name in FOR_AXE else []
+    asked, problems = page.evaluate(QUIZ)
+    if name.startswith("book/chapters/") and asked < 2:
+        problems.append(f"{asked} questions in the quiz")
+    problems += axe_problems(page, "light") if name in FOR_AXE else []
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         if page.evaluate(OVERFLOW) > 0:
@@ -439,6 +454,44 @@ def test_solutions_open_with_the_keyboard(visitor):
     button.focus()
     page.keyboard.press("Enter")
     hidden.wait_for(state="visible")
+
+
+def test_a_choice_of_the_quiz_tells_its_reason_and_is_counted(visitor):
+    page = visitor.open("book/chapters/10_reproduction_report")
+    questions, told = page.locator("ul.quiz"), page.locator(".quiz-count")
+    total = questions.count()
+    assert f"{total} questions" in told.inner_text()
+    assert not page.get_by_text("It can show that the method runs").is_visible()
+    first = questions.nth(1).locator("button")
+    first.nth(1).focus()
+    page.keyboard.press("Enter")  # by keyboard: it is a button
+    item = questions.nth(1).locator("li").nth(1)
+    assert first.nth(1).get_attribute("aria-expanded") == "true"
+    assert "Right. (b) It can show" in item.locator("[aria-live]").inner_text()
+    assert told.inner_text() == f"Quiz: 1 of 1 right at the first choice, {total - 1} to go."
+    questions.nth(0).locator("button").nth(0).click()
+    assert "Not this one. (a) " in questions.nth(0).locator("li").nth(0).inner_text()
+    questions.nth(0).locator("button").nth(2).click()  # reads on; the first choice counts
+    for k in range(2, total):
+        questions.nth(k).locator("button").nth(0).click()
+    assert told.inner_text().startswith(f"Quiz: 1 of {total} right at the first choice. ")
+    assert not visitor.problems, visitor.problems
+
+
+def test_without_scripts_the_quiz_is_text_with_its_answers(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/book/chapters/10_reproduction_report.html")
+    assert page.locator("ul.quiz, .quiz-count").count() == 0
+    assert page.get_by_text("It can show that the method runs").count() == 1
+    context.close()
+
+
+def test_a_chapter_to_work_in_is_a_students_copy(site):
+    text = (site / "book" / "chapters" / "05_stage2_multitask.html").read_text("utf-8")
+    assert 'href="../../notebooks/05_stage2_multitask.ipynb"' in text
+    text = (site / "notebooks" / "05_stage2_multitask.ipynb").read_text("utf-8")
+    assert "raise NotImplementedError  # your code" in text and "_solved" not in text
 
 
 def test_the_site_is_light(site):

@@ -8,9 +8,11 @@ import ast
 import inspect
 import json
 import re
+import symtable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from mistakes import MISTAKES
 
-from memoir_book import chapters, exercises
+from memoir_book import chapters, exercises, student
 from memoir_core import losses, metrics
 
 TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
@@ -207,6 +209,148 @@ def test_the_self_check_stands_alone_and_knows_the_stub(one, capsys):
         assert f"{one.name}: wrong for" in said and "error for" not in said
     else:
         assert said == f"{one.name}: not answered yet\n"
+
+
+# --- copies for students ----------------------------------------------------------------
+
+MASTERS = [*(c.notebook for c in CHAPTERS.values()), *sorted(chapters.ROOT.glob("wrapups/*.ipynb"))]
+
+
+def bound(code):
+    """Names to which a cell gives a value of the notebook's, also from within its functions."""
+    tables, names = [symtable.symtable(code, "cell", "exec")], set()
+    for table in tables:
+        tables += table.get_children()
+        top = table.get_type() == "module"
+        for one in table.get_symbols():
+            if (one.is_assigned() or one.is_imported()) and (top or one.is_declared_global()):
+                names.add(one.get_name())
+    return names | ({"*"} if re.search(r"import \*", code) else set())
+
+
+BACK_DOORS = re.compile(  # globals()[name] may be read
+    r"(?<![.\w])(?:exec|eval|setattr|get_ipython|__import__)\(|(?<![.\w])vars\(\)"
+    r"|globals\(\)(?!\[\w+\](?!\s*=[^=]))"
+)
+
+
+def overwritten(cells):
+    """Names of answers that running all cells would replace, and ways around this look."""
+    code = [(tagged(c) == "exercise", source(c)) for c in cells if c["cell_type"] == "code"]
+    answers = [name for mine, text in code if mine for name in bound(text)]
+    others = {name for mine, text in code if not mine for name in bound(text)}
+    doors = {door for _, text in code for door in BACK_DOORS.findall(text)}
+    return {n for n in answers if answers.count(n) > 1 or n in others} | doors | ({"*"} & others)
+
+
+@pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
+def test_run_all_of_a_copy_replaces_no_answer(path):
+    cells = student.copy_of(path)["cells"]
+    assert sum(tagged(cell) == "exercise" for cell in cells) >= 2
+    assert not overwritten(cells)
+
+
+def test_an_answer_that_would_be_replaced_is_found():
+    def cell(text, *tags):
+        return {"cell_type": "code", "source": text, "metadata": {"tags": list(tags)}}
+
+    mine = cell("def f(x):\n    return x\n\n\nlimit = 3", "exercise")
+    assert not overwritten([mine, cell("f(2) + limit", "self-check"), cell("f_solved = f")])
+    assert not overwritten(
+        [mine, cell("def g(f):\n    limit = 2\n    return [f for f in [limit]]")]
+    )
+    for other in (
+        *("def f(x): ...", "limit = 4", "limit += 1", "for f in []: ...", "import a as f"),
+        *(
+            "from a import f",
+            "with open('x') as limit: ...",
+            "del f",
+            "(limit := 4)",
+            "f, g = 1, 2",
+        ),
+        *("class f: ...", "def g():\n    global limit\n    limit = 2", "exec('f = 1')"),
+        *("globals()['f'] = 1", "from a import *", "vars()['f'] = 1", "[limit := 0 for _ in []]"),
+    ):
+        assert overwritten([mine, cell(other)]), other
+    assert overwritten([mine, cell("limit = 5", "exercise")])
+
+
+@pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
+def test_a_copy_holds_no_solution_and_everything_else(path):
+    master, copy = json.loads(path.read_text(encoding="utf-8")), student.copy_of(path)
+    nbformat.validate(nbformat.from_dict(copy))
+    wanted = [c for c in master["cells"] if tagged(c) != "solution" and c["cell_type"] == "code"]
+    code = [c for c in copy["cells"] if c["cell_type"] == "code"]
+    assert [(c["id"], source(c)) for c in code] == [(c["id"], source(c)) for c in wanted]
+    assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
+    text = "\n".join(map(source, copy["cells"]))
+    assert "_solved" not in text and "**Solution" not in text
+    told = [
+        re.sub(r"\$.*?\$", "", source(c), flags=re.DOTALL) for c in copy["cells"] if c not in code
+    ]
+    assert not re.search(r"\{\w+\}[`\n]|:class:|`{3}\{", "\n".join(told)), "left of MyST"
+    titles = [re.findall("^## .*", source(c), re.MULTILINE) for c in master["cells"]]
+    assert all(title in text for found in titles for title in found)
+    assert (
+        text.count("<details>")
+        == text.count("</details>")
+        == sum(source(c).count(":class: dropdown") for c in master["cells"])
+    )
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS.values(), ids=lambda c: c.number)
+def test_right_answers_in_a_copy_stay_and_are_right_after_run_all(chapter, solved, capsys):
+    """The copy with each solution in its stub's place, run from top to bottom.
+
+    Of other cells only imports and functions are run: the rest needs the book, and gives no
+    answer's name a value, as is tested above.
+    """
+    found, answers = solved[chapter.number], {}
+    names = {one.name: one for one in of_chapter(chapter) if one.name}
+    kinds, space = ast.Import | ast.ImportFrom | ast.FunctionDef, {}
+    for cell in [c for c in student.copy_of(chapter.notebook)["cells"] if c["cell_type"] == "code"]:
+        text, tag = source(cell), tagged(cell)
+        (asked,) = [node.name for node in functions(text)][:1] or [""]
+        if tag == "exercise" and asked in names:
+            answers[asked] = space[asked] = found[f"{asked}_solved"]
+        elif tag == "self-check" and any(one.check == text for one in names.values()):
+            capsys.readouterr()
+            exec(text, space)
+            assert re.search(r"_solved: right \(\d+ checks\)", capsys.readouterr().out), text
+        elif "parameters" not in cell["metadata"].get("tags", ()):
+            nodes = [n for n in ast.parse(text).body if isinstance(n, kinds)]
+            exec(compile(ast.Module(nodes, []), chapter.name, "exec"), space)
+    assert answers.keys() == names.keys()
+    assert all(space[name] is answer for name, answer in answers.items())
+
+
+def test_copies_are_written_once_and_never_over_an_answer(tmp_path, monkeypatch, capsys):
+    for folder in ("notebooks", "wrapups"):
+        (tmp_path / folder).symlink_to(chapters.ROOT / folder)
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    assert student.main() == 0
+    said = capsys.readouterr().out
+    assert said.count("written") == len(MASTERS) == len([*(tmp_path / "student").iterdir()])
+    mine = tmp_path / "student" / "05_stage2_multitask.ipynb"
+    text = mine.read_text("utf-8").replace("raise NotImplementedError", "return 1")
+    mine.write_text(text, "utf-8")
+    mine.with_name("06_ablation.ipynb").write_text("{ half")
+    mine.with_name("07_captions_text.ipynb").unlink()
+    assert student.main() == 0
+    assert capsys.readouterr().out.count("written") == 1
+    assert mine.read_text("utf-8") == text
+    assert mine.with_name("06_ablation.ipynb").read_text() == "{ half"
+
+
+def test_a_solution_is_shown_to_who_asks(capsys):
+    exercises.solution("5.2")
+    said = capsys.readouterr().out
+    assert "def balanced_accuracy_solved" in said and "The diagonal over the sum" in said
+    assert "Solution 5.3" not in said
+    exercises.solution("5.4")
+    assert "a prediction" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="chapter '99' is unknown"):
+        exercises.solution("99.1")
 
 
 def test_a_guess_is_set_beside_what_was_found(capsys):

@@ -124,8 +124,15 @@ def test_binder_is_offered_where_its_memory_is_enough(tmp_path, gib, binder):
     page = f"book/chapters/{CHAPTERS[3].name}"
     extension.add_buttons(app, page, "", {"header_buttons": buttons, "pathto": None}, None)
     found = {button["text"]: button["url"] for button in buttons[0]["buttons"]}
-    wanted = {"Colab": f"{colab}notebooks/{at}"}
-    assert found == wanted | ({"Binder": f"{BINDER}notebooks/{at}"} if binder else {})
+    wanted = {"Colab": f"{colab.replace('/main/', '/student/')}{at}"}
+    assert found == wanted | ({"Binder": f"{BINDER}student/{at}"} if binder else {})
+
+
+def test_students_copies_are_where_the_buttons_lead():
+    """Binder's image makes them; for Colab, which opens files of GitHub, a branch holds them."""
+    assert "-m memoir_book.student" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert re.search(r"git -C student push --force \S+ student$", guide, re.MULTILINE)
 
 
 CONF = """

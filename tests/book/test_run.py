@@ -263,6 +263,7 @@ def finished(whole, tmp_path, monkeypatch):
     monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
     for name in ("headline", "times"):
         monkeypatch.setattr(pages, name, lambda folder: "")
+    monkeypatch.setattr(pages, "cards", lambda folder: {})
     monkeypatch.setattr(pages.codepages, "write_pages", lambda source: None)
     return book
 

@@ -19,7 +19,7 @@ DX3, AUC = "diagnosis, three classes (balanced accuracy)", "CN v dementia (AUC)"
 def finish(name, seed, dx3=0.5, profile="smoke", device="cpu", cohort="synthetic"):
     """Leave chapter 5's results in a run folder."""
     source = {"label": f"{cohort} cohort", "cohort": cohort, "run": name, "profile": profile}
-    source |= {"seed": seed, "device": device, "versions": {"torch": "2"}}
+    source |= {"seed": seed, "device": device, "versions": {"torch": "2"}, "system": "Linux"}
     value = {"value": dx3, "low": dx3 - 0.1, "high": dx3 + 0.1}
     results = {"metrics": {"dx3": {"balanced_accuracy": value}}, "n_test": 105}
     path = chapters.runs_dir() / name / "results" / "05_stage2_multitask.json"
@@ -176,6 +176,96 @@ def test_the_stored_bands_know_every_chapter(profile):
         for entry in found.values():
             assert all(entry["low"] <= v <= entry["high"] for v in entry["values"].values())
             assert entry["kind"] != "share" or 0 <= entry["low"] <= entry["high"] <= 1
+
+
+# --- a rerun that is sent in ------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(file, tmp_path):
+    """Bands of chapter 5, and a function that exports a run of a given result."""
+    seeds.main(["bands", finish("a-seed0", 0, 0.5), finish("a-seed1", 1, 0.6)])
+
+    def export(value, **where):
+        name, path = finish("new", 9, value, **where), tmp_path / "mine.json"
+        seeds.main(["export", name, "--out", str(path)])
+        return path
+
+    return export
+
+
+def test_a_rerun_is_judged_by_machine(mine, capsys):
+    path = mine(0.55)
+    capsys.readouterr()
+    assert seeds.main(["compare", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert said == "1 of 1 headlines in band\nAs another seed may have it (p = 1)\n"
+    told = json.loads(path.read_text())
+    assert told["headlines"] == {"05": {DX3: 0.55}} and told["seed"] == 9
+    assert set(told) == {"profile", "seed", "device", "versions", "system", "headlines"}
+    assert seeds.judge(mine(0.99)) == [f"chapter 05, {DX3}: 0.990 (band 0.374 to 0.715)"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"0 of 1 headlines in band, out:\n  chapter 05, {DX3}: 0.990 (band")
+
+
+def test_many_out_of_band_are_more_than_another_seed(mine, file, capsys):
+    stored = json.loads(file.read_text())
+    bands = stored["smoke"]["cpu"]["chapters"]["05"]
+    bands |= {f"headline {k}": bands[DX3] for k in range(27)}
+    file.write_text(json.dumps(stored))
+    path = mine(0.55)
+    for out, words in ((1, "As another seed may have it"), (5, "More than another seed explains")):
+        told = json.loads(path.read_text())
+        given = {f"headline {k}": 0.55 if k >= out else 0.99 for k in range(27)}
+        told["headlines"]["05"] |= given
+        path.write_text(json.dumps(told))
+        assert len(seeds.judge(path)) == out
+        p = stats.binom.sf(out - 1, 28, 1 / 30)
+        assert f"{28 - out} of 28" in (said := capsys.readouterr().out)
+        assert f"{words} (p = {p:.2g})" in said
+
+
+def test_a_headline_that_is_not_sent_is_not_in_band(mine):
+    path = mine(0.55)
+    for value in (None, float("nan"), float("inf"), "gone"):
+        told = json.loads(path.read_text())
+        told["headlines"]["05"] = {} if value == "gone" else {DX3: value if value else "nan"}
+        path.write_text(json.dumps(told))
+        assert len(seeds.judge(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda told: told.pop("profile"), "profile"),
+        (lambda told: told.pop("headlines"), "headlines"),
+        (lambda told: told.update(profile="paper"), "paper"),
+        (lambda told: told.update(device="cuda:0"), "cuda"),
+        (lambda told: told.update(device=None), "NoneType"),
+        (lambda told: told.update(headlines=[1]), "list"),
+        (lambda told: told["headlines"].update({"05": {DX3: "good"}}), "good"),
+        (lambda told: told["headlines"].update({"05": {DX3: [0.5]}}), "list"),
+    ],
+)
+def test_what_is_no_export_is_refused(mine, capsys, change, why):
+    told = json.loads((path := mine(0.55)).read_text())
+    change(told)
+    path.write_text(json.dumps(told))
+    with pytest.raises(SystemExit):
+        seeds.main(["compare", str(path)])
+    said = capsys.readouterr().err
+    assert "mine.json is not what `seeds export` writes" in said and why in said
+    path.write_text("{")
+    with pytest.raises(SystemExit):
+        seeds.main(["compare", str(path)])
+    assert "mine.json is damaged" in capsys.readouterr().err
+
+
+def test_nothing_on_real_people_is_exported(mine, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        mine(0.55, cohort="ADNI")
+    assert "not of the synthetic cohort" in capsys.readouterr().err
+    assert not (tmp_path / "mine.json").exists()
 
 
 # --- runs side by side ------------------------------------------------------------------
