@@ -12,7 +12,7 @@ FROM base AS book
 WORKDIR /home/reader/memoir
 COPY --chown=reader . .
 RUN make setup && .venv/bin/python -m memoir_book.run --profile smoke && rm -rf /home/reader/.cache/pip \
-  && .venv/bin/python -m memoir_book.student
+  && .venv/bin/python -m memoir_book.exercises copy
 ENV PATH="/home/reader/memoir/.venv/bin:$PATH"
 EXPOSE 8888
 CMD ["jupyter", "lab", "--ip=0.0.0.0", "--no-browser", "student/"]

@@ -94,7 +94,7 @@ html: setup  ## build the HTML of the run made last, or of RUN
 	$(BIN)/python -m memoir_book.pages --run "$$RUN"
 
 student: setup  ## write copies of the notebooks without solutions into student/, to work in
-	$(BIN)/python -m memoir_book.student
+	$(BIN)/python -m memoir_book.exercises copy
 
 pdf: setup  ## print the run made last, or RUN, into memoir-vlm.pdf beside its pages
 	@test -n "$(CHROMIUM)" || { echo "make pdf needs chromium: apt-get install chromium"; exit 1; }

@@ -1,12 +1,13 @@
 """Exercises: check a student's answer; `python -m memoir_book.exercises` lists them all.
 
-`python -m memoir_book.exercises grade wrapups/1_data.ipynb` grades the notebook at the end of a
-part. How to add one to a chapter: see CONTRIBUTING.md.
+With `copy` it writes notebooks without solutions into student/ (`make student`), and with `grade
+wrapups/1_data.ipynb` it grades the notebook at the end of a part. How to add an exercise to a
+chapter: see CONTRIBUTING.md.
 """
 
-import argparse
 import copy
 import json
+import re
 import runpy
 import textwrap
 import traceback
@@ -16,7 +17,10 @@ from typing import Any
 
 import pytest
 
-from .chapters import CHAPTERS, ROOT, get_chapter
+from memoir_core.files import write_json
+
+from . import published
+from .chapters import CHAPTERS, ROOT, get_chapter, parser_of
 
 TOLERANCE = 1e-3  # of a number, relative above 1 and absolute below
 HIDDEN = ROOT / "tests" / "hidden"
@@ -114,9 +118,7 @@ def solution(number: str) -> None:
     path = get_chapter(number.partition(".")[0]).notebook
     texts = ["".join(cell["source"]) for cell in json.loads(path.read_text("utf-8"))["cells"]]
     at = (*texts, title := f"**Solution {number}**").index(title)
-    print(
-        *texts[at + 1 : at + 3] or ["The run solves it: a prediction (or no exercise)"], sep="\n\n"
-    )
+    print("\n\n".join(texts[at + 1 : at + 3]) or "The run solves it: a prediction (or no exercise)")
 
 
 def marks(answers: Mapping[str, Any], tests: Path) -> None:
@@ -173,15 +175,40 @@ def grade(notebook: Path, tests: Path | None = None) -> int:
     return 0 if said else 1
 
 
+def copy_of(path: Path) -> dict:
+    """Make the copy of a notebook: no outputs, plain Markdown, and no solutions (student.json)."""
+    found, cells, title = json.loads(path.read_text(encoding="utf-8")), [], ""
+    for cell in found["cells"]:
+        text = "".join(cell["source"])
+        title = text.split("\n")[0] if text.startswith("## ") else title
+        if title == "## Solutions" != text[: len(title)]:
+            continue
+        for myst, plain in published.load("student.json")["plain"]:
+            text = re.sub(myst, plain, text) if cell["cell_type"] == "markdown" else text
+        new = {key: cell[key] for key in ("cell_type", "id", "metadata")} | {"source": text}
+        code: dict = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+        cells.append(new | code)
+    kept = {k: v for k, v in found["metadata"].items() if k in ("kernelspec", "language_info")}
+    return found | {"cells": cells, "metadata": kept}
+
+
+def write_copies() -> None:
+    """Write the copies to work in; one that is there is never written over."""
+    for path in sorted(ROOT.glob("notebooks/[0-9]*.ipynb")) + sorted(ROOT.glob("wrapups/*.ipynb")):
+        there = (target := ROOT / "student" / path.name).exists()
+        if not there:
+            write_json(target, copy_of(path))
+        said = "kept as it is; move it away to get a new copy" if there else "written"
+        print(f"student/{path.name}: {said}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m memoir_book.exercises")
-    parser.add_argument("command", nargs="?", default="list", choices=("list", "grade"))
-    parser.add_argument("notebook", nargs="?", type=Path, default=Path(), help="to grade")
-    parser.add_argument("--tests", type=Path, help="yours, in place of those in tests/hidden")
-    args = parser.parse_args(argv)
+    args = parser_of("exercises", None).parse_args(argv)
     if args.command == "grade":
         return grade(args.notebook, args.tests)
-    for chapter in CHAPTERS:
+    if args.command == "copy":
+        write_copies()
+    for chapter in CHAPTERS if args.command == "list" else ():
         for cell in json.loads(chapter.notebook.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
             if text.startswith("**Exercise "):

@@ -20,7 +20,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from memoir_book import student
+from memoir_book.exercises import copy_of
 from memoir_core.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -113,7 +113,10 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
             if button["label"] == "download-source-button":
                 button["text"] = ".ipynb, as run here"
                 button["tooltip"] = "The executed notebook, with outputs"
-        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to work in"}
+        link = {
+            "url": context["pathto"](f"notebooks/{name}.ipynb", 1),
+            "text": ".ipynb, to work in",
+        }
         link |= {"tooltip": "Without outputs and solutions", "label": "download-notebook-button"}
         group.insert(0, link | {"type": "link", "icon": "fas fa-code"})
     table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")
@@ -156,7 +159,7 @@ def copy_files(app, error) -> None:
     (shelf := Path(app.outdir) / "notebooks").mkdir(parents=True, exist_ok=True)
     wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
     for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):
-        write_json(shelf / path.name, student.copy_of(path))
+        write_json(shelf / path.name, copy_of(path))
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise FileNotFoundError("sphinx-mathjax-offline is not installed: see pyproject.toml")

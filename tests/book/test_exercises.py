@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from mistakes import MISTAKES
 
-from memoir_book import chapters, exercises, student
+from memoir_book import chapters, exercises
 from memoir_core import losses, metrics
 
 TAGS = ("exercise", "self-check", "solution")  # the cells of one exercise, in order
@@ -245,7 +245,7 @@ def overwritten(cells):
 
 @pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
 def test_run_all_of_a_copy_replaces_no_answer(path):
-    cells = student.copy_of(path)["cells"]
+    cells = exercises.copy_of(path)["cells"]
     assert sum(tagged(cell) == "exercise" for cell in cells) >= 2
     assert not overwritten(cells)
 
@@ -277,7 +277,7 @@ def test_an_answer_that_would_be_replaced_is_found():
 
 @pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
 def test_a_copy_holds_no_solution_and_everything_else(path):
-    master, copy = json.loads(path.read_text(encoding="utf-8")), student.copy_of(path)
+    master, copy = json.loads(path.read_text(encoding="utf-8")), exercises.copy_of(path)
     nbformat.validate(nbformat.from_dict(copy))
     wanted = [c for c in master["cells"] if tagged(c) != "solution" and c["cell_type"] == "code"]
     code = [c for c in copy["cells"] if c["cell_type"] == "code"]
@@ -308,7 +308,9 @@ def test_right_answers_in_a_copy_stay_and_are_right_after_run_all(chapter, solve
     found, answers = solved[chapter.number], {}
     names = {one.name: one for one in of_chapter(chapter) if one.name}
     kinds, space = ast.Import | ast.ImportFrom | ast.FunctionDef, {}
-    for cell in [c for c in student.copy_of(chapter.notebook)["cells"] if c["cell_type"] == "code"]:
+    for cell in [
+        c for c in exercises.copy_of(chapter.notebook)["cells"] if c["cell_type"] == "code"
+    ]:
         text, tag = source(cell), tagged(cell)
         (asked,) = [node.name for node in functions(text)][:1] or [""]
         if tag == "exercise" and asked in names:
@@ -327,8 +329,8 @@ def test_right_answers_in_a_copy_stay_and_are_right_after_run_all(chapter, solve
 def test_copies_are_written_once_and_never_over_an_answer(tmp_path, monkeypatch, capsys):
     for folder in ("notebooks", "wrapups"):
         (tmp_path / folder).symlink_to(chapters.ROOT / folder)
-    monkeypatch.setattr(chapters, "ROOT", tmp_path)
-    assert student.main() == 0
+    monkeypatch.setattr(exercises, "ROOT", tmp_path)
+    assert exercises.main(["copy"]) == 0
     said = capsys.readouterr().out
     assert said.count("written") == len(MASTERS) == len([*(tmp_path / "student").iterdir()])
     mine = tmp_path / "student" / "05_stage2_multitask.ipynb"
@@ -336,7 +338,7 @@ def test_copies_are_written_once_and_never_over_an_answer(tmp_path, monkeypatch,
     mine.write_text(text, "utf-8")
     mine.with_name("06_ablation.ipynb").write_text("{ half")
     mine.with_name("07_captions_text.ipynb").unlink()
-    assert student.main() == 0
+    assert exercises.main(["copy"]) == 0
     assert capsys.readouterr().out.count("written") == 1
     assert mine.read_text("utf-8") == text
     assert mine.with_name("06_ablation.ipynb").read_text() == "{ half"

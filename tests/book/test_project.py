@@ -130,7 +130,7 @@ def test_binder_is_offered_where_its_memory_is_enough(tmp_path, gib, binder):
 
 def test_students_copies_are_where_the_buttons_lead():
     """Binder's image makes them; for Colab, which opens files of GitHub, a branch holds them."""
-    assert "-m memoir_book.student" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "-m memoir_book.exercises copy" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert re.search(r"git -C student push --force \S+ student$", guide, re.MULTILINE)
 
