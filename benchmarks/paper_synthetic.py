@@ -28,7 +28,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memoir_book import chapters, intake, store
+from memoir_book import chapters, store
+from memoir_book.intake.images import list_images
 from memoir_core import cohort as cohorts
 from memoir_core import files, metrics
 from memoir_core.config import DX, MODALITIES, Profile, get_profile
@@ -64,7 +65,7 @@ def make_data(sizes: Profile, seed: int, device: str, folder: Path) -> tuple[pd.
     data = store.data_folder({"profile": sizes.name})
     write.ensure_download(data, sizes.subjects, sizes.fa_fraction, device=device)
     visits = cohorts.read_adnimerge(data / "ADNIMERGE.csv")
-    table, _ = cohorts.build_cohort(visits, intake.list_images(data), data, seed, "latest", 0.15)
+    table, _ = cohorts.build_cohort(visits, list_images(data), data, seed, "latest", 0.15)
     cohorts.check_split(table)
     cohorts.write_cohort(folder / "cohort.parquet", table)
     cohort = cohorts.load_cohort(folder / "cohort.parquet")

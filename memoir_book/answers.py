@@ -32,13 +32,9 @@ def precision(backbone: Backbone, share: float) -> str:
 
 def cut_context(loaded: llm.Loaded, row: dict, reserve: int = 0) -> dict:
     """Drop whole captions, the farthest first, until the prompt fits the model's window."""
-    reserve = reserve or llm.new_tokens(loaded, row["options"])
-
-    def too_long() -> bool:
-        ids = loaded.tokenizer(llm.as_chat(loaded, row["prompt"])).input_ids
-        return len(ids) > loaded.window - reserve
-
-    while row["context"] and too_long():
+    room = loaded.window - (reserve or llm.new_tokens(loaded, row["options"]))
+    encode = loaded.tokenizer
+    while row["context"] and len(encode(llm.as_chat(loaded, row["prompt"])).input_ids) > room:
         shown = row["context"][:-1]
         prompt = vqa.build_prompt(row["kind"], row["case"], row["caption"], shown)
         row = {**row, "context": shown, "prompt": prompt}
@@ -104,17 +100,12 @@ def answer_plan(
             raise MemoryError(say("GPU memory ran out", **words)) from error
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in found_at.values())
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
-        speed = {
-            "questions": len(plan),
-            "seconds": round(seconds, 1),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "memory_mib": round(memory / 2**20),
-            "weights_held": precision(backbone, share),
-            "four_bit_share": round(share, 4),
-            "load_seconds": round(loaded.load_seconds, 1),
-            "captions_cut": whole - kept,
-            "truncated": sum(answer["truncated"] for answer in made),
-        }
+        speed = {"questions": len(plan), "seconds": round(seconds, 1)}
+        speed |= {"tokens_per_second": round(tokens / seconds, 1)}
+        speed |= {"load_seconds": round(loaded.load_seconds, 1)}
+        speed |= {"memory_mib": round(memory / 2**20), "four_bit_share": round(share, 4)}
+        speed |= {"weights_held": precision(backbone, share), "captions_cut": whole - kept}
+        speed["truncated"] = sum(answer["truncated"] for answer in made)
         rows = [
             {"id": row["id"], **a, "prior": prior[row["kind"]]["log_likelihood"]}
             | {"cases_used": [case for case, _, _ in row["context"]], "note": vqa.NOTE}

@@ -13,18 +13,8 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from memoir_core.config import DX, SUBSETS
+from synthetic_adni import tables
 from synthetic_adni.render import FA_NOISE, HEAD_SEX, HEAD_SPREAD, SEX_EFFECT, SEX_NOISE, T1_NOISE
-from synthetic_adni.tables import (
-    AGE,
-    APOE4,
-    BRAIN_DRIFT,
-    CLASS_SEVERITY,
-    CLASS_SPREAD,
-    SCORE_DRIFT,
-    SCORE_GRID,
-    SCORES,
-    score,
-)
 
 GRID = np.linspace(-5, 9, 201)  # severities, at the diagnosis and on the day of the scores
 # What images show, in `render`, of (atrophy, tracts, age in decades), and its noise: the darkness
@@ -37,7 +27,7 @@ SEX = float(norm.cdf(HEAD_SEX * SEX_EFFECT / np.hypot(HEAD_SEX * SEX_NOISE, HEAD
 
 
 def ceilings(
-    drift: float = SCORE_DRIFT, n: int = 3000, seed: int = 0
+    drift: float = tables.SCORE_DRIFT, n: int = 3000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Score the oracle on n made-up people, as many of each class: subset -> task -> metric.
 
@@ -49,7 +39,7 @@ def ceilings(
     people, found = _people(drift, n, np.random.default_rng([seed, 9])), {}
     by_scores, dx = _scores_given_severity(people, drift), people["dx"]
     ends, moved = dx != 1, _moved(drift)
-    cdrsb = np.interp(GRID, SCORE_GRID, SCORES["CDRSB"]["at"]).clip(0) @ moved  # (G,)
+    cdrsb = np.interp(GRID, tables.SCORE_GRID, tables.SCORES["CDRSB"]["at"]).clip(0) @ moved  # (G,)
     for subset in SUBSETS:
         rows = sorted(set().union(*(ROWS[part] for part in subset)))
         joint, years = _images_given_severity(people["shown"], rows)  # (n, 3, G) each
@@ -60,18 +50,15 @@ def ceilings(
         p2 = p[ends, 2] / (p[ends, 0] + p[ends, 2])
         points = np.zeros(n) if "clinical" in subset else joint.sum(axis=1) @ cdrsb
         off = np.zeros(n) if "clinical" in subset else np.abs(points - people["CDRSB"])
+        right3 = balanced_accuracy_score(dx, p.argmax(axis=1))
+        right2 = balanced_accuracy_score(dx[ends], 2 * (p2 > 0.5))
+        auc3, auc2 = roc_auc_score(dx, p, multi_class="ovr"), roc_auc_score(dx[ends], p2)
+        error = np.abs((years * joint).sum(axis=(1, 2)) - people["AGE"]).mean()
         found["+".join(subset)] = {
-            "dx3": {
-                "balanced_accuracy": float(balanced_accuracy_score(dx, p.argmax(axis=1))),
-                "auc": float(roc_auc_score(dx, p, multi_class="ovr")),
-            },
-            "dx2": {
-                "balanced_accuracy": float(balanced_accuracy_score(dx[ends], 2 * (p2 > 0.5))),
-                "auc": float(roc_auc_score(dx[ends], p2)),
-            },
+            "dx3": {"balanced_accuracy": float(right3), "auc": float(auc3)},
+            "dx2": {"balanced_accuracy": float(right2), "auc": float(auc2)},
             "sex": {"balanced_accuracy": SEX if "t1" in subset else 0.5},
-            "age": {"mae": float(np.abs((years * joint).sum(axis=(1, 2)) - people["AGE"]).mean())},
-            "cdrsb": {"mae": float(np.nanmean(off))},
+            **{"age": {"mae": float(error)}, "cdrsb": {"mae": float(np.nanmean(off))}},
         }
     return found
 
@@ -79,16 +66,18 @@ def ceilings(
 def _people(drift: float, n: int, rng: np.random.Generator) -> dict[str, Any]:
     """Draw n people as `synthetic_adni` does: scores, what images show, and how likely APOE is."""
     dx = np.arange(n) % 3
-    d = np.take([CLASS_SEVERITY[name] for name in DX], dx) + CLASS_SPREAD * rng.standard_normal(n)
+    means = np.array([tables.CLASS_SEVERITY[name] for name in DX])
+    d = means[dx] + tables.CLASS_SPREAD * rng.standard_normal(n)
     reserve, *own = rng.standard_normal((3, n))
-    hurt = [d + BRAIN_DRIFT * np.sqrt(0.5) * (reserve + z) for z in own]
-    age = np.clip(rng.normal(*np.array([AGE[DX[c]] for c in dx]).T), 55, 91)
+    hurt = [d + tables.BRAIN_DRIFT * np.sqrt(0.5) * (reserve + z) for z in own]
+    age = np.clip(rng.normal(*np.array([tables.AGE[DX[c]] for c in dx]).T), 55, 91)
     shown = np.stack([*hurt, (age - 73) / 10], axis=1) @ SEEN.T
-    copies = np.array([rng.choice(3, p=APOE4[DX[c]]) for c in dx])
+    copies = np.array([rng.choice(3, p=tables.APOE4[DX[c]]) for c in dx])
     severity = d + drift * rng.standard_normal(n)
-    people = {name: np.array([score(name, s, rng) for s in severity]) for name in SCORES}
-    people |= {"dx": dx, "AGE": age, "apoe": np.array([APOE4[name] for name in DX])[:, copies].T}
-    return people | {"shown": shown + NOISE * rng.standard_normal(shown.shape)}
+    people = {k: np.array([tables.score(k, s, rng) for s in severity]) for k in tables.SCORES}
+    people["apoe"] = np.array([tables.APOE4[name] for name in DX])[:, copies].T
+    shown = shown + NOISE * rng.standard_normal(shown.shape)
+    return people | {"dx": dx, "AGE": age, "shown": shown}
 
 
 def _moved(drift: float) -> np.ndarray:
@@ -100,9 +89,9 @@ def _moved(drift: float) -> np.ndarray:
 def _scores_given_severity(people: dict[str, Any], drift: float) -> np.ndarray:
     """Likelihood (n, G) of everybody's scores at each severity of the diagnosis."""
     found = np.ones((len(people["dx"]), len(GRID)))
-    for name, spec in SCORES.items():
+    for name, spec in tables.SCORES.items():
         value, half, (low, high) = people[name][:, None], spec["step"] / 2, spec["range"]
-        mean = np.interp(GRID, SCORE_GRID, spec["at"])
+        mean = np.interp(GRID, tables.SCORE_GRID, spec["at"])
         top = np.where(value + half > high, np.inf, value + half)  # what is beyond is written so
         bottom = np.where(value - half < low, -np.inf, value - half)
         likely = norm.cdf(top, mean, spec["noise"]) - norm.cdf(bottom, mean, spec["noise"])
@@ -114,8 +103,8 @@ def _images_given_severity(shown: np.ndarray, rows: list[int]) -> tuple[np.ndarr
     """Density (n, 3, G) of class, severity and what images show; the age (years) expected then."""
     found, years, seen = [], [], SEEN[rows]
     for name in DX:
-        mean, spread = AGE[name]
-        cov = BRAIN_DRIFT**2 * np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]])
+        mean, spread = tables.AGE[name]
+        cov = tables.BRAIN_DRIFT**2 * np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]])
         cov[2, 2] = (spread / 10) ** 2
         flat = np.outer(GRID, [1.0, 1, 0]) + np.array([0, 0, (mean - 73) / 10])  # (G, 3)
         rest = shown[:, None, rows] - flat @ seen.T  # (n, G, k)
@@ -124,6 +113,6 @@ def _images_given_severity(shown: np.ndarray, rows: list[int]) -> tuple[np.ndarr
             whole = seen @ cov @ seen.T + np.diag(NOISE[rows] ** 2)
             density = multivariate_normal(cov=whole).pdf(rest)
             age = mean + 10 * rest @ np.linalg.solve(whole, seen @ cov[2])
-        found.append(density * norm.pdf(GRID, CLASS_SEVERITY[name], CLASS_SPREAD))
+        found.append(density * norm.pdf(GRID, tables.CLASS_SEVERITY[name], tables.CLASS_SPREAD))
         years.append(age)
     return np.stack(found, axis=1), np.stack(years, axis=1)

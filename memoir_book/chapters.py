@@ -124,12 +124,9 @@ def parser_of(command: str, about: str | None, parser: Any = None) -> argparse.A
     return parser
 
 
-def _seed(text: str) -> int | None:
-    return checked("seed", text, int, None) if text else None
-
-
 _OPTIONS = json.loads(Path(__file__).with_name("commands.json").read_text(encoding="utf-8"))
-_TYPES: dict[str, Any] = {"path": Path, "int": int, "seed": _seed}
+_TYPES: dict[str, Any] = {"path": Path, "int": int}
+_TYPES["seed"] = lambda text: checked("seed", text, int, None) if text else None
 
 
 def runs_dir() -> Path:

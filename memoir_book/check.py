@@ -19,7 +19,9 @@ from memoir_core.tables import DATES, PATHS, CohortError, Problem, day_first
 
 from . import chapters, doctor, privacy
 from .dataset import LEAST, lacks, read_dataset
-from .intake import content, list_images, read_merged
+from .intake import content
+from .intake.adni import read_merged
+from .intake.images import list_images
 from .messages import problem
 
 COLUMNS = ["file", "line", "column", "what", "mend"]
@@ -91,15 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = chapters.parser_of("check", __doc__)
     options = parser.parse_args(arguments)
     privacy.keep_private()
-    data = options.data
-    if not data.is_dir():
+    if not (data := options.data).is_dir():
         parser.error(f"{data} is not a folder")
     problems = check_download(data, not options.skip_images)
     listed = f"they are listed in {options.csv}"
     try:
         with atomic_path(options.csv) as temporary:
-            table = pd.DataFrame(problems, columns=Problem._fields)
-            table[COLUMNS].to_csv(temporary, index=False)
+            pd.DataFrame(problems, columns=Problem._fields)[COLUMNS].to_csv(temporary, index=False)
     except OSError as error:
         listed = f"{options.csv} could not be written ({error.strerror}); name another with --csv"
     if problems:

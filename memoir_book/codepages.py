@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from memoir_core.files import atomic_path
+
+from . import published
+
+MARKDOWN: Any = published.template("codepages.md.j2").module
 
 
 def sections(module: Path) -> list[tuple[list[str], int, int]]:
@@ -39,11 +41,6 @@ def sections(module: Path) -> list[tuple[list[str], int, int]]:
     return found
 
 
-def _markdown() -> Any:
-    source = Path(__file__).with_name("codepages.md.j2").read_text(encoding="utf-8")
-    return Environment(trim_blocks=True, lstrip_blocks=True).from_string(source).module
-
-
 def page(module: Path, statements: list[dict]) -> str:
     """Write one module as Markdown: its docstring, then each section with its lines."""
     parts = []
@@ -51,7 +48,7 @@ def page(module: Path, statements: list[dict]) -> str:
         codes = {f"{module.stem}.{name}" for name in names}
         parts.append((names, [s for s in statements if codes & set(s["code"])], *lines))
     says = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
-    return _markdown().page(module.stem, says, parts)
+    return MARKDOWN.page(module.stem, says, parts)
 
 
 def write_pages(source: Path) -> None:
@@ -64,7 +61,6 @@ def write_pages(source: Path) -> None:
         for module in modules:
             (folder / f"{module.stem}.md").write_text(page(module, statements), encoding="utf-8")
         trees = {module.stem: ast.parse(module.read_text("utf-8")).body for module in modules}
-        text = _markdown().names(trees, ast)
-        (folder / "names.md").write_text(text, encoding="utf-8")
-        text = _markdown().table(statements)  # all, with the chapter and the code that build them
-        (folder / "statements.md").write_text(text, encoding="utf-8")
+        (folder / "names.md").write_text(MARKDOWN.names(trees, ast), encoding="utf-8")
+        # All statements, with the chapter and the code that build them
+        (folder / "statements.md").write_text(MARKDOWN.table(statements), encoding="utf-8")

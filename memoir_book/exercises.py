@@ -27,10 +27,6 @@ HIDDEN = ROOT / "tests" / "hidden"
 PATIENCE = 60  # seconds for a cell of a wrap-up, and for a hidden test
 
 
-class WrongAnswerError(AssertionError):
-    """A solution of the book does not pass its own checks."""
-
-
 def check(
     function: Callable[..., Any], cases: Mapping[str, tuple[tuple, Any]], *, strict: bool = False
 ) -> None:
@@ -38,7 +34,7 @@ def check(
 
     cases : name -> (arguments, expected). `expected` is a value, see `agrees`, or a function
         that says of the answer whether it is right.
-    strict : raise WrongAnswerError for anything but a right answer, as solutions do; else a
+    strict : raise AssertionError for anything but a right answer, as solutions do; else a
         wrong answer, an unfinished one and one that raises are only reported.
     """
     name = getattr(function, "__name__", "your answer")
@@ -64,7 +60,7 @@ def check(
             problems.append(f'wrong for "{case}": {wanted}got {_shown(got)}')
     text = "\n".join(f"{name}: {problem}" for problem in problems)
     if text and strict:
-        raise WrongAnswerError(text)
+        raise AssertionError(text)
     print(text or f"{name}: right ({len(cases)} checks)")
 
 

@@ -10,9 +10,7 @@ import shutil
 import sys
 import tarfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import pandas as pd
 from filelock import FileLock
 
 from memoir_core import files
@@ -68,15 +66,15 @@ def unpack(file: Path, run: str = "") -> str:
     name = chapters.checked("run", run or file.stem, str, "")
     if (target := chapters.runs_dir() / name).exists():
         raise FileExistsError(say("run exists", name=name))
-    with atomic_path(target) as new, TemporaryDirectory(dir=new.parent) as box:
-        parts = {"run": Path(box, "run")}
+    with atomic_path(target) as new:
+        parts = {"run": (box := new.with_name(".box")) / "run"}  # goes with the folder around it
         try:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     if not (NAME.fullmatch(member.name) and member.isreg()) or member.sparse:
                         raise ValueError(f"{ascii(member.name)[:200]} is no plain file")
                     tar.extract(member, box, **SAFE)
-            parts |= {p.relative_to(box).as_posix(): p for p in Path(box).glob("cache/*/*")}
+            parts |= {p.relative_to(box).as_posix(): p for p in box.glob("cache/*/*")}
             for short, part in parts.items():
                 there = {p.relative_to(part).as_posix() for p in part.rglob("*") if p.is_file()}
                 if odd := there ^ whole(part, short):
@@ -99,18 +97,14 @@ def whole(folder: Path, short: str) -> set[str]:
     """
     if short.startswith("cache/synthetic"):
         names = {write.MARKER, *write.TABLES, *read_json(folder / write.MARKER)["volumes"]}
-        listed = pd.read_csv(folder / write.TABLES[1])[["t1_path", "fa_path"]].melt()["value"]
-        inside = {*listed.dropna()} <= names and all(NAME.fullmatch(f"run/{n}") for n in names)
-        if not (inside and write.is_synthetic(folder)):
+        if not (all(NAME.fullmatch(f"run/{n}") for n in names) and write.is_synthetic(folder)):
             raise ValueError(say("no synthetic run", name=short))
         return names
-    paths: list[Path] = []
-    found: dict = {}
-    if short == "run":
-        paths, found = [folder / manifest.MANIFEST], manifest.read_manifest(folder)
-        cohorts = {record["cohort"] for record in found.get("chapters", {}).values()}
-        if cohorts != {"synthetic"} or found["data"]:
-            raise ValueError(say("no synthetic run", name=folder.name))
+    found = manifest.read_manifest(folder) if short == "run" else {}
+    paths = [folder / manifest.MANIFEST] if short == "run" else []
+    cohorts = {record["cohort"] for record in found.get("chapters", {}).values()}
+    if short == "run" and (cohorts != {"synthetic"} or found["data"]):
+        raise ValueError(say("no synthetic run", name=folder.name))
     for name, (wanted, maker) in manifest.current(found).items():
         if not NAME.fullmatch(f"run/{name}"):
             raise ValueError(f"the manifest lists {ascii(name)[:200]}")

@@ -16,7 +16,6 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
-from jinja2 import Environment
 
 from memoir_core import files
 from memoir_core.files import DamagedFileError, MissingArtefactError, read_json, write_json
@@ -84,7 +83,8 @@ def lay_out(name: str, settings: dict[str, Any]) -> tuple[Path, Path]:
 
             export(name, settings, folder / "model.js")
         parts = {"headline": headline(run_dir), "times": times(run_dir)}
-        parts |= {"findings": findings(run_dir)} | pictures(run_dir, folder) | cards(run_dir)
+        parts |= {part: told(run_dir, part) for part in ("findings", "model_card", "datasheet")}
+        parts |= pictures(run_dir, folder)
         for part, text in parts.items():
             (folder / f"{part}.md").write_text(dataset.reword(text), encoding="utf-8")
     return source, out
@@ -160,20 +160,23 @@ def _mask(output: dict) -> None:
             output["data"][kind] = privacy.mask(said, ["PTID", "path"])
 
 
+def results(run_dir: Path) -> dict[str, dict]:
+    """Number of a chapter -> what it stored: provenance, results, and what they took."""
+    return {c.number: read_json(run_dir / "results" / f"{c.name}.json") for c in CHAPTERS}
+
+
 def headline(run_dir: Path) -> str:
     """Set headlines beside what is published, a baseline and the ceiling, as Markdown."""
-    rows, label, beside = [], "", []
-    fifth = read_json(run_dir / "results" / f"{chapters.get_chapter('5').name}.json")["results"]
-    for chapter in CHAPTERS:
-        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
-        label = stored["provenance"]["label"]
-        for name, (_, where, known) in seeds.headlines()[chapter.number].items():
+    rows, beside, every = [], [], results(run_dir)
+    for number, stored in every.items():
+        for name, (_, where, known) in seeds.HEADLINES[number].items():
             found = seeds.pick(stored["results"], where)
             if known and found:
                 row = {"figure": name, "published": published.figure(known)}
                 row |= {"this run": found["value"]}
                 rows.append(row | {end: found.get(end) for end in ("low", "high")})
-                beside.append(bounds(fifth, where))
+                beside.append(bounds(every["05"]["results"], where))
+    label = every["01"]["provenance"]["label"]
     table = published.compare(rows, label).reset_index(names="measure")
     table["baseline"], table["ceiling"] = zip(*beside, strict=True) if beside else ((), ())
     return published.markdown(table) + f"\n*This run: {label}. Published: on ADNI.*\n"
@@ -204,16 +207,6 @@ def bounds(results: dict[str, Any], where: str) -> tuple[str, str]:
     return published.number(value), published.number(best, "unknown")
 
 
-def findings(run_dir: Path) -> str:
-    """List what the chapters' numbers made them say, as Markdown: the run in plain words."""
-    lines = []
-    for chapter in CHAPTERS:
-        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
-        told = f" ([chapter {int(chapter.number)}](chapters/{chapter.name}.ipynb))\n"
-        lines += [f"1. {said}{told}" for said in stored["results"].get("findings", ())]
-    return "".join(lines) + f"\n*This run: {stored['provenance']['label']}.*\n"
-
-
 def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
     """Set a figure of some chapters, written into `folder`, above what the chapter found.
 
@@ -236,17 +229,11 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
     return told
 
 
-def cards(run_dir: Path) -> dict[str, str]:
-    """Write of its model card and its datasheet what a run measured or noted, as Markdown."""
-    source = Path(__file__).with_name("cards.md.j2").read_text(encoding="utf-8")
-    page = Environment(trim_blocks=True, lstrip_blocks=True)
-    page.filters["number"] = published.number
-    known = {"made": manifest.read_manifest(run_dir)["chapters"], "seen": [], "found": {}}
-    for chapter in CHAPTERS:
-        stored = read_json(run_dir / "results" / f"{chapter.name}.json")
-        known["found"][chapter.number] = stored["results"]
-    told = page.from_string(source).make_module(known)
-    return {name: getattr(told, name)() for name in ("model_card", "datasheet")}
+def told(run_dir: Path, part: str) -> str:
+    """Write as Markdown 'findings', 'model_card' or 'datasheet': what a run measured or noted."""
+    known: dict = {"chapters": CHAPTERS, "stored": results(run_dir), "seen": []}
+    known["made"] = manifest.read_manifest(run_dir).get("chapters")
+    return getattr(published.template("pages.md.j2").make_module(known), part)()
 
 
 def times(run_dir: Path) -> str:
@@ -256,9 +243,9 @@ def times(run_dir: Path) -> str:
         for name, path in WAYS["paths"].items()
     }
     ways |= {f"[](chapters/{chapter.name}.ipynb)": [chapter] for chapter in CHAPTERS}
-    rows = []
+    rows, every = [], results(run_dir)
     for name, way in ways.items():
-        found = [read_json(run_dir / "results" / f"{c.name}.json") for c in way]
+        found = [every[chapter.number] for chapter in way]
         read, asked = (sum(m) for m in zip(*(minutes(c.notebook) for c in way), strict=True))
         row = {"path or chapter": name, "to read": f"{read} min", "exercises": f"{asked} min"}
         spent = sum(part["seconds"] for part in found)

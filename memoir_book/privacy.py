@@ -84,8 +84,7 @@ def look(paths: Iterable[Path], known: Iterable[str] = ()) -> None:
     """Refuse files with what looks like an identifier: PrivateDataError names file and kind."""
     known = list(known)
     texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
-    found = [f"{name}: {kind}" for name, text in texts.items() for kind in kinds(text, known)]
-    if found:
+    if found := [f"{name}: {kind}" for name, text in texts.items() for kind in kinds(text, known)]:
         raise PrivateDataError(say("identifier", found=", ".join(found)))
 
 

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, Template
 
 
 @cache
 def load(name: str = "published.json") -> dict[str, Any]:
     """Read published.json, every figure that the book compares with, or another file beside it."""
     return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def template(name: str) -> Template:
+    """Read a Jinja template beside this file: HTML, in which every word is escaped, or Markdown."""
+    how: dict = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": ".html." in name}
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
+    page.filters["number"] = number
+    return page.get_template(name)
 
 
 def figure(path: str) -> Any:

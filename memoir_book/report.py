@@ -9,7 +9,6 @@ are judged (`privacy.coarse`), and a second report on all but a few of the same 
 are moved into place. Settings are those that the trainings noted.
 """
 
-import sys
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -17,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
 from scipy.stats import binomtest
 
 from memoir_core.config import DX, SCORES
 from memoir_core.files import atomic_path, digest, read_json, read_jsonl, write_json
 
-from . import chapters, manifest, privacy, published
+from . import manifest, privacy, published
 from .seeds import pick
-from .store import Run, find_run, load_results
+from .store import Run, load_results
 
+RULES: dict[str, str] = published.load("report_rows.json")["rules"]  # kind of figure -> verdicts
 COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
 COLUMNS += ["n_published", "gap_published", "gap", "gap_low", "gap_high"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
@@ -37,11 +36,6 @@ GAPS = ("gap", "language model", "text similarity")  # kinds that are compared i
 # How far off a level may be on another cohort, and an interval reach; of an error, as its part
 LEVEL, ERROR_LEVEL = 0.1, 0.25
 COLLAPSED = 0.99  # a higher mean cosine between different people: the encoder tells nobody apart
-
-
-def rules() -> dict[str, str]:
-    """Say for each kind of figure how its verdict comes about."""
-    return published.load("report_rows.json")["rules"]
 
 
 def _row(place: dict, figure: str, kind: str, known: dict, found: dict, n: Any) -> dict:
@@ -137,7 +131,7 @@ def _shares(matrix: list[list[int]]) -> dict:
 def judge(
     table: pd.DataFrame, profile: str, is_synthetic: bool, comparable: bool = True
 ) -> pd.DataFrame:
-    """Add gaps, 'verdict' and 'why' by `rules`; of `COLUMNS`, those that lack are not known.
+    """Add gaps, 'verdict' and 'why' by `RULES`; of `COLUMNS`, those that lack are not known.
 
     comparable : False for a cohort that is another kind of cohort than the published one.
     """
@@ -213,12 +207,6 @@ def _pattern(row: dict) -> tuple[str, str]:
     return (PATTERN, told) if shown else (UNTOLD, "no gap, or too few people to tell its side")
 
 
-def said(row: dict) -> str:
-    """'drop rate, FA: published 0.30, used 0.50, not reproduced'."""
-    known, used = (published.number(row[key], "not told") for key in ("published", "value"))
-    return f"{row['figure']}: published {known}, used {used}, {row['verdict']}"
-
-
 def collapse(book: Run) -> list[dict[str, Any]]:
     """How alike chapter 4 found the embeddings of different people; [] where it did not look."""
     rows, stored = [], load_results(book, "04")
@@ -256,7 +244,7 @@ def write_report(
     privacy.PrivateDataError is raised and neither is written.
     """
     rows = table.round(5).astype(object).where(table.notna(), None).to_dict("records")
-    stored = {"provenance": where, "rules": rules(), "verdicts": _in_all(table), "figures": rows}
+    stored = {"provenance": where, "rules": RULES, "verdicts": _in_all(table), "figures": rows}
     stored["collapse"] = list(collapsed)
     people = [] if where["cohort"] == "synthetic" else privacy.apart(run_dir)
     data, page = run_dir / "report.json", run_dir / "report.html"
@@ -271,31 +259,12 @@ def write_report(
 
 def render(table: pd.DataFrame, where: dict[str, Any], collapsed: Iterable = ()) -> str:
     """One printable page with every figure; nothing is loaded from elsewhere."""
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": published.number, "said": said}
     groups = [(str(g), rows.to_dict("records")) for g, rows in table.groupby("group", sort=False)]
     changed = table[(table["kind"] == "setting") & (table["verdict"] == "not reproduced")]
     values = {"groups": groups, "changed": changed.to_dict("records"), "counts": _in_all(table)}
-    values |= {"where": where, "rules": rules(), "collapse": collapsed}
-    return environment.from_string(template).render(values)
+    values |= {"where": where, "rules": RULES, "collapse": collapsed}
+    return published.template("report.html.j2").render(values)
 
 
 def _in_all(table: pd.DataFrame) -> dict:
     return table["verdict"].value_counts().reindex(VERDICTS, fill_value=0).to_dict()
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = chapters.parser_of("report", __doc__).parse_args(argv)
-    try:
-        name, _ = find_run(args.profile, args.run, args.data, args.seed)
-        rows = read_json(chapters.runs_dir() / name / "report.json")["figures"]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}; run chapter 10 first", file=sys.stderr)
-        return 1
-    print(*(f"{row['chapter']}  {row['group']}, {said(row)}" for row in rows), sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     common = {"run": name, "data_dir": settings["data"], "device": args.device}
     common |= {key: settings[key] for key in ("profile", "seed")}
     try:
-        folder = store.open_folder(name, settings)
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(store.open_folder(name, settings) / ".lock", timeout=0):
             return run_chapters(chosen, common, extra, args.force, args.verbose)
     except Timeout:
         print(f"error: another process is running {name!r}", file=sys.stderr)
@@ -127,17 +126,14 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
 
     sizes = asdict(get_profile(common["profile"]))
     declared = chapters.parameters_of(chapter).items()
+    seen = lambda n, was: fingerprint(n, was.get("path", ""), was.get("use", "hub"))  # noqa: E731
     values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
     now = {
         "parameters": chapters.resolved(chapter, values, sizes),
         "device": record["device"] if common["device"] == "auto" else common["device"],
         "reads": manifest.reads_now(found, chapter, store.data_folder(common)),
         "code": manifest.code_of(chapter),
-        "weights": {
-            name: was
-            | {"fingerprint": fingerprint(name, was.get("path", ""), was.get("use", "hub"))}
-            for name, was in record["weights"].items()
-        },
+        "weights": {n: was | {"fingerprint": seen(n, was)} for n, was in record["weights"].items()},
         "artefacts": {n: manifest.checksum_now(folder / n) for n in record["artefacts"]},
     }
     if f"notebooks/{chapter.name}.ipynb" not in record["artefacts"]:
@@ -157,18 +153,12 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     data, profile = parameters["data_dir"], parameters["profile"]
     private = store.is_private(folder.name, {"profile": profile, "data": data})
     try:
-        papermill.execute_notebook(
-            str(chapter.notebook),
-            str(partial),
-            parameters,
-            kernel_name="python3",
-            progress_bar={"leave": False} if sys.stderr.isatty() else False,
-            stdout_file=sys.stdout if verbose else None,
-            stderr_file=sys.stderr if verbose else None,
-            cwd=str(chapter.notebook.parent),
-            # ipykernel warns of its own transport, and calls it an error to be ended
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
+        # ipykernel warns of its own transport, and calls it an error to be ended
+        how: dict = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=50"]}
+        how |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr} if verbose else {}
+        how["progress_bar"] = {"leave": False} if sys.stderr.isatty() else False
+        where = str(chapter.notebook), str(partial)
+        papermill.execute_notebook(*where, parameters, cwd=str(chapter.notebook.parent), **how)
     except papermill.PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)

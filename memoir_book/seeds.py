@@ -30,17 +30,10 @@ from .store import Run
 
 FILE = chapters.ROOT / "book" / "reference" / "bands.json"
 WIDTH = 2.5  # of a band, in standard errors to either side
+# Chapter -> headline -> kind (see `band`), path (`pick`), path of what is published, or ''
+HEADLINES: dict[str, dict[str, list[str]]] = published.load("headlines.json")
 COLUMNS = ["run", "seed", "place", "chapter", "headline", "kind", "n", "low", "high", "value"]
 TEST_TO_TRAIN = 0.2 / (0.8 * 0.85)  # subjects of the test part for one that is trained on
-
-
-def headlines() -> dict[str, dict[str, list[str]]]:
-    """Chapter -> headline -> kind (see `band`), path (`pick`), path of what is published, or ''."""
-    return published.load("headlines.json")
-
-
-class OutOfBandError(AssertionError):
-    """A headline lies outside its band, or has none, where that must not happen."""
 
 
 def pick(results: Any, path: str) -> dict[str, Any]:
@@ -92,7 +85,7 @@ def band(kind: str, values: list[float], n: float) -> tuple[float, float]:
 def check(book: Run) -> None:
     """Print whether each headline of the chapter that has just ended lies in its band.
 
-    With MEMOIR_BANDS=strict, OutOfBandError if one lies outside or the chapter has no bands.
+    With MEMOIR_BANDS=strict, AssertionError if one lies outside or the chapter has no bands.
     """
     kind, number = book.device.split(":")[0], book.chapter[:2]
     stored = _bands().get(book.profile.name, {}).get(kind, {})
@@ -102,21 +95,20 @@ def check(book: Run) -> None:
     what = f"profile {book.profile.name} on {kind}" if book.synthetic else "real data"
     print("Expected bands:", f"{what}, seeds {stored['seeds']}" if known else f"none for {what}")
     for name, expected in known.items():
-        value = pick(results, headlines()[number][name][1]).get("value", np.nan)
+        value = pick(results, HEADLINES[number][name][1]).get("value", np.nan)
         out += [name] * (held := hold(name, expected, value)).startswith("OUT")
         print(f"  {held}")
     if out and os.environ.get("MEMOIR_BANDS") == "strict":
         words = {"file": FILE.name, "label": book.label}
-        raise OutOfBandError(say("no band", number=number, names=", ".join(out), **words))
+        raise AssertionError(say("no band", number=number, names=", ".join(out), **words))
 
 
 def hold(name: str, expected: dict[str, Any], value: float) -> str:
     """Hold a headline against its band: 'in ' or 'OUT', and both in words."""
     low, high = expected["low"], expected["high"]
     word = "in " if low <= round(value, 6) <= high else "OUT"  # as the file is rounded
-    return "{}  {}: {} (band {} to {})".format(
-        word, name, *map(published.number, (value, low, high))
-    )
+    shown = "{} (band {} to {})".format(*map(published.number, (value, low, high)))
+    return f"{word}  {name}: {shown}"
 
 
 def export(name: str, file: Path) -> None:
@@ -134,13 +126,12 @@ def judge(file: Path) -> list[str]:
 
     ValueError: it is no such file, or of a profile or device without bands.
     """
-    told, said = read_json(file), []
+    told, said = read_json(file), list[str]()
     try:
         kept = _bands()[told["profile"]][told["device"].split(":")[0]]["chapters"]
         for number, bands in kept.items():
-            given = told["headlines"].get(number, {})
-            held = [hold(k, band, float(given.get(k, "nan"))) for k, band in bands.items()]
-            said += [f"{line[:5]}chapter {number}, {line[5:]}" for line in held]
+            given, at = told["headlines"].get(number, {}), f"chapter {number}, "
+            said += [hold(at + k, band, float(given.get(k, "nan"))) for k, band in bands.items()]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(say("no rerun", file=file, why=repr(error))) from error
     out = [line[5:] for line in said if line.startswith("OUT")]
@@ -169,7 +160,7 @@ def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
             n = results.get("n_test") or 0.2 * get_profile(sources[name]["profile"]).subjects
             place = {"run": name, "seed": sources[name]["seed"], "chapter": chapter.number}
             place["place"] = " ".join(str(sources[name][key]) for key in ("cohort", "profile"))
-            for headline, (kind, where, _) in headlines()[chapter.number].items():
+            for headline, (kind, where, _) in HEADLINES[chapter.number].items():
                 if found := pick(results, where):
                     rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
         if name not in sources:
@@ -270,8 +261,7 @@ def compare(names: list[str], out: str = "") -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = chapters.parser_of("seeds", None)
-    args = parser.parse_args(argv)
+    args = (parser := chapters.parser_of("seeds", None)).parse_args(argv)
     try:
         if args.what == "export":
             export(args.runs[0], Path(args.out or "mine.json"))

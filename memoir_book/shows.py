@@ -1,20 +1,15 @@
 """Sentences that a run's numbers choose, and the box "What this run shows"."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from IPython.display import DisplayObject
 
+from . import published
+
 
 def pick(
-    found: Mapping[str, Any],
-    against: float,
-    above: str,
-    below: str,
-    unclear: str,
-    form: str = "{:.2f}",
+    found: Mapping, against: float, above: str, below: str, unclear: str, form: str = "{:.2f}"
 ) -> str:
     """Choose one of three sentences by where an interval lies beside a number; add the figures.
 
@@ -44,9 +39,7 @@ class Box(DisplayObject):
         self.sentences, self.label = list(sentences), label
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
-        title = f'<p class="admonition-title">What this run shows ({html.escape(self.label)})</p>'
-        return f'<div class="admonition important">{title}<ul>{rows}</ul></div>'
+        return published.template("viewers.html.j2").module.box(self.sentences, self.label).strip()
 
     def __repr__(self) -> str:
         return "\n- ".join([f"What this run shows ({self.label}):", *self.sentences])

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import semantic_search
 from tqdm import tqdm
 
-from memoir_core import files, llm, retrieval, vqa
+from memoir_core import files, llm, retrieval
 from memoir_core.precision import HALF, checked_half_type
 
 from . import onednn, weights
@@ -60,28 +58,6 @@ def get_reranker(
         return CrossEncoder(str(base.path), **told), base, base.describe()
 
 
-def train_questions(
-    cohort: pd.DataFrame, captions: list[dict], examples: int, batch: int, seed: int
-) -> list[list[dict]]:
-    """Draw questions about train cases, half of them on the diagnosis, in batches of one kind.
-
-    A prompt holds one blind caption. One kind per batch keeps the answers about equally long, so
-    that the logits (262,144 columns in Gemma) are computed for few positions.
-    """
-    texts = {row["case"]: row["caption_blind"] for row in captions}
-    answers, rng = vqa.reference_answers(cohort), np.random.default_rng(seed)
-    train = {int(case) for case in cohort[cohort["split"] == "train"]["case"]}
-    others = [k for k in vqa.QUESTIONS if k != "diagnosis" and train & answers[k].keys()]
-    steps = []
-    for number in range(max(1, examples // batch)):
-        kind = "diagnosis" if number % 2 == 0 else others[number // 2 % len(others)]
-        known = answers[kind]
-        able = sorted(train & known.keys())
-        picks = rng.choice(able, size=min(batch, len(able)), replace=False).tolist()
-        steps.append([vqa.question(kind, c, "train", texts[c], (), known[c]) for c in picks])
-    return steps
-
-
 def train_lora(
     model_folder: Path, weights: str, steps: list[list[dict]], folder: Path, *,
     lr: float = 1e-3, seed: int = 0, device: str = "cpu",
@@ -92,7 +68,7 @@ def train_lora(
     backward pass. A finished adapter is used again when all that made it is the same: the base
     model's `weights` (their checksum), the questions, `lr`, `seed`, device and code.
 
-    Returns the loss per step of `train_questions`; [] where the adapter was there.
+    Returns the loss per step; [] where the adapter was there. steps : batches of `vqa.question`.
     """
     settings = {"weights": weights, "questions": files.digest(steps), "lr": lr, "seed": seed}
     settings |= {"device": device, "code": files.code_digest(llm, sys.modules[__name__])}

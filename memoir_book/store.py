@@ -73,15 +73,9 @@ class Run:
 
 
 def start_chapter(
-    chapter: str,
-    *,
-    profile: str = "",
-    run: str = "",
-    data_dir: str = "",
-    seed: int | None = None,
-    device: str = "auto",
-    **own: Any,
-) -> Run:
+    chapter: str, *, profile: str = "", run: str = "", data_dir: str = "",
+    seed: int | None = None, device: str = "auto", **own: Any,
+) -> Run:  # fmt: skip
     """Open a run folder for a chapter: check parameters and inputs, fix seeds, say what runs.
 
     Without any of the common parameters, the run made last goes on (a first one is smoke, seed 0,
@@ -192,8 +186,7 @@ def open_folder(name: str, settings: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".manifest.lock"):
         found = read_manifest(folder)
-        now = {"chapters": {}} | found | dict(settings)  # a download may have moved
-        if now != found:
+        if (now := {"chapters": {}} | found | {**settings}) != found:  # a download may have moved
             write_manifest(folder, now)
     return folder
 

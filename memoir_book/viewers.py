@@ -7,19 +7,17 @@ import base64
 import gzip
 import io
 import zlib
-from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
-from jinja2 import Environment
 from matplotlib.figure import Figure
 from nibabel import Nifti1Image
 
+from . import published
 from .chapters import VOLUMES
 from .plots import DX_COLOURS, brain_rows
 
@@ -46,8 +44,8 @@ def brain_viewer(
         how = {"colormap": "redyell", **ends} if under and len(files) > 1 else {"colormap": "gray"}
         layers.append({"name": f"{name}.nii.gz", **how})
     told = {"files": [*files], "layers": layers, "base": bool(under), "unit": unit, "own": own}
-    words = {"alt": picture.get_label(), "picture": _png(picture), "title": title}
-    page = {"text/html": _html("brain", told=told, **words).data, VOLUMES: files}
+    words = {"alt": picture.get_label(), "picture": png(picture), "title": title}
+    page = {"text/html": show("brain", told=told, **words).data, VOLUMES: files}
     display(page | _live(layers, files, bool(under)), raw=True)
 
 
@@ -60,20 +58,10 @@ def _live(layers: list[dict], files: dict[str, str], base: int) -> dict:
         given = zip(layers, map(base64.b64decode, files.values()), strict=True)
         made = {layer["name"]: Volume(data=raw, **layer) for layer, raw in given}
         under, live = [*made.values()][:base], NiiVue(height=400)
-        show = lambda shown: live.load_volumes([*under, made[shown]])  # noqa: E731
-        pick = interactive(show, shown=[*made][base:], clear_output=False)
+        load = lambda shown: live.load_volumes([*under, made[shown]])  # noqa: E731
+        pick = interactive(load, shown=[*made][base:], clear_output=False)
         return VBox([pick, live])._repr_mimebundle_()
     return {}
-
-
-def figure_slider(figures: Iterable[tuple[str, Figure]], moved: str, title: str, alt: str) -> Any:
-    """Step through matplotlib figures, which are closed, with a slider; the middle one comes first.
-
-    `figures`: what the slider says, and its picture, one after the other; `moved`: what it moves.
-    """
-    frames = {label: _png(figure) for label, figure in figures}
-    words = {"title": title, "moved": moved, "alt": alt}
-    return _html("slider", frames=[*frames.values()], labels=[*frames], **words)
 
 
 def case_explorer(
@@ -93,33 +81,18 @@ def case_explorer(
         cards[case] = card | {"colour": DX_COLOURS[card["dx"]]}
     kept = ("case", "protocol", "reranked", "rerank_scores")
     queries = [{name: row[name] for name in kept} for row in rows]
-    return _html("explorer", queries=queries, cards=cards, title=title)
+    return show("explorer", queries=queries, cards=cards, title=title)
 
 
-def transcript(answers: dict[str, pd.DataFrame], captions: list[dict], title: str) -> Any:
-    """Show what every model was asked about one case, blind, and what it said.
-
-    `answers`: model -> its answers, as chapter 9 reads them. The case that was asked most is shown.
-    """
-    texts = {row["case"]: row for row in captions}
-    said = pd.concat([table.assign(llm=name) for name, table in answers.items()])
-    said = said[said["protocol"] == "blind"]
-    said = said[said["case"] == said["case"].mode()[0]]
-    questions = [rows.to_dict("records") for _, rows in said.groupby("kind", sort=False)]
-    first = questions[0][0]
-    found = [(other, texts[other]["caption"]) for other in first["cases_used"]]
-    blind = texts[first["case"]]["caption_blind"]
-    return _html("transcript", blind=blind, found=found, questions=questions, title=title)
-
-
-def _html(macro: str, **values: Any) -> Any:
-    source = Path(__file__).with_name("viewers.html.j2").read_text(encoding="utf-8")
+def show(macro: str, **values: Any) -> Any:
+    """Show a viewer of viewers.html.j2, such as 'slider' or 'transcript', with its words."""
     key = f"{macro}{zlib.crc32(str(values).encode())}"  # by which its script finds it
-    page = getattr(Environment(autoescape=True).from_string(source).module, macro)
+    page = getattr(published.template("viewers.html.j2").module, macro)
     return HTML(str(page(key=key, **values)).strip())
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """A picture for `show`, as text; the figure is closed."""
     figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
     plt.close(figure)
     return _data_url("png", buffer)

@@ -30,14 +30,9 @@ def templates(device: str) -> dict[str, torch.Tensor]:
     """
 
     def grid(loaded: Any) -> np.ndarray:
-        data = image.resample_img(
-            image.smooth_img(loaded, 1.4),  # mm: 0.6 voxel, against aliasing
-            target_affine=AFFINE,
-            target_shape=SHAPE,
-            interpolation="linear",
-            copy_header=True,
-            force_resample=True,
-        ).get_fdata(dtype=np.float32)
+        smooth = image.smooth_img(loaded, 1.4)  # mm: 0.6 voxel, against aliasing
+        how: Any = {"interpolation": "linear", "copy_header": True, "force_resample": True}
+        data = image.resample_img(smooth, AFFINE, SHAPE, **how).get_fdata(dtype=np.float32)
         return np.clip(data, 0, None)
 
     t1 = grid(datasets.load_mni152_template(resolution=1))
@@ -52,10 +47,8 @@ def templates(device: str) -> dict[str, torch.Tensor]:
     central = (np.abs(x) < 36) & (y > -62) & (y < 42) & (z > -22) & (z < 36)
     ventricles = csf * (depth > 22) * central
     lateral = np.abs(x)
-    hippocampus = sum(
-        _blob(lateral, y, z, centre, 8.0)
-        for centre in [(23, -5, -19), (25, -13, -19), (28, -22, -15), (30, -31, -9)]
-    )
+    centres = [(23, -5, -19), (25, -13, -19), (28, -22, -15), (30, -31, -9)]
+    hippocampus = sum(_blob(lateral, y, z, centre, 8.0) for centre in centres)
     hippocampus = np.clip(hippocampus, 0, 1) * np.clip(gm * 1.5, 0, 1)
     temporal = (lateral > 22) & (y > -65) & (y < 15) & (z < 8)
     parietal = (y < -35) & (z > 14)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
 
 from .anatomy import REGIONS, TRACTS, templates
 from .tables import ANATOMY, FA_STREAM, SHAPE, T1_STREAM, generator
@@ -31,18 +32,15 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
         + effect["noise"] * rng.standard_normal()
         for name, effect in REGIONS.items()
     ]
-    coarse = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
-    coarser = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
+    drawn = {"amplitudes": np.array(amplitudes, np.float32)}
+    drawn["coarse"] = rng.standard_normal((3, 12, 14, 12), dtype=np.float32)
+    drawn["coarser"] = rng.standard_normal((3, 6, 7, 6), dtype=np.float32)
     angles = np.deg2rad(0.8) * rng.standard_normal(3)
     scales = 1 + HEAD_SPREAD * rng.standard_normal(3)
     sex = SEX_EFFECT * (-1 if latent["female"] else 1) + SEX_NOISE * rng.standard_normal()
     scales[1] *= 1 + HEAD_SEX * sex
-    return {
-        "amplitudes": np.array(amplitudes, np.float32),
-        "coarse": coarse,
-        "coarser": coarser,
-        "matrix": (_rotation(angles) * scales).astype(np.float32),
-    }
+    turn = Rotation.from_euler("XYZ", angles).as_matrix()
+    return drawn | {"matrix": (turn * scales).astype(np.float32)}
 
 
 def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torch.Tensor:
@@ -98,14 +96,6 @@ def _sample(volumes: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     unit = 2 * at / (size - 1) - 1
     grid = unit.flip(1).permute(0, 2, 3, 4, 1)  # grid_sample wants z, y, x last
     return F.grid_sample(volumes, grid, align_corners=True, padding_mode="border")
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    a, b, c = angles
-    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return rx @ ry @ rz
 
 
 def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:

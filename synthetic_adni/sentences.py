@@ -8,26 +8,20 @@ stage keep scores, function and findings of that stage together, so that they st
 import json
 import re
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 _SLOT = re.compile(r"\{(\w+)\}")
-
-
-@cache
-def grammar() -> dict[str, dict[str, list]]:
-    """Read grammar.json: `rules` and `numbers`."""
-    return json.loads(Path(__file__).with_name("grammar.json").read_text(encoding="utf-8"))
+GRAMMAR = json.loads(Path(__file__).with_name("grammar.json").read_text(encoding="utf-8"))
 
 
 def _expand(symbol: str, rng: np.random.Generator) -> str:
-    numbers, rules = grammar()["numbers"], grammar()["rules"]
-    if symbol in numbers:
-        low, high = numbers[symbol]
+    if symbol in GRAMMAR["numbers"]:
+        low, high = GRAMMAR["numbers"][symbol]
         return str(rng.integers(low, high + 1))
-    chosen = rules[symbol][rng.integers(len(rules[symbol]))]
+    rules = GRAMMAR["rules"][symbol]
+    chosen = rules[rng.integers(len(rules))]
     return _SLOT.sub(lambda slot: _expand(slot[1], rng), chosen)
 
 

@@ -151,20 +151,12 @@ def _subject(person: dict[str, Any], drift: float) -> tuple[list[dict], list[dic
         if kind == "kept" and number > scanned and rng.random() < 0.5:
             continue  # a visit that was missed
         more = pace * (month - months[scanned]) / 12
-        row = {
-            "RID": rid,
-            "COLPROT": phase_of(day),
-            "ORIGPROT": phase_of(dates[0]),
-            "PTID": ptid,
-            "SITE": person["site"],
-            "VISCODE": "bl" if month == 0 else f"m{month:02d}",
-            "EXAMDATE": day.isoformat(),
-            "AGE": round(age_bl, 1),
-            "PTGENDER": "Female" if female else "Male",
-            "PTEDUCAT": education,
-            "APOE4": apoe4,
-            "DX": "" if kind == "no_dx" else _diagnosis(dx, diagnosed + more, number, scanned, rng),
-        }
+        row = {"RID": rid, "PTID": ptid, "SITE": person["site"], "EXAMDATE": day.isoformat()}
+        row |= {"COLPROT": phase_of(day), "ORIGPROT": phase_of(dates[0])}
+        row |= {"VISCODE": "bl" if month == 0 else f"m{month:02d}", "AGE": round(age_bl, 1)}
+        row |= {"PTGENDER": "Female" if female else "Male", "PTEDUCAT": education, "APOE4": apoe4}
+        known = kind != "no_dx"
+        row["DX"] = _diagnosis(dx, diagnosed + more, number, scanned, rng) if known else ""
         row |= {name: score(name, severity + more, rng) for name in SCORES}
         if row["COLPROT"] == "ADNI1":
             row["MOCA"] = np.nan

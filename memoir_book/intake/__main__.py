@@ -4,24 +4,21 @@ Each command is a module of its own, with `run`.
 """
 
 import argparse
-import importlib
 import sys
 
 from memoir_core.tables import CohortError
 from memoir_core.volumes import VolumeError
 
 from ..chapters import parser_of
-
-COMMANDS = ("adni", "prepare", "oasis")
+from . import adni, oasis, prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 1 where something must be mended first."""
     parser = argparse.ArgumentParser(prog="python -m memoir_book.intake", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f".{name}", __package__)
-        what = str(module.__doc__)
+    for module in (adni, prepare, oasis):
+        name, what = module.__name__.rpartition(".")[2], str(module.__doc__)
         sub = commands.add_parser(name, help=what.splitlines()[0], description=what)
         parser_of(f"intake {name}", what, sub).set_defaults(run=module.run)
     options = parser.parse_args(arguments)

@@ -95,8 +95,7 @@ def numbers(volume: np.ndarray, kind: str) -> dict[str, float]:
 
 def judge(found: dict[str, float], kind: str) -> str:
     """Say why the `numbers` are not those of a kind on MNI space: 'what; mend', or ''."""
-    share = found["share"]
-    if not 0.12 <= share <= 0.4:
+    if not 0.12 <= (share := found["share"]) <= 0.4:
         return say("almost empty" if share < 0.12 else "too large", share=share)
     top, most = found["top"], {"t1": np.inf, "fa": 1.05, "gm": 2}[kind]
     power = 10 ** round(np.log10(max(top, 1e-9) / 0.6))

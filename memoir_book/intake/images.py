@@ -63,8 +63,7 @@ def raw_images(raw: Path, out: Path | None = None) -> pd.DataFrame:
     if t1["ID"].isna().any():
         return t1[[*keys, "t1_path"]].merge(fa[[*keys, "fa_path"]], "outer", on=keys)
     fa = fa.drop_duplicates(day)[[*day, "fa_path"]]  # it has an ID of its own, of the same day
-    both = t1.merge(fa, "left", on=day).rename(columns={"ID": "IMAGEUID"})
-    return both[["IMAGEUID", *PATHS]]
+    return t1.merge(fa, "left", on=day).rename(columns={"ID": "IMAGEUID"})[["IMAGEUID", *PATHS]]
 
 
 def walk(folder: Path, without: Path | None = None) -> list[Path]:

@@ -22,8 +22,7 @@ AGREEMENT = "https://sites.wustl.edu/oasisbrains/"
 SHEET, MAPS = "oasis_cross-sectional.csv", "OAS1_*_MR1/mwrc1OAS1_*_bet.nii*"
 COUNTS = {0.0: 135, 0.5: 70, 1.0: 28, 2.0: 2}  # sessions by CDR, of the whole sheet
 YOUNGEST = 60
-RANGES: dict[str, tuple] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mmse": (0, 30)}
-RANGES |= {"cdr": (0, 3), "etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
+RANGES: dict[str, tuple] = {"age": (18, 97), "mmse": (0, 30), "cdr": (0, 3), "nwbv": (0.5, 1)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5, 1, 2 or 3"}
 
@@ -38,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
 def as_download(data: str, accepted: bool) -> str:
     """Turn 'oasis', or a folder in nilearn's layout, into a download in the cache; else `data`."""
     source = _fetched(accepted) if data == "oasis" else Path(data).expanduser()
-    sheet = sheet_in(source)
-    if sheet is None or (source / "ADNIMERGE.csv").exists():
+    if (sheet := sheet_in(source)) is None or (source / "ADNIMERGE.csv").exists():
         return data
     maps = [(path.name, path.stat().st_size) for path in sorted(sheet.parent.glob(MAPS))]
     out = chapters.cache_dir() / f"oasis-{digest([checksum(sheet), maps])[:12]}"
@@ -86,16 +84,15 @@ def read_sheet(path: Path) -> pd.DataFrame:
     good["id"] = text["id"].str.fullmatch(r"OAS1_\d{4}_MR[12]") & ~text["id"].duplicated()
     good["mf"] = text["mf"].isin(["M", "F"])
     good["cdr"] = sheet["cdr"].isin([*COUNTS, 3]) | (text["cdr"] == "")
-    wrong = sorted((line, name) for name, fits in good.items() for line in fits.index[~fits])
-    problems = [
-        problem("no sheet value", path, *at, value=text.loc[at][:40], expected=EXPECTED[at[1]])
-        for at in wrong
-    ]
-    found, whole = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS], [*COUNTS.values()]
-    if not problems and len(sheet) >= sum(whole) and found != whole:  # a shorter one is an extract
-        raise refusal("lost sessions", path, found=found, cdr=[*COUNTS], whole=whole)
+    problems = []
+    for at in sorted((line, name) for name, fits in good.items() for line in fits.index[~fits]):
+        words = {"value": text.loc[at][:40], "expected": EXPECTED[at[1]]}
+        problems.append(problem("no sheet value", path, *at, **words))
     if problems:
         raise CohortError(*problems)
+    found, whole = [int((sheet["cdr"] == cdr).sum()) for cdr in COUNTS], [*COUNTS.values()]
+    if len(sheet) >= sum(whole) and found != whole:  # a shorter one is an extract
+        raise refusal("lost sessions", path, found=found, cdr=[*COUNTS], whole=whole)
     return sheet
 
 

@@ -21,14 +21,13 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from jinja2 import Template
 from tqdm import tqdm
 
 from memoir_core import files
 from memoir_core.tables import PATHS, CohortError, read_images
 from memoir_core.volumes import VolumeError
 
-from .. import privacy
+from .. import privacy, published
 from ..messages import problem, refusal, say
 from . import content, register
 from .images import raw_images
@@ -158,10 +157,9 @@ def _write_lists(raw: Path, out: Path, table: pd.DataFrame, done: dict[str, dict
     for name, list_ in (("images.csv", images), ("failures.csv", failures)):
         with files.atomic_path(out / name) as temporary:
             list_.to_csv(temporary, index=False)
-    text = Path(__file__).parents[1].joinpath("prepare.html.j2").read_text("utf-8")
     shown = {"banner": privacy.BANNER, "failures": failures.to_html(index=False)}
     with files.atomic_path(out / "index.html") as temporary:
-        page = Template(text, autoescape=True).render(shown, pictures=sorted(pictures))
+        page = published.template("prepare.html.j2").render(shown, pictures=sorted(pictures))
         temporary.write_text(page, encoding="utf-8")
     if (raw / "ADNIMERGE.csv").exists():
         with files.atomic_path(out / "ADNIMERGE.csv") as temporary:

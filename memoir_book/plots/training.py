@@ -10,18 +10,6 @@ from matplotlib.figure import Figure
 from . import style
 
 
-def similarity(before: np.ndarray, after: np.ndarray, names: tuple[str, str], title: str) -> Figure:
-    """Show two (N, N) cosine-similarity matrices side by side; the diagonal is the match."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.4), sharey=True)
-    for ax, matrix, when in zip(axes, (before, after), ("before", "after"), strict=True):
-        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-        ax.set(xlabel=names[1], title=f"{when} stage 1")
-    axes[0].set_ylabel(names[0])
-    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
-    words = f"Matrices of cosine similarity, {names[0]} by {names[1]}, before and after stage 1."
-    return style.finish(figure, title, words)
-
-
 def history_curves(
     history: pd.DataFrame, panels: dict[str, list[str]], title: str,
     best: int | None = None, x: str = "epoch", names: dict[str, str] | None = None,

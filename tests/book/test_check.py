@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book import check, intake
+from memoir_book import check
 from memoir_book.intake import content
+from memoir_book.intake.images import list_images
 from memoir_core import cohort
 from memoir_core.cohort import CohortError, DataLeakageError
 from memoir_core.volumes import GRID
@@ -38,9 +39,7 @@ def download(tmp_path):
 
 def build(folder, images=True):
     visits = cohort.read_adnimerge(folder / "ADNIMERGE.csv")
-    return cohort.build_cohort(
-        visits, intake.list_images(folder), folder if images else None, seed=0
-    )
+    return cohort.build_cohort(visits, list_images(folder), folder if images else None, seed=0)
 
 
 def edit(folder, row, **values):
@@ -269,4 +268,4 @@ def test_a_path_that_climbs_out_of_the_folder_is_refused(download):
     images.loc[0, "t1_path"] = "../" + download.name + "/" + str(images["t1_path"].dropna().iloc[0])
     images.to_csv(download / "images.csv", index=False)
     with pytest.raises(CohortError, match=r"leads out of the folder; write the whole path"):
-        intake.list_images(download)
+        list_images(download)

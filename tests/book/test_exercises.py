@@ -388,7 +388,7 @@ def test_check_says_right_wrong_and_which(capsys):
     assert says(capsys, half, cases) == (
         'half: wrong for "three": expected 1, got 1.5\nhalf: wrong for "large": got 4\n'
     )
-    with pytest.raises(exercises.WrongAnswerError, match="three"):
+    with pytest.raises(AssertionError, match="three"):
         exercises.check(half, cases, strict=True)
 
 
@@ -404,7 +404,7 @@ def test_check_shows_an_exception_and_its_line(capsys):
     )
     assert "takes 1 positional argument" in says(capsys, half, {"two": ((1, 2), 1.0)})
     assert "not callable" in says(capsys, 3, {"a number": ((), 1.0)})
-    with pytest.raises(exercises.WrongAnswerError, match="ZeroDivisionError"):
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
         exercises.check(broken, {"one": ((1,), 1.0)}, strict=True)
 
 
@@ -418,7 +418,7 @@ def test_not_answered_is_not_an_error_of_a_library(capsys):
     cases = {"one": ((1,), 1)}
     assert says(capsys, stub, cases) == "stub: not answered yet\n"
     assert "NotImplementedError" in says(capsys, calls_one, cases)
-    with pytest.raises(exercises.WrongAnswerError, match="not answered"):
+    with pytest.raises(AssertionError, match="not answered"):
         exercises.check(stub, cases, strict=True)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memoir_book import intake
 from memoir_book.intake import __main__ as command
 from memoir_book.intake import adni, images, tables
 from memoir_core import cohort
@@ -37,7 +36,7 @@ def convert(download, out, *more):
 
 def build(folder):
     visits = cohort.read_adnimerge(folder / "ADNIMERGE.csv")
-    return cohort.build_cohort(visits, intake.list_images(folder), folder, seed=0)[0]
+    return cohort.build_cohort(visits, images.list_images(folder), folder, seed=0)[0]
 
 
 def test_seven_dated_tables_and_clinicas_tree_give_the_same_cohort(merged, tmp_path, capsys):
@@ -318,7 +317,7 @@ def test_clinicas_tree(tmp_path, session):
         f"{dti}/normalized_space/{stem}_dwi_space-MNI152Lin_res-1x1x1_FA.nii.gz",
         f"{dti}/normalized_space/{stem}_dwi_space-MNI152Lin_res-1x1x1_MD.nii.gz",
     )
-    found = intake.find_images(tmp_path)
+    found = images.find_images(tmp_path)
     (row,) = found.to_dict("records")
     assert (row["PTID"], row["VISCODE"]) == (ANNA, "m12")
     assert row["t1_path"].endswith(f"{mni}_res-1x1x1_T1w.nii.gz")
@@ -330,10 +329,10 @@ def test_of_two_runs_the_later_and_of_two_files_that_no_rule_parts_none(tmp_path
     base, stem = tree()
     name = f"{base}/anat/{stem}_{{}}space-MNI152NLin6Asym_T1w.nii.gz"
     put(tmp_path, *(name.format(run) for run in ("run-1_", "run-02_", "run-10_")))
-    assert "run-10" in intake.find_images(tmp_path)["t1_path"].item()
+    assert "run-10" in images.find_images(tmp_path)["t1_path"].item()
     put(tmp_path, f"derivatives/{name.format('run-10_')}")
     with pytest.raises(CohortError, match="second file for one visit"):
-        intake.find_images(tmp_path)
+        images.find_images(tmp_path)
 
 
 def test_native_space_is_refused_with_the_command_that_registers(tmp_path):
@@ -342,15 +341,15 @@ def test_native_space_is_refused_with_the_command_that_registers(tmp_path):
     with pytest.raises(
         CohortError, match=r"native space; run `python -m memoir_book\.intake prepare"
     ):
-        intake.find_images(tmp_path)
+        images.find_images(tmp_path)
     put(tmp_path, f"derivatives/x/{base}/anat/{stem}_space-MNI152NLin6Asym_desc-preproc_T1w.nii.gz")
-    assert "derivatives" in intake.find_images(tmp_path)["t1_path"].item()
+    assert "derivatives" in images.find_images(tmp_path)["t1_path"].item()
 
 
 def test_a_folder_that_names_no_visit_is_named(tmp_path):
     put(tmp_path, "sub-ADNI901S90011/anat/sub-ADNI901S90011_space-MNI_T1w.nii.gz")
     with pytest.raises(CohortError, match="no PTID or visit"):
-        intake.find_images(tmp_path)
+        images.find_images(tmp_path)
 
 
 def volume(path, extent=(180, 216, 180)):
@@ -509,4 +508,4 @@ def test_what_is_found_is_named_with_the_command(merged, tmp_path, unpacked):
     assert all(n in said for n in ("ADNIMERGE_15Dec2025", "T1_12_15_2025.csv", "ADNI/... as LONI"))
     (folder / "ADNIMERGE_15Dec2025.csv").rename(folder / "ADNIMERGE.csv")
     with pytest.raises(CohortError, match=r"memoir_book\.intake adni"):
-        intake.list_images(folder)
+        images.list_images(folder)

@@ -5,7 +5,8 @@ import os
 import pandas as pd
 import pytest
 
-from memoir_book.intake import images, read_text
+from memoir_book.intake import images
+from memoir_book.intake.text import read_text
 from memoir_core.tables import CohortError
 
 TEXT = "PTID,VISCODE,AGE,SITENAME\n011_S_0002, bl ,74.3,Hôpital\n\n011_S_0003,m12,-4,\n"

@@ -5,6 +5,7 @@ import pytest
 import tinyllm
 import torch
 from damage import flip
+from ideas import idea
 from safetensors.torch import load_file
 
 from memoir_book import standins
@@ -21,7 +22,8 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def steps(cohort):
-    return standins.train_questions(cohort, caption_rows(cohort), 96, 8, seed=0)
+    draw = idea("09", "def train_questions", np=np, vqa=vqa)["train_questions"]
+    return draw(cohort, caption_rows(cohort), 96, 8, seed=0)
 
 
 @pytest.fixture(scope="module")

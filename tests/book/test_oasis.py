@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from oasis import oasis, sheet
 
-from memoir_book import check, intake, pages, plots, report
-from memoir_book.dataset import Dataset, read_dataset
+from memoir_book import check, pages, plots, report
+from memoir_book.dataset import Dataset, lacks, read_dataset
 from memoir_book.intake import __main__ as command
-from memoir_book.intake import content
+from memoir_book.intake import content, images
 from memoir_book.intake import oasis as intake_oasis
 from memoir_core import captions, cohort, volumes
 from memoir_core.tables import CohortError
@@ -38,7 +38,7 @@ def download(home, tmp_path_factory):
 @pytest.fixture(scope="module")
 def people(download):
     visits = cohort.read_adnimerge(download / "ADNIMERGE.csv")
-    table, _ = cohort.build_cohort(visits, intake.list_images(download), download, seed=0)
+    table, _ = cohort.build_cohort(visits, images.list_images(download), download, seed=0)
     return read_dataset(download).describe(table, download)
 
 
@@ -215,7 +215,7 @@ def test_captions_say_what_is_known_and_call_the_class_by_its_rule(people):
 
 
 def test_what_is_absent_is_said(people):
-    said = " ".join(intake.lacks(people))
+    said = " ".join(lacks(people))
     for word in ("no FA", "no CDR-SB", "no APOE4", "no MoCA", "no exam date", "fewer than 15"):
         assert word in said
     assert "MMSE" not in said

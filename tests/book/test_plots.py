@@ -115,7 +115,6 @@ def small_inputs():
         "brain_rows": ({"CN": volume}, "run", volume[::2, ::2, ::2], "a map"),
         "mosaic": (volume[None], ["case 0"], [True], "run"),
         "stacked_bars": (verdicts, "published figures", "run"),
-        "similarity": (np.eye(3), np.eye(3), ("T1", "clinical"), "run"),
         "history_curves": (curve, {"loss": ["loss"]}, "run", 1),
         "confusion_matrix": (np.eye(3, dtype=int), "run"),
         "embedding_map": (

@@ -123,7 +123,7 @@ def test_cards_tell_what_manifest_and_results_hold(tmp_path):
     for chapter in CHAPTERS:
         path = tmp_path / "r" / "results" / f"{chapter.name}.json"
         write_json(path, {"results": found[chapter.number]})
-    cards = pages.cards(tmp_path / "r")
+    cards = {name: pages.told(tmp_path / "r", name) for name in ("model_card", "datasheet")}
     for said in (
         *("69,256,265", "epochs 7", "epoch 3 was best", "minilm (minilm, PyPI 1, sha256 e36f8e"),
         *("`abc`", "| dx3 | macro f1 | 0.700 (0.600 to 0.800) |", "test part of 105 people"),
@@ -145,7 +145,7 @@ def test_the_front_page_says_what_the_chapters_found(tmp_path):
         write_json(tmp_path / "results" / f"{chapter.name}.json", result)
     link = "([chapter 5](chapters/05_stage2_multitask.ipynb))"
     text = f"1. It learned (0.7; n = 62). {link}\n\n*This run: a label.*\n"
-    assert pages.findings(tmp_path) == text
+    assert pages.told(tmp_path, "findings") == text
 
 
 def test_times_are_those_of_the_result_files_and_paths_add_them_up(tmp_path):

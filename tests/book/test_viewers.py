@@ -6,12 +6,14 @@ import html
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from ideas import cell
 from nibabel import Nifti1Image
 
 from memoir_book import pages, viewers
@@ -113,15 +115,14 @@ def viewers_widget(model):
 
 
 def test_a_slider_of_figures_holds_each_and_what_it_says():
-    def drawn():
-        for number in range(5):
-            assert len(plt.get_fignums()) == before, "the one before is closed"
-            figure, ax = plt.subplots(figsize=(2, 1))
-            ax.set_title(str(number))
-            yield f"{number / 10:.1f}", figure
-
-    before = len(plt.get_fignums())
-    page = viewers.figure_slider(drawn(), "threshold", HOSTILE, "five numbers").data
+    before, frames = len(plt.get_fignums()), {}
+    for number in range(5):
+        figure, ax = plt.subplots(figsize=(2, 1))
+        ax.set_title(str(number))
+        frames[f"{number / 10:.1f}"] = viewers.png(figure)
+        assert len(plt.get_fignums()) == before, "it is closed"
+    words = {"moved": "threshold", "title": HOSTILE, "alt": "five numbers", "labels": [*frames]}
+    page = viewers.show("slider", frames=[*frames.values()], **words).data
     assert len(set(re.findall(r"data:image/png;base64,[\w+/=]+", page))) == 5
     assert 'max="4"' in page and ">0.2</output>" in page and "<label>threshold" in page
     assert '["0.0", "0.1", "0.2", "0.3", "0.4"]' in page and 'alt="five numbers"' in page
@@ -142,7 +143,7 @@ def test_the_case_explorer_holds_the_cases_of_its_queries_and_no_others():
     assert cards["0"]["slice"] != cards["1"]["slice"]
 
 
-def test_the_transcript_shows_the_case_asked_most_and_only_blind_answers():
+def test_the_transcript_shows_one_case_and_only_blind_answers():
     def row(case, kind, protocol, answer):
         said = {"case": case, "kind": kind, "protocol": protocol, "answer": answer}
         return said | {"question": f"{kind}?", "reference": HOSTILE, "cases_used": [1]}
@@ -152,8 +153,12 @@ def test_the_transcript_shows_the_case_asked_most_and_only_blind_answers():
         row(2, "why", "blind", ""), row(2, "why", "own_caption", "SECRET"),
     ]  # fmt: skip
     answers = {HOSTILE: pd.DataFrame(rows), "second": pd.DataFrame(rows[1:])}
-    page = viewers.transcript(answers, captions(range(3)), HOSTILE).data
-    inert(page, scripts=0)
+    pages = []
+    show = SimpleNamespace(show=lambda *a, **words: pages.append(viewers.show(*a, **words).data))
+    names = {"answers": answers, "captions": captions(range(3)), "shown_case": 2, "pd": pd}
+    label = SimpleNamespace(label=HOSTILE)
+    cell("09", 'viewers.show("transcript"', viewers=show, book=label, **names)
+    inert(page := pages[0], scripts=0)
     assert "case 2</strong>" in page and page.count("<em>") == 2
     assert len(re.findall(r"Male\s\[cases 1; not for clinical use\]", page)) == 2
     assert page.count("(no answer)") == 2 and "SECRET" not in page and "other [" not in page

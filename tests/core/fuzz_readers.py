@@ -18,7 +18,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from memoir_book.intake import read_text
+from memoir_book.intake.text import read_text
 from memoir_core import tables, volumes
 
 TABLE = (

@@ -29,7 +29,7 @@ def test_excluded_texts_are_not_drawn():
 
 
 def test_every_slot_of_the_grammar_is_a_rule_or_a_range():
-    grammar = sentences.grammar()
+    grammar = sentences.GRAMMAR
     names = {*grammar["rules"], *grammar["numbers"]}
     used = {
         slot
@@ -44,8 +44,7 @@ def test_every_slot_of_the_grammar_is_a_rule_or_a_range():
 def test_impossible_numbers_of_sentences_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="n=-1"):
         sentences.synthetic_sentences(-1, seed=0)
-    monkeypatch.setattr(
-        sentences, "grammar", lambda: {"rules": {"sentence": ["{n}"]}, "numbers": {"n": [0, 2]}}
-    )
+    tiny = {"rules": {"sentence": ["{n}"]}, "numbers": {"n": [0, 2]}}
+    monkeypatch.setattr(sentences, "GRAMMAR", tiny)
     with pytest.raises(ValueError, match="gave 3 distinct sentences, 4 were asked for"):
         sentences.synthetic_sentences(4, seed=0)

@@ -258,7 +258,7 @@ def test_a_whole_download_asks_for_no_lock(copy, monkeypatch):
 
 
 def test_a_download_is_made_once_and_another_size_anew(copy, monkeypatch):
-    monkeypatch.setattr(write, "_make_tables", None)
+    monkeypatch.setattr(write, "_write_tables", None)
     write.ensure_download(copy, 4, 0.5)
     monkeypatch.undo()
     monkeypatch.setattr(write, "ProcessPoolExecutor", None)  # one worker opens none
