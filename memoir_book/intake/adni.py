@@ -68,8 +68,7 @@ def found(folder: Path) -> str:
 
 def read_merged(folder: Path) -> pd.DataFrame:
     """Read a folder's ADNIMERGE.csv as text; CohortError says what else lies there, and the way."""
-    path = folder / "ADNIMERGE.csv"
-    if not path.exists() and (other := found(folder)):
+    if not (path := folder / "ADNIMERGE.csv").exists() and (other := found(folder)):
         raise refusal("is missing", path, other=other)
     return read_text(path)
 

@@ -182,8 +182,7 @@ def choose(table: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, dict[str, l
     problems = [problem("no visit in a path", folder / file) for file in table["file"][~known]]
     table = table[known]
     for rank, rule in NAMES["choice of an image"].items():
-        worse = table[rank] > table.groupby(keys)[rank].transform("min")
-        if worse.any():
+        if (worse := table[rank] > table.groupby(keys)[rank].transform("min")).any():
             said[say("several files", rule=rule)] = [*table["file"][worse]]
         table = table[~worse]
     native, table = table[table["native"].astype(bool)], table[~table["native"].astype(bool)]
