@@ -18,7 +18,7 @@ from memoir_core.config import get_profile
 from memoir_core.files import DamagedFileError, difference, read_json, sweep
 from memoir_core.tables import CohortError
 
-from . import chapters, manifest, pages, store
+from . import chapters, kernels, manifest, pages, store
 from .chapters import CHAPTERS, Chapter
 from .messages import say
 
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     common |= {key: settings[key] for key in ("profile", "seed")}
     try:
         folder = store.open_folder(name, settings)
-        with FileLock(folder / ".lock", timeout=0):
-            return run_chapters(chosen, common, extra, args.force, args.verbose)
+        with FileLock(folder / ".lock", timeout=0), kernels.ready() as kernel:
+            return run_chapters(chosen, common, extra, kernel, args.force, args.verbose)
     except Timeout:
         print(f"error: another process is running {name!r}", file=sys.stderr)
         return 1
@@ -83,7 +83,7 @@ def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
 
 
 def run_chapters(
-    chosen: list[Chapter], common: dict, extra: dict, force: bool = False, verbose: bool = False
+    chosen: list[Chapter], common: dict, extra: dict, kernel: str, force: bool, verbose: bool
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
@@ -102,7 +102,7 @@ def run_chapters(
         said = "" if why == manifest.NEW else f" ({why})"
         print(f"{line} ...{said}", end="" if back else "\n")
         started = time.monotonic()
-        error = execute(chapter, common | own, folder, verbose)
+        error = execute(chapter, common | own, folder, kernel, verbose)
         taken = f"{time.monotonic() - started:6.1f} s"
         if error:
             print(f"{back}{line} FAILED after {taken}\n\n{error}", file=sys.stderr, flush=True)
@@ -141,7 +141,7 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     return difference({key: record[key] for key in now}, now)
 
 
-def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> str:
+def execute(chapter: Chapter, parameters: dict, folder: Path, kernel: str, verbose: bool) -> str:
     """Run one notebook; return '' or a message that names notebook, cell and error."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -157,7 +157,8 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
             str(chapter.notebook),
             str(partial),
             parameters,
-            kernel_name="python3",
+            kernel_name=kernel,
+            engine_name=kernels.engine(),
             progress_bar={"leave": False} if sys.stderr.isatty() else False,
             stdout_file=sys.stdout if verbose else None,
             stderr_file=sys.stderr if verbose else None,
