@@ -142,7 +142,7 @@ unit: $(INSTALLED) $(INTAKE)
 # goes on from that run. A headline outside its expected band (book/reference/bands.json) fails.
 notebooks: $(INSTALLED)
 	rm -rf "$(TEST_RUNS)/nbval"
-	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python tests/forked/notebooks.py \
+	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python tests/run_notebooks.py \
 	  --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider notebooks
 	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m continues --durations=5
 

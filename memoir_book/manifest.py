@@ -5,7 +5,7 @@ checksums of what it read and of what it left, the code that it depends on, the 
 it used, and the machine. Whoever reads an artefact asks it first.
 """
 
-import io
+import ast
 import json
 import os
 import platform
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
-from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,36 @@ def code_of(chapter: Chapter) -> dict[str, str]:
 def imported_files(code: str) -> set[Path]:
     """Find the files of ours that some code imports, directly or through others."""
     code = "\n".join("" if line.lstrip()[:1] in "%!" else line for line in code.splitlines())
-    others = {path.stem for path in chapters.ROOT.iterdir()}.difference(PACKAGES)
-    finder = ModuleFinder([str(chapters.ROOT)], excludes=others)
-    source: Any = ("", "r", 1)  # one of Python's own kinds of module: source code
-    finder.load_module("__main__", io.StringIO(code), "", source)
-    found = (getattr(module, "__file__", None) for module in finder.modules.values())
-    return {Path(path) for path in found if path}
+    found: set[Path] = set()
+    new = _named(ast.parse(code), ())
+    while new := new - found:
+        found |= new
+        new = {file for path in new for file in _imports(path, path.stat().st_mtime_ns)}
+    return found
+
+
+@cache
+def _imports(path: Path, changed: int) -> set[Path]:
+    package = path.relative_to(chapters.ROOT).parent.parts
+    return _named(ast.parse(path.read_text(encoding="utf-8")), package)
+
+
+def _named(tree: ast.Module, package: tuple[str, ...]) -> set[Path]:
+    """Find the files of ours that a module of a package imports itself, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        base: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = [*above, *filter(None, [node.module])]
+        names = [".".join([*base, alias.name]) for alias in node.names]
+        for parts in (name.split(".") for name in names):
+            for n in range(1, len(parts) + 1) if parts[0] in PACKAGES else ():
+                path = chapters.ROOT.joinpath(*parts[:n])
+                found |= {path.with_suffix(".py"), path / "__init__.py"}
+    return {path for path in found if path.is_file()}
 
 
 def machine() -> dict[str, Any]:

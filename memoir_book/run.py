@@ -18,7 +18,7 @@ from memoir_core.config import get_profile
 from memoir_core.files import DamagedFileError, difference, read_json, sweep
 from memoir_core.tables import CohortError
 
-from . import chapters, manifest, packs, pages, store
+from . import chapters, kernels, manifest, packs, pages, store
 from .chapters import CHAPTERS, Chapter
 from .messages import say
 
@@ -42,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     common = {"run": name, "data_dir": settings["data"], "device": args.device}
     common |= {key: settings[key] for key in ("profile", "seed")}
     try:
-        with FileLock(store.open_folder(name, settings) / ".lock", timeout=0):
-            return run_chapters(chosen, common, extra, args.force, args.verbose)
+        folder = store.open_folder(name, settings)
+        with FileLock(folder / ".lock", timeout=0), kernels.ready() as kernel:
+            return run_chapters(chosen, common, extra, kernel, args.force, args.verbose)
     except Timeout:
         print(f"error: another process is running {name!r}", file=sys.stderr)
         return 1
@@ -86,7 +87,7 @@ def read_parameters(given: list[str], chosen: list[Chapter]) -> dict[str, Any]:
 
 
 def run_chapters(
-    chosen: list[Chapter], common: dict, extra: dict, force: bool = False, verbose: bool = False
+    chosen: list[Chapter], common: dict, extra: dict, kernel: str, force: bool, verbose: bool
 ) -> int:
     """Execute the chapters; return 0, or 1 after the first that fails."""
     folder = chapters.runs_dir() / common["run"]
@@ -105,7 +106,7 @@ def run_chapters(
         said = "" if why == "new" else f" ({why})"
         print(f"{line} ...{said}", end="" if back else "\n")
         started = time.monotonic()
-        error = execute(chapter, common | own, folder, verbose)
+        error = execute(chapter, common | own, folder, kernel, verbose)
         taken = f"{time.monotonic() - started:6.1f} s"
         if error:
             print(f"{back}{line} FAILED after {taken}\n\n{error}", file=sys.stderr, flush=True)
@@ -140,7 +141,7 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     return difference({key: record[key] for key in now}, now)
 
 
-def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> str:
+def execute(chapter: Chapter, parameters: dict, folder: Path, kernel: str, verbose: bool) -> str:
     """Run one notebook; return '' or a message that names notebook, cell and error."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -153,11 +154,11 @@ def execute(chapter: Chapter, parameters: dict, folder: Path, verbose: bool) -> 
     private = store.is_private(folder.name, {"profile": profile, "data": data})
     try:
         # ipykernel warns of its own transport, and calls it an error to be ended
-        how: dict = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=50"]}
+        how: dict = {"kernel_name": kernel, "extra_arguments": ["--IPKernelApp.log_level=50"]}
         how |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr} if verbose else {}
         how["progress_bar"] = {"leave": False} if sys.stderr.isatty() else False
-        where = str(chapter.notebook), str(partial)
-        papermill.execute_notebook(*where, parameters, cwd=str(chapter.notebook.parent), **how)
+        how |= {"engine_name": kernels.engine(), "cwd": str(chapter.notebook.parent)}
+        papermill.execute_notebook(str(chapter.notebook), str(partial), parameters, **how)
     except papermill.PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)
