@@ -100,7 +100,7 @@ def answer_plan(
             raise MemoryError(say("GPU memory ran out", **words)) from error
         tokens = sum(answer["tokens"] + answer["prompt_tokens"] for answer in found_at.values())
         kept, whole = (sum(len(row["context"]) for row in rows) for rows in (cut, plan))
-        speed = {"questions": len(plan), "seconds": round(seconds, 1)}
+        speed: dict = {"questions": len(plan), "seconds": round(seconds, 1)}
         speed |= {"tokens_per_second": round(tokens / seconds, 1)}
         speed |= {"load_seconds": round(loaded.load_seconds, 1)}
         speed |= {"memory_mib": round(memory / 2**20), "four_bit_share": round(share, 4)}

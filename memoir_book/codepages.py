@@ -3,13 +3,12 @@
 import ast
 import json
 from pathlib import Path
-from typing import Any
 
 from memoir_core.files import atomic_path
 
 from . import published
 
-MARKDOWN: Any = published.template("codepages.md.j2").module
+MARKDOWN = published.template("codepages.md.j2").module
 
 
 def sections(module: Path) -> list[tuple[list[str], int, int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader
 
 
 @cache
@@ -15,7 +15,7 @@ def load(name: str = "published.json") -> dict[str, Any]:
     return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
-def template(name: str) -> Template:
+def template(name: str) -> Any:
     """Read a Jinja template beside this file: HTML, in which every word is escaped, or Markdown."""
     how: dict = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": ".html." in name}
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
