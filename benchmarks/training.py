@@ -8,8 +8,9 @@ stage 2 on random volumes at the published FA coverage, in subjects per second:
   `precision.checked_half_type` expects it to be faster and its gradients agree;
 - book, bf16: the same in bf16 whatever the CPU, to see whether that expectation holds.
 
-Repeats alternate, so that a busy machine slows both; medians are printed, with the share
-of time in which the loop waits for data.
+Repeats alternate, so that a busy machine slows both; medians are printed, with the share of time
+in which the loop waits for data, and the share of the machine's peak that its convolutions and
+products reach: of what one large fp32 product does a second, measured between the repeats.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandAffined, RandScaleIntensityd
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from memoir_book.store import peak_gib
 from memoir_core.config import SCORES
@@ -84,6 +86,24 @@ def train(
     return {"subjects/s": subjects / seconds, "waiting": waited / seconds}
 
 
+def peak_flops(size: int = 3072) -> float:
+    """Floating-point operations a second in the best of three products of fp32 matrices."""
+    a, b, best = torch.randn(size, size), torch.randn(size, size), float("inf")
+    for _ in range(4):  # the first one warms up
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def flops_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
+    """Floating-point operations of a step, per subject: forward and backward, without AdamW."""
+    with FlopCounterMode(display=False) as counter:
+        multitask_loss(model(batch), batch)["total"].backward()
+    model.zero_grad()
+    return counter.get_total_flops() / len(batch["dx3"])
+
+
 def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.DataFrame:
     cohort, volumes = random_cohort(batch * (steps + 1), shape, 0.394)
     data = MemoirDataset(cohort, volumes, Scaler.fit(cohort, volumes), "train")
@@ -118,12 +138,16 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
         return vary(batch, noise)
 
     found: dict[str, list[dict]] = {"usual": [], "book": [], "book, bf16": []}
+    peaks = []
     for _ in range(repeats):
+        peaks.append(peak_flops())
         loader = DataLoader(usual_data, batch_size=batch, shuffle=True, num_workers=0)
         found["usual"].append(train(usual, loader, steps, as_tensors, None, fused=False))
         plain = torch.utils.data.DataLoader(data, batch, shuffle=True)
         found["book"].append(train(book, plain, steps, augmented, half, fused=True))
         found["book, bf16"].append(train(book, plain, steps, augmented, torch.bfloat16, fused=True))
+    asked = torch.utils.data.default_collate([data[i] for i in range(2 * batch)])
+    flops = {"usual": flops_of(usual, asked), "book": flops_of(book, asked)}
     precisions = {"usual": "fp32", "book": "bf16" if half else "fp32", "book, bf16": "bf16"}
     rows = [
         {
@@ -136,6 +160,10 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
     ]
     table = pd.DataFrame(rows)
     table["times faster"] = table["subjects/s"] / table["subjects/s"][0]
+    table["GFLOP a subject"] = [flops[name.split(",")[0]] / 1e9 for name in table["recipe"]]
+    reached = table["GFLOP a subject"] * table["subjects/s"]
+    table["share of peak"] = reached / (statistics.median(peaks) / 1e9)
+    print(f"{table['grid'][0]}: peak {statistics.median(peaks) / 1e9:.0f} GFLOP/s in fp32")
     return table
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -44,12 +44,13 @@ def ready(libraries: str = LIBRARIES) -> Iterator[str]:
             door.bind(f"{folder}/door")
             door.listen()
             given = [*alone, str(door.fileno()), libraries]
-            with subprocess.Popen(given, pass_fds=[door.fileno()], cwd=folder) as server:
-                try:
-                    yield "forked"
-                finally:
-                    server.kill()
-                    os.environ["JUPYTER_PATH"] = before
+            server = subprocess.Popen(given, pass_fds=[door.fileno()], cwd=folder)
+        with server:  # alone it holds the door: where it dies, nobody waits there
+            try:
+                yield "forked"
+            finally:
+                server.kill()
+                os.environ["JUPYTER_PATH"] = before
 
 
 def engine() -> str:
@@ -81,7 +82,8 @@ def serve(door: socket.socket, left: list[str]) -> None:
         more = loading and left
         if not select.select([door], [], [], 0 if more else 1)[0]:
             if more:
-                importlib.import_module(left.pop(0))
+                with suppress(Exception):  # a chapter that wants it will say what is wrong
+                    importlib.import_module(left.pop(0))
             continue
         line, _ = door.accept()
         loading = True  # only now, beside the first kernel: a run may have nothing to do
@@ -111,14 +113,19 @@ def begin(asked: dict, line: socket.socket) -> None:
 
 
 def ask(door: str, file: str, *options: str) -> None:
-    """Ask for a kernel, and live as long as it does."""
+    """Ask for a kernel, and live as long as it does; become one where nobody answers."""
+    asked = {"file": file, "options": options, "folder": str(Path.cwd())}
     with socket.socket(socket.AF_UNIX) as line:
-        line.connect(door)
-        asked = {"file": file, "options": options, "folder": str(Path.cwd())}
-        line.sendall(json.dumps(asked | {"environ": {**os.environ}}).encode() + b"\n")
-        kernel = int(line.recv(16))
-        signal.signal(signal.SIGINT, lambda *_: os.kill(kernel, signal.SIGINT))
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(kernel, signal.SIGKILL))
+        kernel = b""
+        with suppress(OSError):
+            line.connect(door)
+            line.sendall(json.dumps(asked | {"environ": {**os.environ}}).encode() + b"\n")
+            kernel = line.recv(16)
+        if not kernel:
+            usual = [sys.executable, "-m", "ipykernel_launcher", "-f", file, *options]
+            os.execv(sys.executable, usual)
+        signal.signal(signal.SIGINT, lambda *_: os.kill(int(kernel), signal.SIGINT))
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(int(kernel), signal.SIGKILL))
         line.recv(1)  # nothing comes: the kernel has ended
 
 

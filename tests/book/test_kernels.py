@@ -89,6 +89,18 @@ def test_a_dead_kernel_is_seen_at_once(start):
         time.sleep(0.05)
 
 
+def test_a_kernel_starts_where_nobody_answers():
+    known = {*psutil.Process().children()}
+    with kernels.ready("") as name:
+        (server,) = {*psutil.Process().children()} - known
+        server.kill()
+        assert ended(server)
+        manager, client = start_new_kernel(kernel_name=name)
+        assert ask(client, "1 + 1") == 2
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 SCRIPT = """
 import sys, time
 from jupyter_client.manager import start_new_kernel

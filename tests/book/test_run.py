@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ import pytest
 from damage import flip
 from filelock import FileLock
 
-from memoir_book import manifest, pages, privacy, run, seeds, store
+from memoir_book import kernels, manifest, pages, privacy, run, seeds, store
 from memoir_core.config import get_profile
 from synthetic_adni import write
 
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
 
 
+READY = partial(kernels.ready, "ipykernel.kernelapp")  # this book wants no other library
 TORCH = "def manual_seed(seed): pass\ndef get_num_threads(): return 1\n"
 
 
@@ -38,6 +40,7 @@ def open_book(tmp_path, monkeypatch):
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "torch.py").write_text(TORCH)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'stub'}:{HERE}:{SOURCE}")
+    monkeypatch.setattr(kernels, "ready", READY)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
     for name in ("01_first", "02_second"):  # the module is in the fake checkout, not installed
@@ -259,6 +262,7 @@ def finished(whole, tmp_path, monkeypatch):
     fakebook.open_here(monkeypatch.setattr, book)
     monkeypatch.setenv("FAKEBOOK", str(book))
     monkeypatch.setenv("PYTHONPATH", f"{book / 'stub'}:{HERE}:{SOURCE}")
+    monkeypatch.setattr(kernels, "ready", READY)
     monkeypatch.setenv("MEMOIR_RUNS", str(book / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
     for name in ("headline", "times"):
