@@ -520,7 +520,7 @@ def test_no_way_leads_from_real_people_to_a_public_page(quick, site, monkeypatch
     shown["cells"].pop()
     path.write_text(json.dumps(shown))
     with pytest.raises(ValueError, match="synthetic data"):
-        monkeypatch.setattr(seeds, "headlines", lambda: {"01": {}, "02": {}})
+        monkeypatch.setattr(seeds, "HEADLINES", {"01": {}, "02": {}})
         monkeypatch.setattr(seeds.chapters, "CHAPTERS", fakebook.CHAPTERS)
         for n, name in enumerate(("own", "other")):
             if name != "own":
