@@ -154,8 +154,7 @@ def _mask(output: dict) -> None:
         plain = [privacy.mask(re.sub(seen, "", line)) for line in lines]
         output[key] = plain if key == "traceback" else "".join(plain)
     for kind in {"text/plain", "text/html", "text/markdown"} & output.get("data", {}).keys():
-        said = "".join(output["data"][kind])
-        if "base64" not in said:  # a viewer
+        if "base64" not in (said := "".join(output["data"][kind])):  # a viewer
             output["data"][kind] = privacy.mask(said, ["PTID", "path"])
 
 

@@ -46,8 +46,7 @@ def pipeline(number: str) -> Figure:
 def distributions(cohort: pd.DataFrame, fields: dict[str, str], title: str) -> Figure:
     """Draw columns (name -> what it is called) per class as violins with quartiles."""
     columns, rows = min(3, len(fields)), -(-len(fields) // 3)
-    size = (7.2, 2.2 * rows + 0.4)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 2.2 * rows + 0.4), squeeze=False)
     for ax, (name, called) in zip(axes.flat, fields.items(), strict=False):
         sns.violinplot(
             cohort, x="DX", y=name, hue="DX", order=DX, palette=style.DX_COLOURS,

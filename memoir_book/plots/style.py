@@ -42,8 +42,7 @@ def use_style(reword: Callable[[str, bool], str] = _reword) -> None:
     """
     global _reword
     _reword = reword
-    shell = get_ipython()
-    if shell is not None:
+    if (shell := get_ipython()) is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
     plt.style.use(Path(__file__).with_name("book.mplstyle"))
 
