@@ -35,7 +35,7 @@ TAGS = {"parameters", "idea", "exercise", "self-check", "solution"}
 FOLDS = {"hide-cell", "hide-input", "remove-cell", "remove-input"}  # on the page, not in JupyterLab
 TAGS |= {"keep_output"} | FOLDS  # the first is told to nbstripout
 SET_UP = re.compile(
-    r"^(?:import|from) |^\w+ = (?:start_chapter|load_\w+)\(|plots\.pipeline\(", re.M
+    r"^(?:import|from) |^# Parameters$|^\w+ = (?:start_chapter|load_\w+)\(|plots\.pipeline\(", re.M
 )
 
 pytestmark = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
@@ -175,7 +175,7 @@ def test_set_up_saving_and_bands_are_folded_on_the_page(chapter):
 
 def test_what_the_page_shows_first_is_its_subject(chapter):
     shown = [cell for cell in code_cells(chapter) if not tags(cell) & FOLDS]
-    for wrong in ("import math", "x = load_cohort(y)", "plots.pipeline('01')"):
+    for wrong in ("# Parameters", "import math", "x = load_cohort(y)", "plots.pipeline('01')"):
         assert SET_UP.search(f"# first\n{wrong}\n")
     assert not SET_UP.search(shown[0].source), shown[0].source[:60]
     (figure,) = (cell for cell in shown if "caption" in cell.metadata)
