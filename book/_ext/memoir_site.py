@@ -27,7 +27,7 @@ LOGGER = logging.getLogger(__name__)
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
 BINDER_GIB = 1.8  # of the 2 GB that mybinder.org gives; JupyterLab takes the rest
-WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
+WIDE = 500  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
 def find_repository(app, config) -> None:
