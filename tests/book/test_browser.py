@@ -74,6 +74,21 @@ LOOKS = """() => { const looks = new Map(), behind = e => { const all = [];
                behind(e)].join('|'), e); }
   for (const e of looks.values()) e.setAttribute('data-look', '');
   return looks.size }"""
+# Texts of the picture of the model that leave the card they lie on, or the picture; and how many
+# pictures can be seen
+PIPELINE = """() => { const shown = [...document.querySelectorAll('svg.flow')]
+    .filter(svg => svg.getBoundingClientRect().width), found = [];
+  for (const svg of shown) {
+    const { width, height } = svg.viewBox.baseVal, whole = { x: 0, y: 0, width, height };
+    const cards = [...svg.querySelectorAll('.f-card')].map(card => card.getBBox());
+    for (const text of svg.querySelectorAll('text')) {
+      const box = text.getBBox(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+      const on = cards.filter(c => c.x < x && x < c.x + c.width && c.y < y && y < c.y + c.height);
+      const card = on.pop() ?? whole;
+      if (box.x < card.x + 2 || box.x + box.width > card.x + card.width - 2
+          || box.y < card.y || box.y + box.height > card.y + card.height)
+        found.push(text.textContent); } }
+  return [shown.length, found] }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
@@ -206,6 +221,10 @@ def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
         page.set_viewport_size({"width": width, "height": 900})
         if page.evaluate(OVERFLOW) > 0:
             problems.append(f"{width} px: wider than the screen: {page.evaluate(WIDE)}")
+        pictures, outside = page.evaluate(PIPELINE)
+        problems += [f"{width} px: leaves its card in the picture: {text}" for text in outside]
+        if pictures != (name == "book/intro" or name.startswith("book/chapters/")):
+            problems.append(f"{width} px: {pictures} pictures of the model")
     images = page.evaluate(IMAGES)
     problems += [f"a missing image: {image}" for image in images if not image["width"]]
     problems += [f"no meaning in alt: {i}" for i in images if len(i["alt"].split()) < 3]
@@ -228,6 +247,16 @@ def test_a_pale_word_is_refused_in_the_theme_in_which_it_is_pale(visitor):
         cell.innerHTML = '<span style="color: #c8c8c8">pale on white</span>' }""")
     (found,) = axe_problems(page, "light", [CONTRAST])
     assert "pale on white" in found and not axe_problems(page, "dark", [CONTRAST])
+
+
+def test_a_text_that_leaves_its_card_is_found(visitor):
+    page = visitor.open("book/intro")
+    assert page.evaluate(PIPELINE) == [1, []]
+    page.evaluate("document.querySelector('svg.flow text').textContent += ' of nine degrees of'")
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    assert page.evaluate(PIPELINE) == [1, []], "a phone has a picture of its own"
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    assert page.evaluate(PIPELINE) == [1, ["T1 MRI of nine degrees of"]]
 
 
 @pytest.mark.parametrize("name", ["03_encoders", "04_stage1_contrastive"])
