@@ -46,8 +46,8 @@ def history_curves(
             how["color"] = style.COLOURS.get(column.rpartition("_")[2])  # of a modality
             ax.plot(history[x], history[column], label=(names or {}).get(column, column), **how)
             if f"{column}_low" in history:
-                ends = (history[f"{column}_{end}"] for end in ("low", "high"))
-                ax.fill_between(history[x], *ends, color=ax.lines[-1].get_color(), alpha=0.15, lw=0)
+                band = (history[f"{column}_{end}"] for end in ("low", "high"))
+                ax.fill_between(history[x], *band, color=ax.lines[-1].get_color(), alpha=0.15, lw=0)
         if best is not None:
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel=x, title=name)
