@@ -27,7 +27,7 @@ from memoir_core.inference import load_trained
 STATIC = Path(__file__).parent.parent / "book" / "_static"
 CASE = 157  # has both volumes, lacks a score, and was asked about in chapter 9
 LABELS = {"CDRSB": "CDR-SB", "ADAS11": "ADAS-11", "ADAS13": "ADAS-13", "MMSE": "MMSE"}
-COLOURS = ("t1", "fa", "cl")
+COLOURS = ("f-t1", "f-fa", "f-cl")  # classes; "fa" alone is an icon font's
 GATES = ("10", "30", "5")  # published masking probabilities, in percent
 LLM = "gemma-3-270m-nf4"
 
@@ -41,10 +41,10 @@ html[data-theme=dark] .flow,body[data-jp-theme-light=false] .flow{--ground:#1418
 .flow text{fill:var(--ink);font:12px Helvetica,Arial,sans-serif}
 .flow .b{font-weight:700}.flow .s{fill:var(--soft);font-size:11px}
 .flow .m{font:11px Menlo,Consolas,monospace}.flow .e{text-anchor:end}.flow .c{text-anchor:middle}
-.flow .f-card{fill:var(--card);stroke:var(--line)}.flow .t1{stroke:var(--t1)}
-.flow .fa{stroke:var(--fa)}.flow .cl{stroke:var(--cl)}.flow .out{stroke:var(--out)}
-.flow .ft1{fill:var(--t1)}.flow .ffa{fill:var(--fa)}.flow .fcl{fill:var(--cl)}
-.flow .fout{fill:var(--out)}.flow .f-rail{fill:none;stroke:var(--line)}
+.flow .f-card{fill:var(--card);stroke:var(--line)}.flow .f-t1{stroke:var(--t1)}
+.flow .f-fa{stroke:var(--fa)}.flow .f-cl{stroke:var(--cl)}.flow .f-out{stroke:var(--out)}
+.flow .f-t1-in{fill:var(--t1)}.flow .f-fa-in{fill:var(--fa)}.flow .f-cl-in{fill:var(--cl)}
+.flow .f-out-in{fill:var(--out)}.flow .f-rail{fill:none;stroke:var(--line)}
 .flow .f-arrow{fill:none;stroke:var(--line);stroke-width:1.5}.flow .f-tip{fill:var(--line)}
 .flow image{image-rendering:pixelated}.flow .smooth{image-rendering:auto}
 """.replace("\n", "")
@@ -305,9 +305,9 @@ def _fusion(sheet: Sheet, told: dict, lefts: list, column: float, phone: bool) -
     for kind, name, share in parts:
         length = (half - 16) * share
         place = f'x="{x:.1f}" y="{top + 43:g}" width="{length:.1f}" height="14"'
-        sheet.parts.append(f'<rect class="f{kind}" {place}/>')
+        sheet.parts.append(f'<rect class="{kind}-in" {place}/>')
         label = f"{name} {share:.2f}"
-        sheet.text(x if kind != "fa" else x - 6, top + 74, label, "s")
+        sheet.text(x if kind != "f-fa" else x - 6, top + 74, label, "s")
         x += length
     left, low = (16, top + 94) if phone else (24 + half, top)
     sheet.card(left, half, 78 if phone else 86, "", low)
@@ -342,12 +342,12 @@ def _heads(sheet: Sheet, told: dict, phone: bool) -> None:
     wide_one = whole if phone else 208
     small = (whole - gap) / 2 if phone else (whole - wide_one - 4 * gap) / 4
     high = 80
-    sheet.card(8, wide_one, high, "out")
+    sheet.card(8, wide_one, high, "f-out")
     sheet.text(16, sheet.y + 17, "Diagnosis", "b")
     for n, name in enumerate(("CN", "MCI", "Dementia")):
         y, share = sheet.y + 34 + 17 * n, guess[f"p_{name}"]
         sheet.text(16, y, name)
-        sheet.bar(78, y - 8, wide_one - 78 - 36, share, "fout")
+        sheet.bar(78, y - 8, wide_one - 78 - 36, share, "f-out-in")
         sheet.text(wide_one, y, f"{share:.2f}", "e")
     others = [
         ("CN v dementia", f"{guess['p2_Dementia']:.2f}", "for dementia"),
@@ -360,7 +360,7 @@ def _heads(sheet: Sheet, told: dict, phone: bool) -> None:
             left, y = 8 + n % 2 * (small + gap), sheet.y + high + gap + n // 2 * (62 + gap)
         else:
             left, y = 8 + wide_one + gap + n * (small + gap), sheet.y
-        sheet.card(left, small, 62 if phone else high, "out", y)
+        sheet.card(left, small, 62 if phone else high, "f-out", y)
         sheet.text(left + 8, y + 17, name, "b")
         sheet.text(left + 8, y + (36 if phone else 42), value)
         sheet.text(left + 8, y + (53 if phone else 62), said, "s")
@@ -430,7 +430,7 @@ def _prompt(sheet: Sheet, told: dict, half: float, phone: bool) -> None:
         left, top, tall = 8 + wide_one + 34, sheet.y, high
         sheet.arrow(8 + wide_one, top + high / 2, left, top + high / 2)
     width = whole + 8 - left
-    sheet.card(left, width, tall, "out", top)
+    sheet.card(left, width, tall, "f-out", top)
     sheet.title(left + 8, top + 18, "Answer", "9", left + width)
     sheet.text(left + 8, top + 38, f"{told['answer']} (true: {told['row']['DX']})", "b")
     sheet.text(left + 8, top + 56, "Gemma 3 270M, NF4,", "s")
@@ -482,7 +482,7 @@ def small(told: dict) -> Sheet:
             at = x + 8.0
             for kind, share in zip(COLOURS, told["attention"], strict=True):
                 length = (width - 16) * share
-                sheet.parts.append(f'<rect class="f{kind}" x="{at:.1f}" y="{y + 26}" '
+                sheet.parts.append(f'<rect class="{kind}-in" x="{at:.1f}" y="{y + 26}" '
                                    f'width="{length:.1f}" height="14"/>')  # fmt: skip
                 at += length
             sheet.text(middle, y + 19, "8 heads", "s c")
@@ -491,7 +491,7 @@ def small(told: dict) -> Sheet:
         elif name == "5 heads":
             shares = [guess["p_CN"], guess["p_MCI"], guess["p_Dementia"], guess["p2_Dementia"]]
             for k, share in enumerate([*shares, 1 - guess["p_Male"]]):
-                sheet.bar(x + 8, y + 5 + 9 * k, width - 16, share, "fout")
+                sheet.bar(x + 8, y + 5 + 9 * k, width - 16, share, "f-out-in")
         elif name == "captions":
             for k, line in enumerate(("A 69-year-", "old woman,", "MMSE 21 ...")):
                 sheet.text(x + 6, y + 15 + 14 * k, line, "s")
@@ -507,7 +507,7 @@ def small(told: dict) -> Sheet:
             for k, (low, value, top) in enumerate(((20, 34, 46), (30, 44, 58), (12, 22, 34))):
                 line, dot = y + 12 + 13 * k, x + value
                 path = f'<path class="f-arrow" d="M{x + low} {line}h{top - low}"/>'
-                sheet.parts.append(f'{path}<circle class="ft1" cx="{dot}" cy="{line}" r="3"/>')
+                sheet.parts.append(f'{path}<circle class="f-t1-in" cx="{dot}" cy="{line}" r="3"/>')
         sheet.parts.append("</g>")
         if n % 4 < 3:
             sheet.arrow(x + width, y + high / 2, x + 90, y + high / 2)
