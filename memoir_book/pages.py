@@ -229,7 +229,9 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
             png = base64.b64decode("".join(figure["data"]["image/png"]))
             (folder / f"{name}.png").write_bytes(png)
             alt = figure["metadata"]["image/png"]["alt"]
-            told[name] = f"```{{image}} chapters/{name}.png\n:alt: {json.dumps(alt)}\n```\n\n"
+            kind = "wide" if int.from_bytes(png[16:20], "big") > 500 else "narrow"  # for a phone
+            told[name] = f"::::{{container}} picture\n```{{image}} chapters/{name}.png\n"
+            told[name] += f":class: {kind}\n:alt: {json.dumps(alt)}\n```\n::::\n\n"
             told[name] += f"**{(found.get('findings') or [alt])[0]}** {link}\n"
     return told
 

@@ -28,7 +28,7 @@ LOGGER = logging.getLogger(__name__)
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
 BINDER_GIB = 1.8  # of the 2 GB that mybinder.org gives; JupyterLab takes the rest
 FOLDED = {"injected-parameters", "hide-cell"}  # on the page: with a hidden cell that follows
-WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
+WIDE = 500  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
 def find_repository(app, config) -> None:

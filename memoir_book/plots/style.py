@@ -22,6 +22,7 @@ BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
 PICTURES: dict[str, Any] = {"subplot_kw": {"xticks": [], "yticks": [], "frame_on": False}}
+PICTURES["subplot_kw"] |= {"anchor": "N"}  # titles of a row stand at one height
 DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
 COLOURS: dict[Any, str] = {
     **DX_COLOURS,

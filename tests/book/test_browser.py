@@ -76,6 +76,21 @@ LOOKS = """() => { const looks = new Map(), behind = e => { const all = [];
                behind(e)].join('|'), e); }
   for (const e of looks.values()) e.setAttribute('data-look', '');
   return looks.size }"""
+# Texts of the picture of the model that leave the card they lie on, or the picture; and how many
+# pictures can be seen
+PIPELINE = """() => { const shown = [...document.querySelectorAll('svg.flow')]
+    .filter(svg => svg.getBoundingClientRect().width), found = [];
+  for (const svg of shown) {
+    const { width, height } = svg.viewBox.baseVal, whole = { x: 0, y: 0, width, height };
+    const cards = [...svg.querySelectorAll('.f-card')].map(card => card.getBBox());
+    for (const text of svg.querySelectorAll('text')) {
+      const box = text.getBBox(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+      const on = cards.filter(c => c.x < x && x < c.x + c.width && c.y < y && y < c.y + c.height);
+      const card = on.pop() ?? whole;
+      if (box.x < card.x + 2 || box.x + box.width > card.x + card.width - 2
+          || box.y < card.y || box.y + box.height > card.y + card.height)
+        found.push(text.textContent); } }
+  return [shown.length, found] }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
@@ -247,6 +262,10 @@ def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
             problems.append(f"{width} px: wider than the screen: {page.evaluate(WIDE)}")
         if name.startswith("book/chapters/"):
             problems += opening_problems(page, width)
+        pictures, outside = page.evaluate(PIPELINE)
+        problems += [f"{width} px: leaves its card in the picture: {text}" for text in outside]
+        if pictures != (name == "book/intro" or name.startswith("book/chapters/")):
+            problems.append(f"{width} px: {pictures} pictures of the model")
     images = page.evaluate(IMAGES)
     problems += [f"a missing image: {image}" for image in images if not image["width"]]
     problems += [f"no meaning in alt: {i}" for i in images if len(i["alt"].split()) < 3]
@@ -283,6 +302,16 @@ def test_an_opening_that_is_not_the_subject_is_refused(visitor):
     found = "\n".join(opening_problems(page, WIDTHS[0]))
     for what in ("end at", "as large", "another figure", "set-up", "no such cell", "stand once"):
         assert what in found, found
+
+
+def test_a_text_that_leaves_its_card_is_found(visitor):
+    page = visitor.open("book/intro")
+    assert page.evaluate(PIPELINE) == [1, []]
+    page.evaluate("document.querySelector('svg.flow text').textContent = 'x'.repeat(40)")
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    assert page.evaluate(PIPELINE) == [1, []], "a phone has a picture of its own"
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    assert page.evaluate(PIPELINE) == [1, ["x" * 40]]
 
 
 def test_next_leads_from_the_front_page_into_the_book(visitor):
