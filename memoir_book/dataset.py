@@ -60,8 +60,7 @@ class Dataset:
 
 def read_dataset(folder: Path) -> Dataset:
     """Read a download's dataset.json; ADNI's names without one. CohortError: it is damaged."""
-    path = Path(folder) / FILE
-    if not path.exists():
+    if not (path := Path(folder) / FILE).exists():
         return Dataset()
     try:
         found = {f.name: read_json(path)[f.name] for f in fields(Dataset)}

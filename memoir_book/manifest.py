@@ -40,8 +40,7 @@ class RunMismatchError(ValueError):
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a run's manifest; {} where there is none, DamagedFileError if it was changed."""
-    path = folder / MANIFEST
-    if not path.exists():
+    if not (path := folder / MANIFEST).exists():
         return {}
     with suppress(DamagedFileError, KeyError, AttributeError, TypeError):
         found = files.read_json(path)

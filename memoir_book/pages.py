@@ -155,8 +155,7 @@ def _mask(output: dict) -> None:
         plain = [privacy.mask(re.sub(seen, "", line)) for line in lines]
         output[key] = plain if key == "traceback" else "".join(plain)
     for kind in {"text/plain", "text/html", "text/markdown"} & output.get("data", {}).keys():
-        said = "".join(output["data"][kind])
-        if "base64" not in said:  # a viewer
+        if "base64" not in (said := "".join(output["data"][kind])):  # a viewer
             output["data"][kind] = privacy.mask(said, ["PTID", "path"])
 
 
@@ -224,7 +223,9 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
             png = base64.b64decode("".join(figure["data"]["image/png"]))
             (folder / f"{name}.png").write_bytes(png)
             alt = figure["metadata"]["image/png"]["alt"]
-            told[name] = f"```{{image}} chapters/{name}.png\n:alt: {json.dumps(alt)}\n```\n\n"
+            kind = "wide" if int.from_bytes(png[16:20], "big") > 500 else "narrow"  # for a phone
+            told[name] = f"::::{{container}} picture\n```{{image}} chapters/{name}.png\n"
+            told[name] += f":class: {kind}\n:alt: {json.dumps(alt)}\n```\n::::\n\n"
             told[name] += f"**{(found.get('findings') or [alt])[0]}** {link}\n"
     return told
 

@@ -1,4 +1,4 @@
-"""What the published pages add to Jupyter Book: alt texts, launch buttons, MathJax from here.
+"""What the published pages add to Jupyter Book: openings, alt texts, launch buttons, MathJax.
 
 A local Sphinx extension, named in _config.yml. It reads notebooks, and writes HTML and copies.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ LOGGER = logging.getLogger(__name__)
 # The part of MathJax that a page with TeX needs, fonts included; the whole package is 24 MB.
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y")
 BINDER_GIB = 1.8  # of the 2 GB that mybinder.org gives; JupyterLab takes the rest
-WIDE = 600  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
+FOLDED = {"injected-parameters", "hide-cell"}  # on the page: with a hidden cell that follows
+WIDE = 500  # pixels; a wider figure keeps a legible size on a phone, and scrolls in its cell
 
 
 def find_repository(app, config) -> None:
@@ -46,7 +47,9 @@ def find_repository(app, config) -> None:
 
 
 def name_repository(app, docname, text) -> None:
-    """Put the name where a page says OWNER/NAME; where nobody knows it, the line is left out."""
+    """Say OWNER/NAME of the project, or leave the line out; and the time of a chapter that ran."""
+    if took := re.search(r"\d took (\d+ s and at most [\d.]+ GiB) of memory", text[0]):
+        text[0] = text[0].replace("printed by the last cell", f"{took[1]}, in this run")
     if name := app.config.memoir_repository:
         text[0] = text[0].replace("OWNER/NAME", name)
     text[0] = re.sub(r"^.*OWNER/NAME.*\n", "", text[0], flags=re.MULTILINE)
@@ -57,8 +60,7 @@ def read_figures(notebook: dict[str, Any]) -> dict[str, tuple[str, int]]:
     figures = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
-            text = "".join(output.get("data", {}).get("image/png", ""))
-            if text:
+            if text := "".join(output.get("data", {}).get("image/png", "")):
                 png = base64.b64decode(text)
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
                 width = int.from_bytes(png[16:20], "big")  # of the header chunk
@@ -78,6 +80,20 @@ def describe_images(app, doctree) -> None:
             image["classes"].append("wide")
         if not image["alt"]:
             LOGGER.warning("image %s has no alt text", image["uri"], location=image)
+
+
+def begin_with_subject(app, doctree) -> None:
+    """Show the figure of the cell that has a caption first; fold set-up, many cells, as one."""
+    for cell in [*doctree.findall(nodes.container)]:
+        after, told = cell.next_node(descend=False, siblings=True), cell.get("cell_metadata", {})
+        if FOLDED & {*told.get("tags", ())} and (after or {}).get("hide_mode") == "all":
+            after.insert(0, cell.children)
+            cell.parent.remove(cell)
+        for image in [*cell.findall(nodes.image)][: "caption" in told]:
+            cell["ids"].append("made-here")
+            link = nodes.reference("", "Where it is made", refid="made-here", internal=True)
+            words = nodes.caption("", told["caption"] + " ", link)
+            doctree[0].insert(2, nodes.figure("", image.deepcopy(), words, ids=["main-figure"]))
 
 
 def mend_page(app, pagename, templatename, context, doctree) -> None:
@@ -101,22 +117,16 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
         if button.get("url", "").startswith("https:"):  # chapters and code are copies
             url = re.sub(r"book/chapters/(\w+\.ipynb)", r"notebooks/\1", button["url"])
             button["url"] = re.sub(r"book/code/(\w+)\.md", r"memoir_core/\1.py", url)
-    groups = [g["buttons"] for g in buttons if g.get("label") == "download-buttons"]
-    for button in (button for group in groups for button in group):
-        if button["text"] == ".pdf":  # the theme names them by suffix only
+        if button.get("text") == ".pdf":  # the theme names them by suffix only
             button["text"] = "print or .pdf"
+    groups = [g["buttons"] for g in buttons if g.get("label") == "download-buttons"]
     name = pagename.rpartition("/")[2]
     if not (NOTEBOOKS / f"{name}.ipynb").exists() or not pagename.startswith("book/chapters/"):
         return
     for group in groups:
-        for button in group:
-            if button["label"] == "download-source-button":
-                button["text"] = ".ipynb, as run here"
-                button["tooltip"] = "The executed notebook, with outputs"
-        link = {
-            "url": context["pathto"](f"notebooks/{name}.ipynb", 1),
-            "text": ".ipynb, to work in",
-        }
+        for button in (b for b in group if b["label"] == "download-source-button"):
+            button.update(text=".ipynb, as run here", tooltip="The executed notebook, with outputs")
+        link = {"url": context["pathto"](f"notebooks/{name}.ipynb", 1), "text": ".ipynb, to edit"}
         link |= {"tooltip": "Without outputs and solutions", "label": "download-notebook-button"}
         group.insert(0, link | {"type": "link", "icon": "fas fa-code"})
     table = Path(app.srcdir, "book/chapters/times.md").read_text("utf-8")
@@ -160,10 +170,7 @@ def copy_files(app, error) -> None:
     wrapups = NOTEBOOKS.with_name("wrapups").glob("[0-9]*.ipynb")
     for path in (*NOTEBOOKS.glob("[0-9]*.ipynb"), *wrapups):
         write_json(shelf / path.name, copy_of(path))
-    package = importlib.util.find_spec("sphinx-mathjax-offline")
-    if package is None or package.origin is None:
-        raise FileNotFoundError("sphinx-mathjax-offline is not installed: see pyproject.toml")
-    source = Path(package.origin).parent / "static" / "mathjax"
+    source = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
     for part in MATHJAX:
         target = Path(app.outdir) / "_static" / "mathjax" / part
         copy_asset(str(source / part), str(target if (source / part).is_dir() else target.parent))
@@ -178,6 +185,7 @@ def setup(app) -> dict[str, Any]:
     app.connect("builder-inited", refuse_others)
     app.connect("source-read", name_repository)
     app.connect("doctree-read", describe_images)
+    app.connect("doctree-read", begin_with_subject)
     app.connect("html-page-context", mend_page)
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme's at 501
     app.connect("build-finished", copy_files)

@@ -93,8 +93,7 @@ def convert(download: Path, folder: Path, out: Path, said: Said) -> tuple:
     both = both.merge(labels[["PTID", "code", "VISCODE"]], on=["PTID", "code"], how="left")
     collection["VISCODE"] = both["VISCODE_y"].fillna(parse(both["code"].rename("VISCODE"))).array
     if (folder / "images.csv").exists():
-        images = read_images(read_text(folder / "images.csv"))
-        if "PTID" not in images:
+        if "PTID" not in (images := read_images(read_text(folder / "images.csv"))):
             ids = [collection, candidates(download, files), visits.assign(ID=visits["IMAGEUID"])]
             images = by_id(images, pd.concat(ids), visits, said)
     else:

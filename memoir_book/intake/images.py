@@ -20,8 +20,7 @@ BOX = (150, 185, 150)  # mm; MNI grids are up to 50 mm larger, scanners' hold th
 
 def list_images(data_dir: Path) -> pd.DataFrame:
     """Read images.csv, or look for images without one; CohortError: '..', wrong after a move."""
-    manifest = Path(data_dir) / "images.csv"
-    if not manifest.exists():
+    if not (manifest := Path(data_dir) / "images.csv").exists():
         return find_images(Path(data_dir))
     listed = read_images(read_text(manifest))
     names = [name for column in PATHS for name in listed[column].dropna()]

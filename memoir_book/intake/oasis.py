@@ -127,8 +127,7 @@ def _agree(text: Path, accepted: bool) -> None:
 
 
 def _fetched(accepted: bool) -> Path:
-    folder = chapters.cache_dir() / "nilearn"
-    if sheet_in(folder) is None:
+    if sheet_in(folder := chapters.cache_dir() / "nilearn") is None:
         _agree(folder / "none", accepted)
         try:
             from nilearn import datasets

@@ -72,8 +72,7 @@ def list_raw(raw: Path, out: Path | None = None) -> pd.DataFrame:
         named = unknown["t1_path"].where(unknown["t1_path"] != "", unknown["fa_path"])
         raise CohortError(*(problem("nameless folder", raw / path) for path in named))
     table["name"] = table[keys].agg("_".join, axis=1).str.replace(r"[^\w-]", "-", regex=True)
-    again = table["name"][table["name"].str.lower().duplicated()]
-    if len(again):
+    if len(again := table["name"][table["name"].str.lower().duplicated()]):
         raise CohortError(*(problem("second raw image", raw, name=n[:60]) for n in again))
     return table
 

@@ -18,8 +18,7 @@ def read_text(path: Path) -> pd.DataFrame:
     Commas, semicolons (with decimal commas) or tabs; UTF-8, UTF-16 or Windows' code page.
     Raises CohortError with file and mend where it is no table.
     """
-    path = Path(path)
-    if not path.exists():
+    if not (path := Path(path)).exists():
         raise refusal("no such table", path)
     if not path.is_file():
         raise refusal("table is no file", path)

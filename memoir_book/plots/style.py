@@ -22,6 +22,7 @@ BLUE, RED = "#0072B2", "#D55E00"
 LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
 PICTURES: dict[str, Any] = {"subplot_kw": {"xticks": [], "yticks": [], "frame_on": False}}
+PICTURES["subplot_kw"] |= {"anchor": "N"}  # titles of a row stand at one height
 DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
 COLOURS: dict[Any, str] = {
     **DX_COLOURS,
@@ -42,8 +43,7 @@ def use_style(reword: Callable[[str, bool], str] = _reword) -> None:
     """
     global _reword
     _reword = reword
-    shell = get_ipython()
-    if shell is not None:
+    if (shell := get_ipython()) is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _alt_text)
     plt.style.use(Path(__file__).with_name("book.mplstyle"))
 

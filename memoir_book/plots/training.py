@@ -6,8 +6,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.special import betaincinv
 
 from . import style
+
+
+def interval_of(share: Any, n: Any) -> np.ndarray:
+    """95 % interval (2, ...) of a share of n people, Jeffreys'; it has a width at 0 and at 1."""
+    right = np.asarray(share) * n
+    return np.array([betaincinv(right + 0.5, n - right + 0.5, end) for end in (0.025, 0.975)])
 
 
 def history_curves(
@@ -17,22 +24,24 @@ def history_curves(
     """Draw columns of a training history against the epoch, or another column `x`.
 
     `panels`: panel title -> columns, in the legend by their `names`; `best`: the chosen epoch,
-    a dashed line. Between columns low and high, where there are such, lies a band.
+    a dashed line. Where there are columns loss_low and loss_high, a band lies around loss.
     """
-    width, lines = max(5.6, 3.4 * len(panels)), max(map(len, panels.values())) + (best is not None)
+    width, lines = 5.6 if len(panels) < 2 else 7.2, max(map(len, panels.values())) + bool(best)
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.7 + 0.2 * lines), squeeze=False)
     how: Any = {"ms": 3, "marker": "o" if len(history) <= 50 else ""}
     for ax, (name, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
             how["color"] = style.COLOURS.get(column.rpartition("_")[2])  # of a modality
             ax.plot(history[x], history[column], label=(names or {}).get(column, column), **how)
-        if "low" in history:
-            ax.fill_between(history[x], history["low"], history["high"], alpha=0.2)
+            if f"{column}_low" in history:
+                band = (history[f"{column}_{end}"] for end in ("low", "high"))
+                ax.fill_between(history[x], *band, color=ax.lines[-1].get_color(), alpha=0.15, lw=0)
         if best is not None:
             ax.axvline(best, color="#888888", ls="--", lw=1, label=f"chosen: epoch {best}")
         ax.set(xlabel=x, title=name)
         ax.locator_params("x", integer=history[x].dtype.kind == "i")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.23))  # covers no curve
+        if len(columns) > 1 or best is not None or name != columns[0]:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.23))  # covers no curve
     drawn = [c for columns in panels.values() for c in columns if history[c].notna().any()]
     ends = (f"{c} {history[c].iloc[0]:.2f} to {history[c].iloc[-1]:.2f}" for c in drawn)
     chosen = f"; epoch {best} was chosen." if best is not None else "."

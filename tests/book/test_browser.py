@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_content import head, registered, t1
+from test_notebooks import SET_UP
 from test_site import PAGES
 
 from memoir_book.intake import content
@@ -29,6 +30,7 @@ from memoir_core.volumes import AFFINE, on_grid, read_volume
 pytestmark = pytest.mark.endtoend
 
 WIDTHS = (1280, 390)
+SCREENS = {1280: 900, 390: 2 * 844}  # where a chapter's opening ends: one screen, two of a phone
 TO_LEFT = np.array([[-1, 0, 0, 90], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # stored from right
 # Pages of code are all made in one way: axe, which takes seconds a page, looks at two of them.
 CODE = [name for name in PAGES if name.startswith("book/code/")]
@@ -86,6 +88,21 @@ QUIZ = """() => {
     if (buttons.length < 3 || right !== 1 || said.some(text => !/\\) +\\S[^]{3}/.test(text)))
       wrong.push(`a question that does not answer: ${p.textContent.slice(0, 80)} ${said}`); }
   return [asked.length, wrong] }"""
+# Texts of the picture of the model that leave the card they lie on, or the picture; and how many
+# pictures can be seen
+PIPELINE = """() => { const shown = [...document.querySelectorAll('svg.flow')]
+    .filter(svg => svg.getBoundingClientRect().width), found = [];
+  for (const svg of shown) {
+    const { width, height } = svg.viewBox.baseVal, whole = { x: 0, y: 0, width, height };
+    const cards = [...svg.querySelectorAll('.f-card')].map(card => card.getBBox());
+    for (const text of svg.querySelectorAll('text')) {
+      const box = text.getBBox(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+      const on = cards.filter(c => c.x < x && x < c.x + c.width && c.y < y && y < c.y + c.height);
+      const card = on.pop() ?? whole;
+      if (box.x < card.x + 2 || box.x + box.width > card.x + card.width - 2
+          || box.y < card.y || box.y + box.height > card.y + card.height)
+        found.push(text.textContent); } }
+  return [shown.length, found] }"""
 IMAGES = """async () => { const found = [...document.images];
   for (const i of found) { i.loading = 'eager'; try { await i.decode() } catch { } }
   return found.map(i => ({ src: i.src.slice(0, 80), width: i.naturalWidth, alt: i.alt })) }"""
@@ -210,6 +227,43 @@ def axe_problems(page, theme, rules=None):
     ]
 
 
+# How a chapter begins: what ends where, and what besides its subject can be seen. A heading is in
+# title size where its letters are as high as the title's.
+OPENING = """async () => {
+  const article = document.querySelector('article');
+  const all = what => [...article.querySelectorAll(what)], seen = e => e.checkVisibility();
+  const bottom = e => e.getBoundingClientRect().bottom + scrollY;
+  const size = e => parseFloat(getComputedStyle(e).fontSize);
+  const figures = all('figure#main-figure'), box = all('section > blockquote')[0];
+  const [title, ...others] = all('h1, h2, h3, h4, .admonition-title');
+  for (const f of figures) await f.querySelector('img').decode();
+  const leads = f => document.getElementById(f.querySelector('a').hash.slice(1));
+  return { ends: Math.max(...[...figures, box].map(bottom)), box: box.innerText,
+    titles: [...document.querySelectorAll('h1')].filter(seen).length,
+    large: others.filter(e => size(e) >= size(title)).map(e => e.innerText),
+    first: all('img').filter(seen)[0].closest('figure')?.id,
+    code: all('.cell_input').filter(seen)[0].innerText.trim(),
+    made: figures.map(f => leads(f)?.querySelector('img')?.src == f.querySelector('img').src),
+    parameters: all('.cell_input').filter(e => /^\\s*(# Parameters|profile:)/.test(e.textContent))
+      .map(e => !!e.closest('details') && !seen(e)) } }"""
+
+
+def opening_problems(page, width):
+    """What is wrong with how a chapter begins, on one screen of a desk or two of a phone."""
+    found = page.evaluate(OPENING)
+    wrong = {
+        f"title, figure and box end at {found['ends']:.0f} px": found["ends"] > SCREENS[width],
+        f"{found['titles']} titles": found["titles"] != 1,
+        f"headings as large as the title: {found['large']}": bool(found["large"]),
+        f"another figure is first: {found['first']}": found["first"] != "main-figure",
+        f"set-up is shown first: {found['code']}": bool(SET_UP.search(found["code"])),
+        f"no time of this run: {found['box']}": not re.search(r"Time: \d+ s and", found["box"]),
+        f"the figure leads to no such cell: {found['made']}": found["made"] != [True],
+        f"parameters stand once, folded: {found['parameters']}": found["parameters"] != [True],
+    }
+    return [f"{width} px: {what}" for what, so in wrong.items() if so]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
     page = visitor.open(name)
@@ -221,6 +275,12 @@ def test_a_page_is_whole_fits_every_width_and_is_accessible(visitor, name):
         page.set_viewport_size({"width": width, "height": 900})
         if page.evaluate(OVERFLOW) > 0:
             problems.append(f"{width} px: wider than the screen: {page.evaluate(WIDE)}")
+        if name.startswith("book/chapters/"):
+            problems += opening_problems(page, width)
+        pictures, outside = page.evaluate(PIPELINE)
+        problems += [f"{width} px: leaves its card in the picture: {text}" for text in outside]
+        if pictures != (name == "book/intro" or name.startswith("book/chapters/")):
+            problems.append(f"{width} px: {pictures} pictures of the model")
     images = page.evaluate(IMAGES)
     problems += [f"a missing image: {image}" for image in images if not image["width"]]
     problems += [f"no meaning in alt: {i}" for i in images if len(i["alt"].split()) < 3]
@@ -245,14 +305,28 @@ def test_a_pale_word_is_refused_in_the_theme_in_which_it_is_pale(visitor):
     assert "pale on white" in found and not axe_problems(page, "dark", [CONTRAST])
 
 
-@pytest.mark.parametrize("name", ["03_encoders", "04_stage1_contrastive"])
-def test_the_first_idea_begins_on_the_first_screens_of_a_phone(visitor, name):
-    page = visitor.open(f"book/chapters/{name}")
+def test_an_opening_that_is_not_the_subject_is_refused(visitor):
+    page = visitor.open("book/chapters/03_encoders")
+    assert not opening_problems(page, WIDTHS[0])
+    page.evaluate("""() => { for (const d of document.querySelectorAll('details')) d.open = true;
+      const figure = document.querySelector('figure#main-figure');
+      figure.before(document.querySelector('.cell img').cloneNode());
+      figure.querySelector('a').hash = '#elsewhere';
+      figure.style.paddingTop = '900px';
+      document.querySelector('article h2').style.fontSize = '4rem'; }""")
+    found = "\n".join(opening_problems(page, WIDTHS[0]))
+    for what in ("end at", "as large", "another figure", "set-up", "no such cell", "stand once"):
+        assert what in found, found
+
+
+def test_a_text_that_leaves_its_card_is_found(visitor):
+    page = visitor.open("book/intro")
+    assert page.evaluate(PIPELINE) == [1, []]
+    page.evaluate("document.querySelector('svg.flow text').textContent = 'x'.repeat(40)")
     page.set_viewport_size({"width": WIDTHS[1], "height": 900})
-    tops = page.locator("article h2").evaluate_all(
-        "all => all.map(h => h.getBoundingClientRect().top + scrollY)"
-    )
-    assert 200 < tops[0] < 600, tops[:3]
+    assert page.evaluate(PIPELINE) == [1, []], "a phone has a picture of its own"
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    assert page.evaluate(PIPELINE) == [1, ["x" * 40]]
 
 
 def test_next_leads_from_the_front_page_into_the_book(visitor):
@@ -454,6 +528,11 @@ def test_solutions_open_with_the_keyboard(visitor):
     button.focus()
     page.keyboard.press("Enter")
     hidden.wait_for(state="visible")
+    set_up = page.locator("details.hide").first
+    assert set_up.locator("summary").inner_text() == "Set-up: parameters, imports, start"
+    set_up.locator("summary").focus()
+    page.keyboard.press("Enter")
+    set_up.get_by_text("# Parameters").wait_for(state="visible")
 
 
 def test_a_choice_of_the_quiz_tells_its_reason_and_is_counted(visitor):

@@ -31,8 +31,12 @@ ANATOMY = [
 # Most lines of logic in a cell. An idea is written out in full; a self-check is a list of cases,
 # and a solution checks and shows itself, too.
 LINES = {"idea": 35, "self-check": 20, "solution": 20, "parameters": 20}
-TAGS = {"parameters", "idea", "exercise", "self-check", "solution", "hide-cell"}
-TAGS |= {"keep_output"}  # told to nbstripout
+TAGS = {"parameters", "idea", "exercise", "self-check", "solution"}
+FOLDS = {"hide-cell", "hide-input", "remove-cell", "remove-input"}  # on the page, not in JupyterLab
+TAGS |= {"keep_output"} | FOLDS  # the first is told to nbstripout
+SET_UP = re.compile(
+    r"^(?:import|from) |^# Parameters$|^\w+ = (?:start_chapter|load_\w+)\(|plots\.pipeline\(", re.M
+)
 
 pytestmark = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
 
@@ -64,7 +68,7 @@ def test_it_is_a_valid_notebook_with_clean_metadata(chapter):
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags"} and tags(cell) <= TAGS
+        assert set(cell.metadata) <= {"tags", "caption", "mystnb"} and tags(cell) <= TAGS
 
 
 def test_one_parameters_cell_of_commented_literals(chapter):
@@ -133,15 +137,50 @@ def test_it_has_the_anatomy_of_a_chapter(chapter):
 
 
 def test_it_opens_in_one_box(chapter):
-    """Aims, what has to have run, and time: short, so that the first idea comes soon."""
-    opening = read(chapter).cells[0].source
-    title, lead = opening.split("\n\n```{admonition} What you will learn\n:class: tip\n\n")[
-        0
-    ].split("\n\n")
+    """Aims, what has to have run, and time: short, so that the first idea comes soon.
+
+    Plain Markdown, which JupyterLab shows as it is meant. On the page the time is that of the run.
+    """
+    opening, box = (cell.source for cell in read(chapter).cells[:2])
+    title, lead = opening.split("\n\n")
     assert title.startswith("# ") and len(lead.split()) < 70
-    whole = opening.removeprefix(f"{title}\n\n{lead}\n\n")
-    assert "\n\n**Before:** " in whole and "**Time:**" in whole
-    assert 3 <= len(re.findall("^- ", whole, re.MULTILINE)) <= 4
+    quoted = re.match(r"(?:>.*\n?)+", box)[0].rstrip("\n").removeprefix("> **You will learn**\n>\n")
+    aims, others = quoted.split("\n>\n> **Before:** ")
+    assert 3 <= len(aims.splitlines()) <= 4
+    assert all(line.startswith("> - ") for line in aims.splitlines())
+    assert others.endswith("\n> **Time:** printed by the last cell.")
+    assert len(quoted.split()) < 90
+
+
+def test_set_up_saving_and_bands_are_folded_on_the_page(chapter):
+    cells = read(chapter).cells
+    code = [n for n, cell in enumerate(cells) if cell.cell_type == "code"]
+    start = code[start_of(code_cells(chapter))]
+    folded = {n for n in code if "hide-cell" in tags(cells[n])}
+    # The page shows the parameters once: papermill's own cell of them, which joins the fold
+    assert tags(cells[2]) == {"parameters", "remove-cell"}
+    set_up = [n for n in code if 2 < n <= start]
+    assert set_up == [*range(3, start + 1)] and {*set_up} <= folded
+    for n in code:
+        here = tags(cells[n])
+        if "plots.pipeline" in cells[n].source:
+            assert here == {"remove-input"}
+        if re.search(r"\b(?:save_results|end_chapter)\(", cells[n].source):
+            assert here & {"hide-cell", "hide-input"}, cells[n].source[:60]
+        if here & {"hide-cell", "hide-input"} and "solution" not in here and n + 1 not in folded:
+            told = cells[n].metadata.mystnb  # one line says what is folded
+            assert told.code_prompt_hide.startswith("Hide the ")
+            assert "solution" not in told.code_prompt_show.lower()
+
+
+def test_what_the_page_shows_first_is_its_subject(chapter):
+    shown = [cell for cell in code_cells(chapter) if not tags(cell) & FOLDS]
+    for wrong in ("# Parameters", "import math", "x = load_cohort(y)", "plots.pipeline('01')"):
+        assert SET_UP.search(f"# first\n{wrong}\n")
+    assert not SET_UP.search(shown[0].source), shown[0].source[:60]
+    (figure,) = (cell for cell in shown if "caption" in cell.metadata)
+    assert re.search(r"\bplots?\.|plt\.|_plot\(", figure.source), "it draws none"
+    assert figure.metadata.caption.endswith(".") and len(figure.metadata.caption.split()) <= 25
 
 
 def test_its_idea_is_written_out(chapter):

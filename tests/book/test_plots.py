@@ -3,6 +3,7 @@
 import json
 from itertools import combinations
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -24,16 +25,17 @@ def no_window():
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
-def test_the_pipeline_names_every_chapter_inside_its_box(chapter):
-    plots.use_style()
-    figure = plots.pipeline(chapter.number)
-    figure.canvas.draw()
-    axes = figure.axes[0]
-    boxes = [p.get_window_extent() for p in axes.patches if hasattr(p, "get_boxstyle")]
-    texts = [t.get_window_extent() for t in axes.texts]
-    assert len(boxes) == len(CHAPTERS) and len(texts) == 2 * len(CHAPTERS)
-    for text in texts:
-        assert any(b.x0 <= text.x0 and text.x1 <= b.x1 for b in boxes), "a label is too wide"
+def test_the_pipeline_outlines_what_a_chapter_is_about(chapter, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots.data, "display", shown.append)
+    plots.pipeline(chapter.number)
+    picture = ElementTree.fromstring(shown[0].data)
+    about = picture.get("aria-label")
+    assert picture.get("data-chapter") == chapter.number
+    assert f"what chapter {chapter.number} is about" in about and "CHAPTER" not in shown[0].data
+    parts = [e for e in picture.iter() if f"c{chapter.number}" in e.get("class", "").split()]
+    assert 1 <= len(parts) <= 4
+    assert f'.flow[data-chapter="{chapter.number}"] .c{chapter.number} ' in shown[0].data
 
 
 # --- what a figure says to who cannot see it --------------------------------------------
@@ -108,7 +110,6 @@ def small_inputs():
     words = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
     verdicts = pd.DataFrame([range(4)], index=["05"], columns=words)
     return {
-        "pipeline": ("04",),
         "cohort_flow": (flow, "run"),
         "distributions": (cohort, {"MMSE": "MMSE", "AGE": "age"}, "run"),
         "gaps": (cohort, "run"),
@@ -150,9 +151,7 @@ def test_a_figure_says_what_it_shows(name):
     figure = draw(name, *small_inputs()[name])
     words = str(figure.get_label())
     assert len(words.split()) >= 5 and words.endswith("."), words
-    assert ("nan" not in words.split() and ".." not in words and "run" in words) or name in (
-        "pipeline",
-    ), words
+    assert "nan" not in words.split() and ".." not in words and "run" in words, words
     plt.close(figure)
 
 

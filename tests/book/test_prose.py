@@ -74,7 +74,9 @@ def text_of(name):
         return path.read_text(encoding="utf-8") if path.exists() else ""
     (path,) = chapters.ROOT.glob(f"notebooks/{name}_*.ipynb")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    captions = [c["metadata"]["caption"] for c in cells if "caption" in c["metadata"]]
+    texts = [*captions, *("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")]
+    return re.sub("^> ?", "", "\n\n".join(texts), flags=re.MULTILINE)  # of the box at the top
 
 
 @pytest.mark.parametrize("name", [*PAGES, *(chapter.number for chapter in chapters.CHAPTERS)])

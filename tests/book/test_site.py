@@ -15,6 +15,7 @@ import types
 import nbformat
 import pytest
 import yaml
+from docutils import nodes
 from test_house import ORDER
 
 from memoir_book import codepages, manifest, pages, published
@@ -212,7 +213,7 @@ def test_a_picture_stands_above_what_its_chapter_found(tmp_path):
         write_json(tmp_path / "results" / f"{chapter.name}.json", {"results": found})
     told = pages.pictures(tmp_path, tmp_path)
     assert (tmp_path / "ten_04.png").read_bytes() == png
-    image, _, said = told["ten_04"].partition("\n```\n\n")
+    image, _, said = told["ten_04"].partition("\n```\n::::\n\n")
     alt = image.partition(":alt: ")[2]
     assert yaml.safe_load(alt) == words and "\n" not in alt
     assert said == "**It learned (0.7; n = 62).** ([](chapters/04_stage1_contrastive.ipynb))\n"
@@ -501,12 +502,66 @@ def test_a_notebook_stores_the_words_beside_the_picture():
 
     code = "from memoir_book import plots\nplots.use_style()"
     draw = "import matplotlib.pyplot as plt\nplt.subplots()[1].set_title('a title')"
-    cells = [nbformat.v4.new_code_cell(c) for c in (code, draw, 'plots.pipeline("04");')]
+    said = "plots.describe(plt.subplots()[0], 'said of it');"
+    cells = [nbformat.v4.new_code_cell(c) for c in (code, draw, said)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     outputs = [o for c in notebook.cells for o in c.outputs if "image/png" in o.get("data", {})]
     alts = [output.metadata["image/png"]["alt"] for output in outputs]
-    assert alts[0] == "Figure: a title" and "04 highlighted" in alts[1]
+    assert alts == ["Figure: a title", "said of it"]
+
+
+def chapter_page(*cells):
+    """A page as MyST-NB reads it: title, words, box, and cells of (tags, metadata, image)."""
+    section = nodes.section("", nodes.title("", "A"), nodes.paragraph("", "b"))
+    section += nodes.block_quote("", nodes.paragraph("", "You will learn"))
+    for number, (tags, metadata, image) in enumerate(cells):
+        cell = nodes.container(classes=["cell"], cell_metadata={"tags": tags, **metadata})
+        if "hide-cell" in tags:
+            cell["hide_mode"] = "all"
+        cell += nodes.container("", nodes.literal_block("", f"code {number}"))
+        if image:
+            cell += nodes.container("", nodes.image(uri=image, alt="what it shows"))
+        section += cell
+    return nodes.Element("", section)  # like a document
+
+
+def test_a_page_begins_with_its_figure_and_folds_neighbours_as_one():
+    page = chapter_page(
+        (["injected-parameters"], {}, ""),
+        (["hide-cell"], {}, ""),
+        (["hide-cell"], {"mystnb": {"code_prompt_show": "Set-up"}}, ""),
+        ([], {"caption": "A line."}, "main.png"),
+        (["hide-cell"], {}, ""),
+        ([], {}, "other.png"),
+    )
+    extension.begin_with_subject(None, page)
+    _, _, figure, box, set_up, made, saving, _ = page[0]
+    assert isinstance(figure, nodes.figure) and isinstance(box, nodes.block_quote)
+    assert figure[0]["uri"] == "main.png" and figure[0]["alt"] == "what it shows"
+    (link,) = figure.findall(nodes.reference)
+    assert figure[1].astext() == "A line. Where it is made" and made["ids"] == [link["refid"]]
+    assert [part.astext() for part in set_up] == ["code 0", "code 1", "code 2"]
+    assert set_up["cell_metadata"]["mystnb"]["code_prompt_show"] == "Set-up"
+    assert saving.astext() == "code 4", "alone: what stands before it is shown"
+
+
+def test_a_page_without_its_figure_begins_with_its_box():
+    """A cohort without FA, say: the cell prints why it draws nothing."""
+    page = chapter_page(([], {"caption": "A line."}, ""))
+    extension.begin_with_subject(None, page)
+    assert [type(part) for part in page[0]][2:] == [nodes.block_quote, nodes.container]
+
+
+def test_the_box_tells_the_time_that_the_last_cell_printed():
+    app = types.SimpleNamespace(config=types.SimpleNamespace(memoir_repository=""))
+    box = r'{"> **Time:** printed by the last cell."}, {"text": ["%s of memory\n"]}'
+    text = [box % "05 took 173 s and at most 2.4 GiB"]
+    extension.name_repository(app, "book/chapters/05", text)
+    assert '**Time:** 173 s and at most 2.4 GiB, in this run."' in text[0]
+    unlike = [box % "It took long"]
+    extension.name_repository(app, "book/teaching", unlike)
+    assert unlike == [box % "It took long"]
 
 
 # --- licences and automation ------------------------------------------------------------
