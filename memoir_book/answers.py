@@ -47,12 +47,10 @@ def answer_plan(
 ) -> tuple[list[dict], dict]:  # fmt: skip
     """Let one model answer the whole plan, once, and free its memory.
 
-    `folder` receives answers.jsonl and speed.json. Finished answers of the same weights, adapter,
-    quantisation and device to the same plan are read back; else all are made anew. A model that
-    cannot be loaded for want of memory raises `NoRoom`; a MemoryError says what to do where the
-    GPU is too small for the prompts.
-
-    Returns the rows of answers.jsonl, one per question, and what they cost.
+    `folder` receives answers.jsonl, a row per question, and speed.json, what they cost; both are
+    returned. Finished answers of the same weights, adapter, quantisation and device to the same
+    plan are read back. A model that does not fit into memory raises `NoRoom`; a MemoryError says
+    what to do where the GPU is too small for the prompts.
     """
     settings: dict = {"weights": found.sha256, "quantisation": backbone.quantisation}
     settings |= {"chat": backbone.chat, "device": device}
@@ -75,11 +73,9 @@ def answer_plan(
             onednn.use(loaded.model.requires_grad_(False))
         cut = [cut_context(loaded, row) for row in plan]
         # Each prompt once: five equal labels, say, are the same when they are shuffled.
-        first = dict[str, int]()
-        for i, row in enumerate(cut):
-            first.setdefault(row["prompt"], i)
+        first = {row["prompt"]: i for i, row in reversed([*enumerate(cut)])}
         # Prompts of one kind and about one length together, of whatever protocol: fewer batches.
-        order = sorted(first.values(), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"])))
+        order = sorted(first.values(), key=lambda i: (cut[i]["kind"], len(cut[i]["prompt"]), i))
         groups = [list(g) for _, g in groupby(order, lambda i: cut[i]["kind"])]
         batches = [g[i : i + BATCH] for g in groups for i in range(0, len(g), BATCH)]
         began, found_at = time.perf_counter(), dict[int, dict]()
@@ -90,11 +86,10 @@ def answer_plan(
             made = [found_at[first[row["prompt"]]] for row in cut]
             seconds = max(time.perf_counter() - began, 1e-6)
             # What a model prefers where the prompt says nothing.
-            empty = {row["kind"]: vqa.build_prompt(row["kind"], 0, "N/A") for row in plan}
-            prior = {
-                kind: llm.answer_batch(loaded, [text], vqa.QUESTIONS[kind][1], most=1)[0]
-                for kind, text in empty.items()
-            }
+            prior = dict[str, dict]()
+            for kind in dict.fromkeys(row["kind"] for row in plan):
+                empty, options = vqa.build_prompt(kind, 0, "N/A"), vqa.QUESTIONS[kind][1]
+                (prior[kind],) = llm.answer_batch(loaded, [empty], options, most=1)
         except torch.OutOfMemoryError as error:
             words = {"name": folder.name, "file": __file__, "batch": BATCH}
             raise MemoryError(say("GPU memory ran out", **words)) from error

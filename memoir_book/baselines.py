@@ -12,10 +12,9 @@ from memoir_core.metrics import NUMBERS, Metrics
 
 
 def baselines(cohort: pd.DataFrame) -> Metrics:
-    """Score what needs no network on the same split.
+    """Score 'constant', which says the most frequent class or the train mean, and 'logistic'.
 
-    'constant' says the most frequent class, or the train mean. 'logistic' is a logistic
-    regression on the five scores and APOE4 (missing values imputed with train medians).
+    That is a regression on the five scores and APOE4 (missing values: train medians).
     """
     train, test = cohort[cohort["split"] != "test"], cohort[cohort["split"] == "test"]
     found: Metrics = {}

@@ -26,15 +26,11 @@ ROWS = {"t1": {0, 1, 2, 3}, "fa": {2, 3, 4, 5}, "clinical": set()}
 SEX = float(norm.cdf(HEAD_SEX * SEX_EFFECT / np.hypot(HEAD_SEX * SEX_NOISE, HEAD_SPREAD)))
 
 
-def ceilings(
-    drift: float = tables.SCORE_DRIFT, n: int = 3000, seed: int = 0
-) -> dict[str, dict[str, dict[str, float]]]:
+def ceilings(drift: float = tables.SCORE_DRIFT, n: int = 3000, seed: int = 0) -> dict[str, dict]:
     """Score the oracle on n made-up people, as many of each class: subset -> task -> metric.
 
-    drift : of the scores, see `synthetic_adni.tables.make_tables`.
-
     Tasks are dx3 and dx2 ('balanced_accuracy', 'auc'), sex ('balanced_accuracy'), age ('mae',
-    years) and cdrsb ('mae', points; 0 where it is among the inputs).
+    years) and cdrsb ('mae', points; 0 where it is among the inputs). drift : see `make_tables`.
     """
     people, found = _people(drift, n, np.random.default_rng([seed, 9])), {}
     by_scores, dx = _scores_given_severity(people, drift), people["dx"]
@@ -48,8 +44,7 @@ def ceilings(
         joint /= joint.sum(axis=(1, 2), keepdims=True)
         p = joint.sum(axis=2)  # (n, 3)
         p2 = p[ends, 2] / (p[ends, 0] + p[ends, 2])
-        points = np.zeros(n) if "clinical" in subset else joint.sum(axis=1) @ cdrsb
-        off = np.zeros(n) if "clinical" in subset else np.abs(points - people["CDRSB"])
+        off = ("clinical" not in subset) * np.abs(joint.sum(axis=1) @ cdrsb - people["CDRSB"])
         right3 = balanced_accuracy_score(dx, p.argmax(axis=1))
         right2 = balanced_accuracy_score(dx[ends], 2 * (p2 > 0.5))
         auc3, auc2 = roc_auc_score(dx, p, multi_class="ovr"), roc_auc_score(dx[ends], p2)

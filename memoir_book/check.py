@@ -110,12 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
     found, _ = build_cohort(read_adnimerge(read_merged(data)), images, None, seed=0)
     print(counts(found).to_string())
     print(*images.attrs.get("notes", ()), *lacks(found), sep="\n")
-    with_fa = found["has_fa"].sum()
     machine = [*doctor.versions(), *doctor.machine(PROFILES[options.profile], options.device)]
     for level, what, text in machine:
         if level != "ok":
             print(f"{options.profile} on this machine, {level}: {what}: {text}")
-    print(f"No problem found; {with_fa} of {len(found)} subjects have an FA volume.")
+    print(f"No problem found; {found['has_fa'].sum()} of {len(found)} subjects have an FA volume.")
     return 0
 
 

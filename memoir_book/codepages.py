@@ -1,10 +1,9 @@
 """The core as pages, one for each module, and a table from published statement to code."""
 
 import ast
-import json
 from pathlib import Path
 
-from memoir_core.files import atomic_path
+from memoir_core.files import atomic_path, read_json
 
 from . import published
 
@@ -49,14 +48,14 @@ def page(module: Path, statements: list[dict]) -> str:
 
 def write_pages(source: Path) -> None:
     """Write `book/code/` below a source folder of Jupyter Book."""
-    statements = json.loads((source / "book/sentences.json").read_text("utf-8"))["statements"]
+    statements = read_json(source / "book/sentences.json")["statements"]
     with atomic_path(source / "book" / "code", durable=False) as folder:
         folder.mkdir()
         modules = sorted((source / "memoir_core").glob("*.py"))
         modules = [m for m in modules if m.stem not in ("__init__", "run", "check")]  # aliases
-        for module in modules:
-            (folder / f"{module.stem}.md").write_text(page(module, statements), encoding="utf-8")
         trees = {module.stem: ast.parse(module.read_text("utf-8")).body for module in modules}
-        (folder / "names.md").write_text(MARKDOWN.names(trees, ast), encoding="utf-8")
-        # All statements, with the chapter and the code that build them
-        (folder / "statements.md").write_text(MARKDOWN.table(statements), encoding="utf-8")
+        made = {module.stem: page(module, statements) for module in modules}
+        # All names; all statements, with the chapter and the code that build them
+        made |= {"names": MARKDOWN.names(trees, ast), "statements": MARKDOWN.table(statements)}
+        for name, text in made.items():
+            (folder / f"{name}.md").write_text(text, encoding="utf-8")

@@ -11,10 +11,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 
 class ExpertQuantizer(Bnb4BitHfQuantizer):
-    """bitsandbytes' 4-bit quantiser that takes a mixture's experts, too, while they are read.
-
-    transformers holds Gemma 4's experts as 3-D parameters: they would stay in 16 bit.
-    """
+    """bitsandbytes' 4 bit for experts, too: transformers leaves them, 3-D parameters, in 16 bit."""
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         ready = super().param_needs_quantization(model, param_name, **kwargs)

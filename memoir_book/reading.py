@@ -19,10 +19,7 @@ _MARKS = {name: re.compile(pattern) for name, pattern in WORDS["patterns"].items
 
 
 def strip_thought(text: str) -> str:
-    """Take away what a model thought before its answer, and the marks of its template.
-
-    A thought that never ends leaves nothing: the answer was not reached.
-    """
+    """Take away a thought before the answer ('' if it never ends), and the template's marks."""
     text = _MARKS["begin"].split(_MARKS["end"].split(text)[-1])[0]
     return re.sub(r"^\s*thought\s*\n", "", _MARKS["mark"].sub(" ", text)).strip()
 
@@ -51,10 +48,8 @@ def _read(raw: str, kind: str, options: tuple[str, ...]) -> tuple[str, str]:
     if rest and len({o for o, how in _mentions(first, kind, options) if how == "said"}) == 1:
         text = first  # a base model went on with a case of its own
     sentences = [part for part in _MARKS["sentence"].split(text) if part.strip(" ,.:-")]
-    spans = [
-        _MARKS["sentence"].split(text[cue.end() :].lstrip())[0]
-        for cue in _MARKS["cue"].finditer(text)
-    ][::-1]
+    told = [text[cue.end() :].lstrip() for cue in _MARKS["cue"].finditer(text)]
+    spans = [_MARKS["sentence"].split(part)[0] for part in reversed(told)]
     if sentences and _is_label(sentences[0], kind, options):
         spans.append(sentences[0])
     denied = set()
@@ -116,11 +111,8 @@ def _pattern(name: str) -> str:
 
 def _spans(clause: str, kind: str, options: tuple[str, ...]) -> list[tuple[int, int, str, bool]]:
     """Where a clause names options: (start, end, option, weak), the longest of nested ones."""
-    found = [
-        (*m.span(), option, weak)
-        for pattern, option, weak in ([] if kind == "age" else _names(kind, options))
-        for m in pattern.finditer(clause)
-    ]
+    names = [] if kind == "age" else _names(kind, options)
+    found = [(*m.span(), option, weak) for p, option, weak in names for m in p.finditer(clause)]
     for pattern, (low, high) in WORDS["ages"].items() if kind == "age" else ():
         for m in re.finditer(pattern, clause, re.IGNORECASE):
             reach = int(m[1]) + low, int(m[m.lastindex or 1]) + high

@@ -1,9 +1,7 @@
-"""Models that take the place of the published ones where those cannot be had, and say so.
+"""A tuned language model where none can be had: a small base model with low-rank adapters.
 
-For the published cross-encoder stands MiniLM as it is, which compares the vectors of two texts; for
-a tuned language model a small base model with low-rank adapters (LoRA: Hu et al. 2021,
-arXiv:2106.09685), which learn answers about train captions, so that it can be asked on two cores
-whether tuning for the task beats size.
+They (LoRA: Hu et al. 2021, arXiv:2106.09685) learn answers about train captions, so that it can be
+asked on two cores whether tuning for the task beats size.
 """
 
 import sys
@@ -13,49 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.util import semantic_search
 from tqdm import tqdm
 
-from memoir_core import files, llm, retrieval
+from memoir_core import files, llm
 from memoir_core.precision import HALF, checked_half_type
 
-from . import onednn, weights
-
-
-class ApartReranker:
-    """A bi-encoder with the `rank` of a CrossEncoder: it reads the two texts apart."""
-
-    def __init__(self, encoder: SentenceTransformer) -> None:
-        self.encoder, self.vectors = encoder, dict[str, torch.Tensor]()  # of documents met before
-
-    def rank(
-        self, query: str, documents: list[str], top_k: int | None = None, **_: Any
-    ) -> list[dict[str, Any]]:
-        """Order documents by their cosine to the query: [{'corpus_id', 'score'}], best first."""
-        told: dict[str, Any] = {"convert_to_tensor": True, "show_progress_bar": False}
-        if new := [text for text in dict.fromkeys(documents) if text not in self.vectors]:
-            self.vectors |= zip(new, self.encoder.encode(new, **told), strict=True)
-        vectors = torch.stack([self.vectors[text] for text in documents])
-        asked = self.encoder.encode([query], **told)
-        return semantic_search(asked, vectors, top_k=top_k or len(documents))[0]
-
-
-def get_reranker(
-    device: str, path: str = "", use: str = "hub"
-) -> tuple[CrossEncoder | ApartReranker, weights.Weights, str]:
-    """Take the published cross-encoder, or the one in the folder `path`; else MiniLM as it is.
-
-    Returns it, its weights, and a sentence on what it is.
-    """
-    base = weights.find("cross-encoder", path, use=use)
-    told: dict[str, Any] = {"device": device, "trust_remote_code": False}
-    with weights.quiet():
-        if base.stand_in_for:
-            what = f"{base.describe()}: it reads query and caption separately"
-            return ApartReranker(SentenceTransformer(str(base.path), **told)), base, what
-        told["max_length"] = retrieval.MAX_TOKENS
-        return CrossEncoder(str(base.path), **told), base, base.describe()
+from . import onednn
 
 
 def train_lora(

@@ -1,7 +1,4 @@
-"""`python -m memoir_book.intake adni|prepare|oasis ...`: from what is given out to a download.
-
-Each command is a module of its own, with `run`.
-"""
+"""`python -m memoir_book.intake adni|prepare|oasis ...`: from what is given out to a download."""
 
 import argparse
 import sys

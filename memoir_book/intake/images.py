@@ -30,11 +30,9 @@ def list_images(data_dir: Path) -> pd.DataFrame:
 
 
 def find_images(data_dir: Path) -> pd.DataFrame:
-    """List the images of a BIDS or CAPS tree: PTID, VISCODE, t1_path, fa_path.
+    """List the images of a BIDS or CAPS tree: PTID, VISCODE, t1_path, fa_path; errors of `choose`.
 
-    Subject and visit come from the folders: `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999
-    at m48. `attrs["notes"]` says by which rules one of several files was taken. Raises
-    CohortError as `choose`.
+    `sub-ADNI999S9999/ses-M048` is PTID 999_S_9999 at m48. `attrs["notes"]`: rules of the choice.
     """
     table = candidates(data_dir, walk(data_dir))
     if len(table) and table["description"].notna().all():
@@ -158,8 +156,7 @@ def _mni_sized(path: Path) -> bool:
 def visit_of(table: pd.DataFrame, visits: pd.DataFrame) -> pd.Series:
     """Say to which visit each image belongs, (n,): PTID, ID, VISCODE (a label) and EXAMDATE.
 
-    By IMAGEUID, else the label where the person has such a visit, else the nearest exam date
-    within `DAYS`; NaN where there is none.
+    By IMAGEUID, else by a label that the person has, else the nearest day within `DAYS`, else NaN.
     """
     rows = table.assign(at=range(len(table)), day=pd.to_datetime(table["EXAMDATE"]))
     pairs = rows.merge(visits, on="PTID", suffixes=("_said", ""))

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from nilearn import datasets
 
 from memoir_core.files import atomic_path, checksum, digest
 from memoir_core.tables import CohortError
@@ -130,8 +131,6 @@ def _fetched(accepted: bool) -> Path:
     if sheet_in(folder := chapters.cache_dir() / "nilearn") is None:
         _agree(folder / "none", accepted)
         try:
-            from nilearn import datasets
-
             datasets.fetch_oasis_vbm(data_dir=folder)
         except (OSError, ValueError) as error:
             raise refusal("not fetched", "OASIS-1", why=f"no download: {error}"[:80]) from error

@@ -108,8 +108,7 @@ def prepare_visit(raw: Path, out: Path, row: dict, stripped: bool = False) -> di
     seconds; or fault, if the image cannot be used.
     """
     folder, record = out / row["name"], dict[str, dict]()
-    paths = {"t1": row["t1_path"], "fa": row["fa_path"]}
-    sources = {kind: raw / path for kind, path in paths.items() if path}
+    sources = {kind: raw / path for kind in ("t1", "fa") if (path := row[f"{kind}_path"])}
     told: dict[str, Any] = {"method": register.METHOD, "stripped": stripped}
     told["packages"] = {package: version(package) for package in PACKAGES}
     told["images"] = {kind: [p.name, files.checksum(p)] for kind, p in sources.items()}

@@ -199,9 +199,7 @@ def draw(volume: np.ndarray, path: Path) -> None:
     """Draw three slices through the grid's middle, with the outline of the template's brain."""
     from nilearn import plotting
 
-    plain = {"dim": 0, "draw_cross": False, "colorbar": False}
-    shown: Any = plotting.plot_anat(on_grid(volume), cut_coords=tuple(CENTRE), **plain)
     outline = on_grid(brain_mask(GRID).astype(np.float32))
-    shown.add_contours(outline, levels=[0.5], colors="tab:orange", linewidths=0.8)
-    shown.savefig(path)
-    shown.close()
+    how: Any = {"dim": 0, "draw_cross": False, "colorbar": False}
+    how |= {"view_type": "contours", "cmap": "Wistia_r", "alpha": 1, "linewidths": 0.8}  # orange
+    plotting.plot_roi(outline, on_grid(volume), tuple(CENTRE), path, **how)

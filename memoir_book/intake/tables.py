@@ -136,8 +136,7 @@ def name_people(rows: pd.DataFrame) -> pd.DataFrame:
         names = rows.groupby(key)[other].nunique()
         for name in names.index[names > 1]:
             files = ", ".join(rows.loc[rows[key] == name, "file"].unique())
-            words = {"id": key, "name": name, "other": other}
-            problems.append(problem("two people", files, **words))
+            problems.append(problem("two people", files, id=key, name=name, other=other))
     if problems:
         raise CohortError(*problems)
     ptid = rows["PTID"].astype("str").fillna(rows["RID"].map(rows.groupby("RID")["PTID"].first()))

@@ -18,10 +18,8 @@ def read_text(path: Path) -> pd.DataFrame:
     Commas, semicolons (with decimal commas) or tabs; UTF-8, UTF-16 or Windows' code page.
     Raises CohortError with file and mend where it is no table.
     """
-    if not (path := Path(path)).exists():
-        raise refusal("no such table", path)
-    if not path.is_file():
-        raise refusal("table is no file", path)
+    if not (path := Path(path)).is_file():
+        raise refusal("table is no file" if path.exists() else "no such table", path)
     if path.stat().st_size > MOST * 1e6:
         raise refusal("table too large", path, most=MOST)
     try:
@@ -35,8 +33,7 @@ def read_text(path: Path) -> pd.DataFrame:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("cp1252", errors="replace")  # what Excel calls plain CSV
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
+    separator = max(",;\t", key=text.partition("\n")[0].count)
     options: Any = {"sep": separator, "dtype": str, "skipinitialspace": True, "index_col": False}
     options |= {"keep_default_na": False, "skip_blank_lines": False}
     try:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ideas import idea
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.util import semantic_search
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from memoir_book import standins, weights
+from memoir_book import weights
 from memoir_core import retrieval
 
 CAPTIONS = [
@@ -15,6 +17,14 @@ CAPTIONS = [
     "A 74-year-old woman. MMSE 29 (preserved). Diagnosis: dementia.",
     "A 62-year-old man. MMSE 14 (very low). Diagnosis: dementia.",
 ]
+
+
+def get_reranker(*given):
+    """As chapter 8 writes it out."""
+    names = {"torch": torch, "semantic_search": semantic_search, "CrossEncoder": CrossEncoder}
+    names |= {"SentenceTransformer": SentenceTransformer, "retrieval": retrieval}
+    names |= {"find": weights.find, "quiet": weights.quiet}
+    return idea("08", "def get_reranker", **names)["get_reranker"](*given)
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def without_hub(monkeypatch):
 
 
 def test_the_stand_in_ranks_by_the_cosine_of_two_texts_and_says_so(without_hub):
-    model, base, what = standins.get_reranker("cpu")
+    model, base, what = get_reranker("cpu")
     assert base.name == "minilm" and "not the published model" in what and "separately" in what
     query = "A 61-year-old man. MMSE 15 (very low)."
     ranked = model.rank(query, CAPTIONS)
@@ -47,14 +57,14 @@ def test_the_stand_in_ranks_by_the_cosine_of_two_texts_and_says_so(without_hub):
 
 def test_a_word_of_the_query_changes_the_order(without_hub):
     """What the own caption leaks can be read: two captions differ in the diagnosis alone."""
-    model, _, _ = standins.get_reranker("cpu")
+    model, _, _ = get_reranker("cpu")
     for place, diagnosis in enumerate(("cognitively normal (CN)", "dementia")):
         query = f"An 80-year-old man. MMSE 25 (slightly low). Diagnosis: {diagnosis}."
         assert model.rank(query, CAPTIONS[:2], top_k=1)[0]["corpus_id"] == place
 
 
 def test_each_caption_is_encoded_once(without_hub, monkeypatch):
-    model, _, _ = standins.get_reranker("cpu")
+    model, _, _ = get_reranker("cpu")
     met, real = [], model.encoder.encode
     monkeypatch.setattr(model.encoder, "encode", lambda x, **o: met.extend(x) or real(x, **o))
     first = model.rank("one", [*CAPTIONS, CAPTIONS[0]])
@@ -69,7 +79,7 @@ def test_a_cross_encoder_of_the_published_class_is_used_as_one(tmp_path):
     made = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32, num_labels=1))
     made.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
-    model, found, what = standins.get_reranker("cpu", str(tmp_path))
+    model, found, what = get_reranker("cpu", str(tmp_path))
     assert isinstance(model, CrossEncoder) and "standing in" not in what
     assert not found.stand_in_for and model.max_length == retrieval.MAX_TOKENS
     ranked = model.rank("MMSE 15", CAPTIONS)
@@ -79,4 +89,4 @@ def test_a_cross_encoder_of_the_published_class_is_used_as_one(tmp_path):
 
 def test_a_folder_of_your_own_must_hold_a_model(tmp_path, without_hub):
     with pytest.raises(FileNotFoundError, match="holds no complete model"):
-        standins.get_reranker("cpu", str(tmp_path))
+        get_reranker("cpu", str(tmp_path))
