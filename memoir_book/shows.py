@@ -1,8 +1,8 @@
 """Sentences that a run's numbers choose, and the box "What this run shows"."""
 
-import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from IPython.display import DisplayObject
 
 from . import published
@@ -21,10 +21,8 @@ def pick(
 
     Returns the sentence; where the value is not known, that it was not measured, and of what.
     """
-    value, low, high = (
-        float("nan" if found.get(k) is None else found[k]) for k in ("value", "low", "high")
-    )
-    if math.isnan(value + low + high):
+    value, low, high = np.array([found.get(k) for k in ("value", "low", "high")], float)
+    if np.isnan(value + low + high):
         return f"Not measured in this run, and so not said: {above}."
     chosen = unclear if low <= against <= high or low == high else above if low > against else below
     ends = f"{form.format(low)} to {form.format(high)}" if low < high else "in every redraw"

@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.core.pylabtools import print_figure
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from nibabel import Nifti1Image
@@ -72,9 +73,9 @@ def show(macro: str, **values: Any) -> Any:
 
 def png(figure: Figure) -> str:
     """A picture for `show`, as text; the figure is closed."""
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
+    text = print_figure(figure, bbox_inches=None, base64=True, dpi=110)
     plt.close(figure)
-    return _data_url("png", buffer)
+    return f"data:image/png;base64,{text}"
 
 
 def axial(volume: np.ndarray) -> str:
@@ -82,8 +83,4 @@ def axial(volume: np.ndarray) -> str:
     middle = np.rot90(volume[:, :, int(volume.shape[2] * 0.48)]).astype(np.float32)
     grey = {"cmap": "gray", "vmin": min(0, middle.min()), "vmax": np.percentile(middle, 99.7)}
     plt.imsave(buffer := io.BytesIO(), middle, format="jpeg", **grey)
-    return _data_url("jpeg", buffer)
-
-
-def _data_url(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

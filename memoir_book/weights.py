@@ -226,10 +226,8 @@ def _unpack(name: str, source: Source) -> Path:
 
 def _verify(source: Source, parts: list[Path]) -> None:
     """Compare a package's files with the sum that this book knows."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part.read_bytes())
-    if (got := whole.hexdigest()) != source.sha256:
+    got = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    if got != source.sha256:
         words = {"package": source.package, "got": got[:12], "wanted": source.sha256[:12]}
         raise DamagedFileError(say("another package", file=parts[0], **words))
 
@@ -242,9 +240,7 @@ def _convert(parts: list[Path], target: Path) -> None:
 
     file = target / "gguf" / "model.gguf"
     file.parent.mkdir(parents=True)
-    with open(file, "wb") as whole:
-        for part in parts:
-            whole.write(part.read_bytes())
+    file.write_bytes(b"".join(part.read_bytes() for part in parts))
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     how = {"quantization_config": GgufConfig(dequantize=True)} | where
     how["dtype"] = torch.bfloat16  # the type in which both were published

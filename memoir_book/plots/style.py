@@ -16,6 +16,9 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from memoir_core.config import DX
+
+from .. import published
 from ..dataset import Dataset
 
 BLUE, RED = "#0072B2", "#D55E00"
@@ -23,14 +26,8 @@ LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
 PICTURES: dict[str, Any] = {"subplot_kw": {"xticks": [], "yticks": [], "frame_on": False}}
 PICTURES["subplot_kw"] |= {"anchor": "N"}  # titles of a row stand at one height
-DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
-COLOURS: dict[Any, str] = {
-    **DX_COLOURS,
-    **{"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7"},
-    **{"Female": "#CC79A7", "Male": "#56B4E9", "with FA": "#009E73", "without FA": "#BBBBBB"},
-    **{"reproduced": "#009E73", "pattern reproduced": BLUE},
-    **{"not reproduced": RED, "not comparable": "#CCCCCC"},
-}
+COLOURS: dict[Any, str] = published.load("colours.json")  # of classes, modalities, verdicts
+DX_COLOURS = {name: COLOURS[name] for name in DX}
 
 
 _reword: Callable[[str, bool], str] = Dataset().reword
