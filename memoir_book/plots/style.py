@@ -29,7 +29,6 @@ PICTURES["subplot_kw"] |= {"anchor": "N"}  # titles of a row stand at one height
 COLOURS: dict[Any, str] = published.load("colours.json")  # of classes, modalities, verdicts
 DX_COLOURS = {name: COLOURS[name] for name in DX}
 
-
 _reword: Callable[[str, bool], str] = Dataset().reword
 
 
@@ -108,10 +107,3 @@ def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
 def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Any:
     """Distances (2, n) of an interval's ends from the value, as `errorbar` wants them."""
     return np.abs(rows[[low, high]].to_numpy(float).T - rows[value].to_numpy(float))
-
-
-def by_class(ax: Any, points: Any, labels: Any, colours: dict = DX_COLOURS, **how: Any) -> None:
-    """Scatter points (2, n), coloured by a label of each."""
-    for name, colour in colours.items():
-        chosen = np.asarray(labels) == name
-        ax.scatter(*points[:, chosen], color=colour, label=name, linewidths=0, **how)
