@@ -40,8 +40,7 @@ class Chapter:
 
 _TOLD = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
 CHAPTERS = tuple(Chapter(**row) for row in _TOLD["chapters"])
-# What a parameter may be, beside having the type of its default in the notebook: a choice of
-# values, or a range that includes its ends.
+# What a parameter of the right type may be: a choice of values, or a range with its ends.
 CHOICES, RANGES = _TOLD["choices"], _TOLD["ranges"]
 # Type -> how it is called, and from which types of papermill and the shell it is understood.
 _KINDS: dict[str, tuple[str, list[str]]] = _TOLD["kinds"]
@@ -74,8 +73,7 @@ def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
 def checked(name: str, value: Any, kind: type, default: Any) -> Any:
     """Give a parameter's value its type, or refuse it with a ValueError that names it.
 
-    Papermill and the shell turn words into what they take them for: `-p pretrained false` is a
-    text, `-p run 20241125` a number.
+    Papermill and the shell read words as they may: `false` as a text, a run 20241125 as a number.
     """
     if value is None and default is None:
         return None

@@ -164,8 +164,8 @@ def read_runs(names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
                 if found := pick(results, where):
                     rows.append(place | {"headline": headline, "kind": kind, "n": n} | found)
         if name not in sources:
-            found = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
-            there = ", ".join(found) or "none"
+            names = sorted(path.parent.name for path in chapters.runs_dir().glob("*/results"))
+            there = ", ".join(names) or "none"
             raise MissingArtefactError(say("no results", name=name, there=there))
     return pd.DataFrame(rows, columns=COLUMNS), list(sources.values())
 

@@ -115,8 +115,7 @@ def start_chapter(
 def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[str, dict[str, Any]]:
     """Say which run is meant, and its profile, seed and data folder ('': synthetic).
 
-    Raises ValueError, FileNotFoundError (of the data), or RunMismatchError where the run was begun
-    with other settings.
+    Raises ValueError, FileNotFoundError (of the data), or RunMismatchError (other settings).
     """
     accepted = os.environ.get("MEMOIR_ACCEPT") == "yes"
     data_dir = oasis.as_download(data_dir, accepted) if data_dir else ""

@@ -25,11 +25,10 @@ from .plots import brain_rows
 def brain_viewer(
     shown: dict[str, Nifti1Image], title: str, unit: str = "", under: Any = None, own: bool = False
 ) -> None:
-    """Display volumes (name -> image) to walk through in slices and 3D: NiiVue, and live ipyniivue.
+    """Display volumes (name -> image) in slices and 3D: NiiVue, live ipyniivue, or else a picture.
 
     unit : of their values. under : a grey image below them; they are then maps with a sign.
     own : may readers lay a volume of theirs over `under`? The first of `shown`, a mask, judges it.
-    A picture stays where no viewer opens.
     """
     values = {name: image.get_fdata(dtype=np.float32) for name, image in shown.items()}
     picture = brain_rows(values, title, under.get_fdata() if under else None, unit)
