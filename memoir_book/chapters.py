@@ -40,17 +40,10 @@ class Chapter:
 
 _TOLD = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
 CHAPTERS = tuple(Chapter(**row) for row in _TOLD["chapters"])
-# What a parameter may be, beside having the type of its default in the notebook: a choice of
-# values, or a range that includes its ends.
+# What a parameter of the right type may be: a choice of values, or a range with its ends.
 CHOICES, RANGES = _TOLD["choices"], _TOLD["ranges"]
-
 # Type -> how it is called, and from which types of papermill and the shell it is understood.
-_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
-    bool: ("True or False", (str,)),
-    int: ("a whole number", (str,)),
-    float: ("a number", (str, int)),
-    str: ("text", (int, float)),
-}
+_KINDS: dict[str, tuple[str, list[str]]] = _TOLD["kinds"]
 # It becomes a folder's name; seeds.compare has one, and Windows some that no folder can have.
 _RUN = r"(?i)(?!(?:compare|con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._+-]{0,99}"
 
@@ -80,13 +73,12 @@ def parameters_of(chapter: Chapter) -> dict[str, tuple[type, Any]]:
 def checked(name: str, value: Any, kind: type, default: Any) -> Any:
     """Give a parameter's value its type, or refuse it with a ValueError that names it.
 
-    Papermill and the shell turn words into what they take them for: `-p pretrained false` is a
-    text, `-p run 20241125` a number.
+    Papermill and the shell read words as they may: `false` as a text, a run 20241125 as a number.
     """
     if value is None and default is None:
         return None
-    given, (wanted, known) = value, _KINDS[kind]
-    if type(value) in known:
+    given, (wanted, known) = value, _KINDS[kind.__name__]
+    if type(value).__name__ in known:
         with suppress(KeyError, ValueError):
             words = {"true": True, "false": False}
             value = words[value.strip().lower()] if kind is bool else kind(value)
@@ -141,8 +133,6 @@ def cache_dir() -> Path:
 
 def _folder(variable: str, name: str) -> Path:
     if not (ROOT / "notebooks").is_dir():
-        raise FileNotFoundError(
-            f"the book's notebooks are not at {ROOT}: run from a checkout of the project, "
-            "installed with `pip install --editable .`"
-        )
+        how = "run from a checkout of the project, installed with `pip install --editable .`"
+        raise FileNotFoundError(f"the book's notebooks are not at {ROOT}: {how}")
     return ROOT / Path(os.environ.get(variable) or name).expanduser()  # relative: to the checkout

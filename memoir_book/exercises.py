@@ -96,12 +96,11 @@ def _shown(value: Any) -> str:
 
 def predict(guess: Any, found: Any, what: str, form: str = "{:.2f}") -> None:
     """Set a student's guess (None: none yet) beside what the run found: a number, or a word."""
-    numbers = isinstance(guess, int | float) and isinstance(found, int | float)
     if guess is None:
         print(f"{what}: no guess yet. Write one above, run both cells, and read on")
     elif guess == found:
         print(f"{what}: you said {guess}, right")
-    elif numbers:
+    elif isinstance(guess, int | float) and isinstance(found, int | float):
         off = f"{form.format(abs(guess - found))} too {'high' if guess > found else 'low'}"
         print(f"{what}: you said {form.format(guess)}, it is {form.format(found)} ({off})")
     else:
@@ -180,9 +179,8 @@ def copy_of(path: Path) -> dict:
             continue
         for myst, plain in published.load("student.json")["plain"]:
             text = re.sub(myst, plain, text) if cell["cell_type"] == "markdown" else text
-        new = {key: cell[key] for key in ("cell_type", "id", "metadata")} | {"source": text}
-        code: dict = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-        cells.append(new | code)
+        fresh: dict = {"source": text, "outputs": [], "execution_count": None}
+        cells.append(cell | {key: fresh[key] for key in fresh if key in cell})
     kept = {k: v for k, v in found["metadata"].items() if k in ("kernelspec", "language_info")}
     return found | {"cells": cells, "metadata": kept}
 

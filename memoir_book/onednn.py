@@ -30,8 +30,6 @@ class _Product(torch.autograd.Function):
 def use(model: nn.Module) -> None:
     """Let every frozen fp32 linear layer of a model multiply by oneDNN, where torch has it."""
     for part in model.modules() if MULTIPLY else ():
-        if type(part) is not nn.Linear or part.weight.requires_grad:
-            continue
-        if part.weight.dtype == torch.float32:
-            product: Any = partial(_Product.apply, part.weight, part.bias)
-            part.forward = product  # type: ignore[method-assign]
+        fp32 = type(part) is nn.Linear and part.weight.dtype == torch.float32
+        if fp32 and not part.weight.requires_grad:
+            part.forward = partial(_Product.apply, part.weight, part.bias)

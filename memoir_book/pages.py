@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import yaml
 
 from memoir_core import files
@@ -172,8 +171,8 @@ def headline(run_dir: Path) -> str:
             found = seeds.pick(stored["results"], where)
             if known and found:
                 row = {"figure": name, "published": published.figure(known)}
-                row |= {"this run": found["value"]}
-                rows.append(row | {end: found.get(end) for end in ("low", "high")})
+                ends = {end: found.get(end) for end in ("low", "high")}
+                rows.append(row | ends | {"this run": found["value"]})
                 beside.append(bounds(every["05"]["results"], where))
     label = every["01"]["provenance"]["label"]
     table = published.compare(rows, label).reset_index(names="measure")
@@ -185,10 +184,9 @@ def bounds(results: dict[str, Any], where: str) -> tuple[str, str]:
     """Say what a headline lies between: the score of a baseline, and of an oracle.
 
     results : of chapter 5. where : the headline's path, 'metrics/dx3/auc' or 'subsets/t1+fa/dx3'.
-
-    Returns baseline and ceiling as text. The baseline is the regression of chapter 5, on scores
-    where the headline's model sees them, else on measures of the images; where there is none, a
-    constant. The ceiling is 'unknown' of data whose making nobody knows; a count has neither.
+    The baseline is the regression of chapter 5, on scores where the headline's model sees them,
+    else on measures of the images; where there is none, a constant. The ceiling is 'unknown' of
+    data whose making nobody knows; a count has neither.
     """
     kind, *path = where.split("/")
     if kind not in ("metrics", "subsets"):
@@ -222,11 +220,9 @@ def pictures(run_dir: Path, folder: Path) -> dict[str, str]:
         for figure in figures[:1]:
             png = base64.b64decode("".join(figure["data"]["image/png"]))
             (folder / f"{name}.png").write_bytes(png)
-            alt = figure["metadata"]["image/png"]["alt"]
-            kind = "wide" if int.from_bytes(png[16:20], "big") > 500 else "narrow"  # for a phone
-            told[name] = f"::::{{container}} picture\n```{{image}} chapters/{name}.png\n"
-            told[name] += f":class: {kind}\n:alt: {json.dumps(alt)}\n```\n::::\n\n"
-            told[name] += f"**{(found.get('findings') or [alt])[0]}** {link}\n"
+            alt, wide = figure["metadata"]["image/png"]["alt"], int.from_bytes(png[16:20], "big")
+            words = (json.dumps(alt), (found.get("findings") or [alt])[0], link)
+            told[name] = published.template("pages.md.j2").module.picture(name, wide, *words)
     return told
 
 
@@ -239,21 +235,11 @@ def told(run_dir: Path, part: str) -> str:
 
 def times(run_dir: Path) -> str:
     """List what the paths and chapters take to read and took to run, as a Markdown table."""
-    ways = {
-        f"**{name}**": [c for c in CHAPTERS if c.number in path]
-        for name, path in WAYS["paths"].items()
-    }
-    ways |= {f"[](chapters/{chapter.name}.ipynb)": [chapter] for chapter in CHAPTERS}
     rows, every = [], results(run_dir)
-    for name, way in ways.items():
-        found = [every[chapter.number] for chapter in way]
-        read, asked = (sum(m) for m in zip(*(minutes(c.notebook) for c in way), strict=True))
-        row = {"path or chapter": name, "to read": f"{read} min", "exercises": f"{asked} min"}
-        spent = sum(part["seconds"] for part in found)
-        row["this run took"] = f"{spent:.0f} s" if spent < 90 else f"{spent / 60:.0f} min"
-        rows.append(row | {"memory": f"{max(f['peak_memory_gib'] for f in found):.1f} GiB"})
-    label = found[0]["provenance"]["label"]
-    return published.markdown(pd.DataFrame(rows)) + f"\n*This run: {label}.*\n"
+    for chapter in CHAPTERS:
+        read, asked = minutes(chapter.notebook)
+        rows.append(every[chapter.number] | {"chapter": chapter, "read": read, "asked": asked})
+    return published.template("pages.md.j2").module.times(rows, WAYS["paths"])
 
 
 def minutes(notebook: Path) -> tuple[int, int]:

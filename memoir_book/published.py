@@ -39,8 +39,7 @@ def compare(rows: list[dict[str, Any]], label: str) -> pd.DataFrame:
         value, known = number(row.get("this run")), row.get("published")
         if row.get("low") is not None and value != "not measured":
             value += f" ({number(row['low'])} to {number(row['high'])})"
-        cells = {"published": "none" if known is None else number(known)}
-        cells["this run (95 % interval)"] = value
+        cells = {"published": number(known, "none"), "this run (95 % interval)": value}
         table.append(cells | {key: row[key] for key in ("n",) if key in row})
     frame = pd.DataFrame(table, index=[row["figure"] for row in rows])
     return frame.rename_axis(columns=f"this run: {label}")

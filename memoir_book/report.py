@@ -10,7 +10,6 @@ are moved into place. Settings are those that the trainings noted.
 """
 
 from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from .seeds import pick
 from .store import Run, load_results
 
 RULES: dict[str, str] = published.load("report_rows.json")["rules"]  # kind of figure -> verdicts
-COLUMNS = ["chapter", "group", "figure", "kind", "published", "value", "low", "high", "n"]
-COLUMNS += ["n_published", "gap_published", "gap", "gap_low", "gap_high"]
+COLUMNS: list[str] = published.load("report_rows.json")["columns"]
 VERDICTS = ("reproduced", "pattern reproduced", "not reproduced", "not comparable")
 REPRODUCED, PATTERN, NOT, UNTOLD = VERDICTS
 COMPARABLE = ("ADNI", "synthetic")  # cohorts
@@ -119,12 +117,10 @@ def _people(found: dict) -> dict:
 def _shares(matrix: list[list[int]]) -> dict:
     """Shares of each true class, with Wilson's interval and the number of people."""
     shares: dict = {truth: {} for truth in DX}
-    for (row, truth), (column, predicted) in product(enumerate(DX), repeat=2):
-        if not (n := sum(matrix[row])):
-            continue
-        count = matrix[row][column]
-        ends = binomtest(count, n).proportion_ci(method="wilson")
-        shares[truth][predicted] = {"value": count / n, "low": ends.low, "high": ends.high, "n": n}
+    for truth, row in zip(DX, matrix, strict=True):
+        for predicted, count in zip(DX, row, strict=True) if any(row) else ():
+            low, high = binomtest(count, n := sum(row)).proportion_ci(method="wilson")
+            shares[truth][predicted] = {"value": count / n, "low": low, "high": high, "n": n}
     return shares
 
 
@@ -245,11 +241,10 @@ def write_report(
     """
     rows = table.round(5).astype(object).where(table.notna(), None).to_dict("records")
     stored = {"provenance": where, "rules": RULES, "verdicts": _in_all(table), "figures": rows}
-    stored["collapse"] = list(collapsed)
     people = [] if where["cohort"] == "synthetic" else privacy.apart(run_dir)
     data, page = run_dir / "report.json", run_dir / "report.html"
     with atomic_path(data) as new_data, atomic_path(page) as new_page:
-        write_json(new_data, stored)
+        write_json(new_data, stored | {"collapse": list(collapsed)})
         new_page.write_text(render(table, where, collapsed), encoding="utf-8")
         privacy.look([new_data, new_page], known)
         if people:

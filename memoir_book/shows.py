@@ -1,8 +1,8 @@
 """Sentences that a run's numbers choose, and the box "What this run shows"."""
 
-import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from IPython.display import DisplayObject
 
 from . import published
@@ -16,15 +16,11 @@ def pick(
     found : 'value', 'low' and 'high', as `metrics.bootstrap` gives them, and 'n' where known.
     against : what the value is held against: chance, a constant, 0 for a difference.
     above, below, unclear : sentences without a full stop, for an interval above the number, below
-        it, and for one that holds it. An interval without width holds everything: one class for
-        all says nothing of what other subjects would give.
-
-    Returns the sentence; where the value is not known, that it was not measured, and of what.
+        it, and for one that holds it. One without width holds everything: one class for all says
+        nothing of other subjects. What is not known is said to be not measured, and of what.
     """
-    value, low, high = (
-        float("nan" if found.get(k) is None else found[k]) for k in ("value", "low", "high")
-    )
-    if math.isnan(value + low + high):
+    value, low, high = np.array([found.get(k) for k in ("value", "low", "high")], float)
+    if np.isnan(value + low + high):
         return f"Not measured in this run, and so not said: {above}."
     chosen = unclear if low <= against <= high or low == high else above if low > against else below
     ends = f"{form.format(low)} to {form.format(high)}" if low < high else "in every redraw"

@@ -90,10 +90,8 @@ def start_chapter(
     given = own | dict(zip(COMMON, (profile, run, data_dir, seed, device), strict=True))
     if unknown := set(given) - set(declared):
         raise ValueError(f"{spec.name} has no parameter {', '.join(sorted(unknown))}")
-    values = {
-        name: chapters.checked(name, given.get(name, default), kind, default)
-        for name, (kind, default) in declared.items()
-    }
+    checked = chapters.checked
+    values = {n: checked(n, given.get(n, d), kind, d) for n, (kind, d) in declared.items()}
     name, settings = find_run(*(values.pop(key) for key in COMMON[:4]))
     sizes, chosen = get_profile(settings["profile"]), resolve_device(values.pop("device"))
     folder, data = open_folder(name, settings), data_folder(settings)
@@ -117,8 +115,7 @@ def start_chapter(
 def find_run(profile: str, run: str, data_dir: str, seed: int | None) -> tuple[str, dict[str, Any]]:
     """Say which run is meant, and its profile, seed and data folder ('': synthetic).
 
-    Raises ValueError, FileNotFoundError (of the data), or RunMismatchError where the run was begun
-    with other settings.
+    Raises ValueError, FileNotFoundError (of the data), or RunMismatchError (other settings).
     """
     accepted = os.environ.get("MEMOIR_ACCEPT") == "yes"
     data_dir = oasis.as_download(data_dir, accepted) if data_dir else ""

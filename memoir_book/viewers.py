@@ -12,24 +12,23 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
+from IPython.core.pylabtools import print_figure
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from nibabel import Nifti1Image
 
 from . import published
 from .chapters import VOLUMES
-from .plots import DX_COLOURS, brain_rows
+from .plots import brain_rows
 
 
 def brain_viewer(
     shown: dict[str, Nifti1Image], title: str, unit: str = "", under: Any = None, own: bool = False
 ) -> None:
-    """Display volumes (name -> image) to walk through in slices and 3D: NiiVue, and live ipyniivue.
+    """Display volumes (name -> image) in slices and 3D: NiiVue, live ipyniivue, or else a picture.
 
     unit : of their values. under : a grey image below them; they are then maps with a sign.
     own : may readers lay a volume of theirs over `under`? The first of `shown`, a mask, judges it.
-    A picture stays where no viewer opens.
     """
     values = {name: image.get_fdata(dtype=np.float32) for name, image in shown.items()}
     picture = brain_rows(values, title, under.get_fdata() if under else None, unit)
@@ -64,28 +63,8 @@ def _live(layers: list[dict], files: dict[str, str], base: int) -> dict:
     return {}
 
 
-def case_explorer(
-    rows: list[dict], cohort: pd.DataFrame, volumes: np.ndarray, captions: list[dict], title: str
-) -> Any:
-    """Choose a query and a protocol; see its slice beside those of its five cases.
-
-    `rows`: of retrieval.jsonl, about eight; `volumes`: (n, X, Y, Z) T1, row i is case i.
-    """
-    texts, cards = {row["case"]: row for row in captions}, {}
-    for case in sorted({case for row in rows for case in (row["case"], *row["reranked"])}):
-        middle = np.rot90(volumes[case][:, :, int(volumes.shape[3] * 0.48)]).astype(np.float32)
-        grey = {"cmap": "gray", "vmin": min(0, middle.min()), "vmax": np.percentile(middle, 99.7)}
-        plt.imsave(buffer := io.BytesIO(), middle, format="jpeg", **grey)
-        card = {"slice": _data_url("jpeg", buffer), "dx": cohort["DX"].iloc[case]}
-        card |= {"caption": texts[case]["caption"], "blind": texts[case]["caption_blind"]}
-        cards[case] = card | {"colour": DX_COLOURS[card["dx"]]}
-    kept = ("case", "protocol", "reranked", "rerank_scores")
-    queries = [{name: row[name] for name in kept} for row in rows]
-    return show("explorer", queries=queries, cards=cards, title=title)
-
-
 def show(macro: str, **values: Any) -> Any:
-    """Show a viewer of viewers.html.j2, such as 'slider' or 'transcript', with its words."""
+    """Show a viewer of viewers.html.j2, such as 'slider' or 'explorer', with its words."""
     key = f"{macro}{zlib.crc32(str(values).encode())}"  # by which its script finds it
     page = getattr(published.template("viewers.html.j2").module, macro)
     return HTML(str(page(key=key, **values)).strip())
@@ -93,10 +72,14 @@ def show(macro: str, **values: Any) -> Any:
 
 def png(figure: Figure) -> str:
     """A picture for `show`, as text; the figure is closed."""
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
+    text = print_figure(figure, bbox_inches=None, base64=True, dpi=110)
     plt.close(figure)
-    return _data_url("png", buffer)
+    return f"data:image/png;base64,{text}"
 
 
-def _data_url(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+def axial(volume: np.ndarray) -> str:
+    """The middle axial slice of a volume (X, Y, Z) as a picture for `show`, as text."""
+    middle = np.rot90(volume[:, :, int(volume.shape[2] * 0.48)]).astype(np.float32)
+    grey = {"cmap": "gray", "vmin": min(0, middle.min()), "vmax": np.percentile(middle, 99.7)}
+    plt.imsave(buffer := io.BytesIO(), middle, format="jpeg", **grey)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

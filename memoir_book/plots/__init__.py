@@ -3,5 +3,5 @@
 # ruff: noqa: F401, F403
 from .data import *
 from .results import *
-from .style import DX_COLOURS, above, below, by_class, describe, finish, rows_of, use_style
+from .style import DX_COLOURS, above, below, describe, finish, rows_of, use_style
 from .training import *

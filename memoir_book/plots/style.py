@@ -16,6 +16,9 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from memoir_core.config import DX
+
+from .. import published
 from ..dataset import Dataset
 
 BLUE, RED = "#0072B2", "#D55E00"
@@ -23,15 +26,8 @@ LIMIT = "#B00000"  # chance, flags, what is lost
 PUBLISHED: dict[str, Any] = {"color": "#999999", "label": "published (ADNI)"}  # always grey
 PICTURES: dict[str, Any] = {"subplot_kw": {"xticks": [], "yticks": [], "frame_on": False}}
 PICTURES["subplot_kw"] |= {"anchor": "N"}  # titles of a row stand at one height
-DX_COLOURS = {"CN": BLUE, "MCI": "#E69F00", "Dementia": RED}
-COLOURS: dict[Any, str] = {
-    **DX_COLOURS,
-    **{"t1": "#56B4E9", "fa": "#009E73", "clinical": "#CC79A7"},
-    **{"Female": "#CC79A7", "Male": "#56B4E9", "with FA": "#009E73", "without FA": "#BBBBBB"},
-    **{"reproduced": "#009E73", "pattern reproduced": BLUE},
-    **{"not reproduced": RED, "not comparable": "#CCCCCC"},
-}
-
+COLOURS: dict[Any, str] = published.load("colours.json")  # of classes, modalities, verdicts
+DX_COLOURS = {name: COLOURS[name] for name in DX}
 
 _reword: Callable[[str, bool], str] = Dataset().reword
 
@@ -111,10 +107,3 @@ def name_rows(ax: plt.Axes, labels: Iterable[str], xlabel: str = "") -> None:
 def reach(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Any:
     """Distances (2, n) of an interval's ends from the value, as `errorbar` wants them."""
     return np.abs(rows[[low, high]].to_numpy(float).T - rows[value].to_numpy(float))
-
-
-def by_class(ax: Any, points: Any, labels: Any, colours: dict = DX_COLOURS, **how: Any) -> None:
-    """Scatter points (2, n), coloured by a label of each."""
-    for name, colour in colours.items():
-        chosen = np.asarray(labels) == name
-        ax.scatter(*points[:, chosen], color=colour, label=name, linewidths=0, **how)

@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.special import betaincinv
 
@@ -69,7 +70,8 @@ def embedding_map(panels: dict[str, tuple[np.ndarray, pd.Series]], title: str) -
             figure.colorbar(shown, ax=ax, shrink=0.8)
         else:
             colours = {key: style.COLOURS[key] for key in style.COLOURS if key in set(values)}
-            style.by_class(ax, points, values, colours, s=6)
+            how: Any = {"hue": values, "palette": colours, "hue_order": [*colours], "linewidth": 0}
+            sns.scatterplot(x=points[0], y=points[1], s=6, ax=ax, **how)
             ax.legend(ncols=3, columnspacing=1, markerscale=2, loc=9, bbox_to_anchor=(0.5, -0.14))
     figure.supxlabel("first principal direction", size=9)
     figure.supylabel("second principal direction", size=9)

@@ -249,6 +249,11 @@ def test_an_embedding_map_uses_the_axes_of_its_first_panel():
     rng = np.random.default_rng(0)
     z, dx = rng.normal(size=(9, 4)), pd.Series(["CN", "MCI", "Dementia"] * 3)
     figure = plots.embedding_map({"z": (z, dx), "half": (z / 2 + z.mean(axis=0) / 2, dx)}, "run")
-    one, two = ([c.get_offsets() for c in ax.collections] for ax in figure.axes[:2])
-    assert len(one) == 3 and np.allclose(np.vstack(one) / 2, np.vstack(two))
+    (one,), (two,) = (ax.collections for ax in figure.axes[:2])
+    assert len(one.get_offsets()) == 9
+    assert np.allclose(one.get_offsets() / 2, two.get_offsets())
+    drawn = [mpl.colors.to_hex(colour).upper() for colour in one.get_facecolors()]
+    assert drawn == [plots.DX_COLOURS[name] for name in dx]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["CN", "MCI", "Dementia"]
     plt.close(figure)

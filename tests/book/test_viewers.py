@@ -16,7 +16,7 @@ import pytest
 from ideas import cell
 from nibabel import Nifti1Image
 
-from memoir_book import pages, viewers
+from memoir_book import pages, plots, viewers
 
 HOSTILE = '</script><img src=x onerror=alert(1)><script>alert("&amp;")</script>'
 
@@ -131,10 +131,18 @@ def test_a_slider_of_figures_holds_each_and_what_it_says():
 
 def test_the_case_explorer_holds_the_cases_of_its_queries_and_no_others():
     row = {"case": 2, "protocol": "blind", "reranked": [0, 1], "rerank_scores": [0.9, 0.5]}
-    cohort = pd.DataFrame({"DX": ["CN", "MCI", "Dementia", "CN"]})
+    rows = [row | {"query": "SECRET"}, row | {"case": 3}]
+    dx = np.array(["CN", "MCI", "Dementia", "CN"], object)
     volumes = np.random.default_rng(0).random((4, 8, 9, 7))
-    page = viewers.case_explorer([row], cohort, volumes, captions(range(4)), HOSTILE).data
-    inert(page, scripts=1)
+    pages = []
+    show = lambda *a, **words: pages.append(viewers.show(*a, **words).data)  # noqa: E731
+    names = {"rows": rows, "dx": dx, "captions": captions(range(4)), "ordinary": [2]}
+    names |= {"volumes": SimpleNamespace(t1=volumes), "plots": plots}
+    names["book"] = SimpleNamespace(dataset=SimpleNamespace(t1="T1"), label=HOSTILE)
+    tools = SimpleNamespace(show=show, axial=viewers.axial)
+    cell("08", 'viewers.show("explorer"', viewers=tools, **names)
+    inert(page := pages[0], scripts=1)
+    assert "SECRET" not in page  # of a query, only what is drawn
     cards, _ = json.JSONDecoder().raw_decode(page[page.index("const cards = ") + 14 :])
     assert {case: card["dx"] for case, card in cards.items()} == {
         "0": "CN", "1": "MCI", "2": "Dementia",
