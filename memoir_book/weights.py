@@ -274,4 +274,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    chapters.parser_of("weights", main.__doc__).parse_args()
     main()

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import runpy
 import subprocess
 import sys
 import types
@@ -247,3 +248,14 @@ def test_an_older_python_is_told_in_one_sentence():
     said = "The book needs Python 3.11, 3.12 or 3.13, not 3.9.2: make setup\n"
     assert done.returncode == 1 and done.stderr == said
     ast.parse(guard, feature_version=(3, 6))  # an old one can read it
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "pages", "intake", "check", "doctor", "weights", "seeds", "exercises"]
+)
+def test_each_command_of_the_readme_says_more_with_help(command, monkeypatch, capsys):
+    assert f"`{command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"memoir_book.{command}", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
