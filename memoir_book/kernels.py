@@ -44,7 +44,8 @@ def ready(libraries: str = LIBRARIES) -> Iterator[str]:
             door.bind(f"{folder}/door")
             door.listen()
             given = [*alone, str(door.fileno()), libraries]
-            server = subprocess.Popen(given, pass_fds=[door.fileno()], cwd=folder)
+            told = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+            server = subprocess.Popen(given, pass_fds=[door.fileno()], cwd=folder, env=told)
         with server:  # alone it holds the door: where it dies, nobody waits there
             try:
                 yield "forked"

@@ -32,7 +32,7 @@ def ended(process, seconds=30):
 @pytest.fixture(scope="module")
 def forks():
     """A name to start kernels by. Their process loads `wave` as well, which no kernel needs."""
-    with kernels.ready("ipykernel.kernelapp wave") as name:
+    with kernels.ready("ipykernel.kernelapp matplotlib.pyplot wave") as name:
         yield name
 
 
@@ -67,6 +67,18 @@ def test_a_kernel_has_the_libraries_the_folder_and_the_environment_that_it_was_g
     while not ask(client := start()[1], LOADED):
         assert time.time() < deadline, "the libraries were not loaded beside the first kernel"
     assert not ask(client, LOADED.replace("wave", "colorsys")), "a kernel is a fork of another"
+
+
+def test_a_figure_is_shown_though_matplotlib_was_loaded_before_its_kernel(start):
+    deadline = time.time() + 60
+    while not ask(client := start()[1], LOADED):  # the last of the libraries
+        assert time.time() < deadline
+    asked, shown = client.execute("import matplotlib.pyplot as plt; plt.plot([1, 2]);"), []
+    while not shown or shown[-1]["content"].get("execution_state") != "idle":
+        message = client.get_iopub_msg(timeout=60)
+        shown += [message] if message["parent_header"].get("msg_id") == asked else []
+    (figure,) = (m["content"]["data"] for m in shown if m["msg_type"] == "display_data")
+    assert "image/png" in figure
 
 
 def test_an_interrupt_reaches_the_kernel(start):
