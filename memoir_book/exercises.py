@@ -179,7 +179,7 @@ def copy_of(path: Path) -> dict:
             continue
         for myst, plain in published.load("student.json")["plain"]:
             text = re.sub(myst, plain, text) if cell["cell_type"] == "markdown" else text
-        fresh: dict = {"source": text, "outputs": [], "execution_count": None}
+        fresh: dict = {"source": text, "outputs": [], "execution_count": None, "attachments": {}}
         cells.append(cell | {key: fresh[key] for key in fresh if key in cell})
     kept = {k: v for k, v in found["metadata"].items() if k in ("kernelspec", "language_info")}
     return found | {"cells": cells, "metadata": kept}
