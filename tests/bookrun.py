@@ -22,7 +22,7 @@ HERE = {"MEMOIR_RUNS": str(RUNS / "papermill")}
 # When to kill: seconds after the chapter before has left its page, or after a file on the way.
 # The chapters that cache, train and answer, which have something to go on from.
 KILL = {
-    "02": ("", 12),
+    "02": ("", 6),
     "04": ("stage1/history.csv", 0.3),
     "05": ("stage2/history.csv", 0.3),
     "06": ("stage2_scratch/history.csv", 0.3),

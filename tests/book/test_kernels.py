@@ -95,7 +95,7 @@ def test_an_interrupt_reaches_the_kernel(start):
 def test_a_dead_kernel_is_seen_at_once(start):
     manager, client = start()
     psutil.Process(ask(client, "__import__('os').getpid()")).kill()
-    deadline = time.time() + 10
+    deadline = time.time() + 30
     while manager.is_alive():
         assert time.time() < deadline, "its client lives on"
         time.sleep(0.05)
