@@ -101,7 +101,7 @@ def begin(asked: dict, line: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.environ.clear()
-    os.environ.update(asked["environ"] | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(asked["environ"])
     os.chdir(asked["folder"])
     line.sendall(str(os.getpid()).encode())
     threading.Thread(target=lambda: (line.recv(1), os._exit(0)), daemon=True).start()
@@ -109,7 +109,8 @@ def begin(asked: dict, line: socket.socket) -> None:
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # how to connect to it, which nobody asks
     sys.path.insert(0, "")
-    launch_new_instance(argv=["-f", asked["file"], *asked["options"]])
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}"
+    launch_new_instance(argv=["-f", asked["file"], parent, *asked["options"]])
     os._exit(0)
 
 

@@ -114,13 +114,20 @@ def test_a_kernel_starts_where_nobody_answers():
 
 
 SCRIPT = """
-import sys, time
+import time
 from jupyter_client.manager import start_new_kernel
 from memoir_book import kernels
-with kernels.ready("") as name:
-    manager, client = start_new_kernel(kernel_name=name)
-    reply = client.execute("", user_expressions={"it": "__import__('os').getpid()"}, reply=True)
-    print(reply["content"]["user_expressions"]["it"]["data"]["text/plain"], flush=True)
+with kernels.ready("ipykernel.kernelapp wave") as name:
+    loaded = "False"
+    while loaded != "True":  # the first kernel is a fork of a process without libraries
+        manager, client = start_new_kernel(kernel_name=name)
+        it = "'wave' in __import__('sys').modules, __import__('os').getpid()"
+        reply = client.execute("", user_expressions={"it": it}, reply=True)
+        told = reply["content"]["user_expressions"]["it"]["data"]["text/plain"]
+        loaded, pid = told.strip("()").split(", ")
+        if loaded != "True":
+            manager.shutdown_kernel(now=True)
+    print(pid, flush=True)
     time.sleep(60)
 """
 
