@@ -19,13 +19,14 @@ NAME = "smoke-seed0"
 HTML = ROOT / "book" / "_build" / "html"
 HERE = {"MEMOIR_RUNS": str(RUNS / "papermill")}
 
-# When to kill: seconds after the chapter before has left its page, or after a file on the way.
+# When to kill: seconds after the chapter before has left its page, or after a file on the way: of a
+# training, what it goes on from.
 # The chapters that cache, train and answer, which have something to go on from.
 KILL = {
     "02": ("", 6),
-    "04": ("stage1/history.csv", 0.3),
-    "05": ("stage2/history.csv", 0.3),
-    "06": ("stage2_scratch/history.csv", 0.3),
+    "04": ("stage1/.state/epoch*", 0.3),
+    "05": ("stage2/.state/epoch*", 0.3),
+    "06": ("stage2_scratch/.state/epoch*", 0.3),
     "09": ("plan.jsonl", 5),
 }
 
@@ -41,7 +42,7 @@ def kill_in(chapter, before, folder):
     deadline = time.time() + 600
     file, delay = KILL[chapter.number]
     begun = folder / (file or f"notebooks/{before.name}.ipynb")
-    while not begun.exists():
+    while not any(begun.parent.glob(begun.name)):
         assert process.poll() is None, f"the run ended before chapter {chapter.number}"
         assert time.time() < deadline, f"chapter {chapter.number} did not begin in 10 minutes"
         time.sleep(0.05)
