@@ -175,7 +175,7 @@ def copy_of(path: Path) -> dict:
     for cell in found["cells"]:
         text = "".join(cell["source"])
         title = text.split("\n")[0] if text.startswith("## ") else title
-        if title == "## Solutions" != text[: len(title)]:
+        if title == "## Solutions" and not text.startswith(title):
             continue
         for myst, plain in published.load("student.json")["plain"]:
             text = re.sub(myst, plain, text) if cell["cell_type"] == "markdown" else text

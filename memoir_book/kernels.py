@@ -55,10 +55,7 @@ def ready(libraries: str = LIBRARIES) -> Iterator[str]:
 
 
 def engine() -> str:
-    """Register with papermill, and name, an engine that writes a notebook once, at its end.
-
-    Papermill's own writes it twice a cell, which took a minute of a smoke run.
-    """
+    """Name an engine of papermill that writes a notebook at its end: its own does twice a cell."""
     from papermill.engines import NBClientEngine, papermill_engines
 
     class Once(NBClientEngine):

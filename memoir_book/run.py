@@ -126,14 +126,16 @@ def out_of_date(chapter: Chapter, common: dict[str, Any], own: dict[str, Any]) -
     from .weights import fingerprint  # here, so that --help is fast
 
     declared = chapters.parameters_of(chapter).items()
-    seen = lambda n, was: fingerprint(n, was.get("path", ""), was.get("use", "hub"))  # noqa: E731
     values = {n: own.get(n, d) for n, (_, d) in declared if n not in store.COMMON}
     now = {
         "parameters": chapters.resolved(chapter, values, asdict(get_profile(common["profile"]))),
         "device": record["device"] if common["device"] == "auto" else common["device"],
         "reads": manifest.reads_now(found, chapter, store.data_folder(common)),
         "code": manifest.code_of(chapter),
-        "weights": {n: was | {"fingerprint": seen(n, was)} for n, was in record["weights"].items()},
+        "weights": {
+            n: was | {"fingerprint": fingerprint(n, was.get("path", ""), was.get("use", "hub"))}
+            for n, was in record["weights"].items()
+        },
         "artefacts": {n: manifest.checksum_now(folder / n) for n in record["artefacts"]},
     }
     if f"notebooks/{chapter.name}.ipynb" not in record["artefacts"]:

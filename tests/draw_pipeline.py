@@ -195,7 +195,7 @@ def draw(told: dict, width: int) -> Sheet:
     _retrieval(sheet, told, phone)
     row = told["row"]
     sex = {"Female": "a woman", "Male": "a man"}[row["PTGENDER"]]
-    note = f"Example values: one test case of the synthetic cohort, {sex} of {int(row['AGE'])} with"
+    note = f"Example values: one test case of the synthetic cohort, {sex} of {row['AGE']:.0f} with"
     note += f" {row['DX'].lower()}, profile quick, seed 0. No real person."
     sheet.inside = (0, width)
     for line in broken(note, width - 20, "s", 4):

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from nilearn import datasets
 
 from memoir_core.files import atomic_path, checksum, digest
 from memoir_core.tables import CohortError
@@ -23,7 +22,8 @@ AGREEMENT = "https://sites.wustl.edu/oasisbrains/"
 SHEET, MAPS = "oasis_cross-sectional.csv", "OAS1_*_MR1/mwrc1OAS1_*_bet.nii*"
 COUNTS = {0.0: 135, 0.5: 70, 1.0: 28, 2.0: 2}  # sessions by CDR, of the whole sheet
 YOUNGEST = 60
-RANGES: dict[str, tuple] = {"age": (18, 97), "mmse": (0, 30), "cdr": (0, 3), "nwbv": (0.5, 1)}
+RANGES: dict[str, tuple] = {"age": (18, 97), "educ": (1, 5), "ses": (1, 5), "mmse": (0, 30)}
+RANGES |= {"cdr": (0, 3), "etiv": (900, 2200), "nwbv": (0.5, 1), "asf": (0.5, 2)}
 EXPECTED = {name: f"a number from {low} to {high}" for name, (low, high) in RANGES.items()}
 EXPECTED |= {"id": "the name of a session, once", "mf": "M or F", "cdr": "0, 0.5, 1, 2 or 3"}
 
@@ -131,6 +131,8 @@ def _fetched(accepted: bool) -> Path:
     if sheet_in(folder := chapters.cache_dir() / "nilearn") is None:
         _agree(folder / "none", accepted)
         try:
+            from nilearn import datasets
+
             datasets.fetch_oasis_vbm(data_dir=folder)
         except (OSError, ValueError) as error:
             raise refusal("not fetched", "OASIS-1", why=f"no download: {error}"[:80]) from error

@@ -81,6 +81,7 @@ def damage(home, folder, change):
         (lambda t: t.assign(Age=t["Age"].where(t.index != 7, "1999")), "line 9, age", "'1999'"),
         (lambda t: t.assign(Age=t["Age"].where(t.index != 7, "")), "line 9, age", "''"),
         (lambda t: t.assign(MMSE=t["MMSE"].where(t.index != 3, "x")), "line 5, mmse", "'x'"),
+        (lambda t: t.assign(eTIV=t["eTIV"].where(t.index != 3, "14.9")), "line 5, etiv", "2200"),
         (lambda t: t.assign(ID=t["ID"].where(t.index != 4, t["ID"][3])), "line 6, id", "once"),
         (lambda t: t.drop(columns="nWBV"), "lacks the column nwbv", "again"),
         (lambda t: t.drop(index=range(50)), "the whole sheet [135, 70, 28, 2]", "again"),
