@@ -24,6 +24,7 @@ LIBRARIES = (
     "nilearn.image nilearn.datasets ipywidgets pytest torch.utils.data torch.optim.swa_utils "
     "accelerate sklearn.decomposition sentence_transformers transformers.models.bert peft faiss"
 )
+PATIENCE = 5  # seconds that a client waits for its kernel
 
 
 @contextmanager
@@ -77,9 +78,8 @@ def serve(door: socket.socket, left: list[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
     parent, loading = os.getppid(), False
     while os.getppid() == parent:
-        more = loading and left
-        if not select.select([door], [], [], 0 if more else 1)[0]:
-            if more:
+        if not select.select([door], [], [], 0 if loading and left else 1)[0]:
+            if loading and left:
                 with suppress(Exception):  # a chapter that wants it will say what is wrong
                     importlib.import_module(left.pop(0))
             continue
@@ -100,7 +100,8 @@ def begin(asked: dict, line: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(asked["environ"])
     os.chdir(asked["folder"])
-    line.sendall(str(os.getpid()).encode())
+    with suppress(OSError):  # a client that has lost patience, and reads no more: see the thread
+        line.sendall(str(os.getpid()).encode())
     threading.Thread(target=lambda: (line.recv(1), os._exit(0)), daemon=True).start()
     from ipykernel.kernelapp import launch_new_instance
 
@@ -112,19 +113,22 @@ def begin(asked: dict, line: socket.socket) -> None:
 
 
 def ask(door: str, file: str, *options: str) -> None:
-    """Ask for a kernel, and live as long as it does; become one where nobody answers."""
+    """Ask for a kernel, and live as long as it does; become one where nobody answers soon."""
     asked = {"file": file, "options": options, "folder": str(Path.cwd())}
     with socket.socket(socket.AF_UNIX) as line:
         kernel = b""
+        line.settimeout(PATIENCE)  # it may be amid an import, which takes minutes on a busy disk
         with suppress(OSError):
             line.connect(door)
             line.sendall(json.dumps(asked | {"environ": {**os.environ}}).encode() + b"\n")
             kernel = line.recv(16)
         if not kernel:
-            usual = [sys.executable, "-m", "ipykernel_launcher", "-f", file, *options]
-            os.execv(sys.executable, usual)
+            os.execv(
+                sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", file, *options]
+            )
         signal.signal(signal.SIGINT, lambda *_: os.kill(int(kernel), signal.SIGINT))
         signal.signal(signal.SIGTERM, lambda *_: os.kill(int(kernel), signal.SIGKILL))
+        line.settimeout(None)
         line.recv(1)  # nothing comes: the kernel has ended
 
 

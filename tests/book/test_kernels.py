@@ -113,6 +113,17 @@ def test_a_kernel_starts_where_nobody_answers():
         manager.shutdown_kernel(now=True)
 
 
+def test_a_kernel_starts_while_the_process_behind_is_amid_an_import(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(90)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with kernels.ready("slow") as name:
+        for _ in range(2):  # the first begins before the import does
+            manager, client = start_new_kernel(kernel_name=name, startup_timeout=45)
+            assert ask(client, "1 + 1") == 2
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+
+
 SCRIPT = """
 import time
 from jupyter_client.manager import start_new_kernel
