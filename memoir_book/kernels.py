@@ -123,9 +123,8 @@ def ask(door: str, file: str, *options: str) -> None:
             line.sendall(json.dumps(asked | {"environ": {**os.environ}}).encode() + b"\n")
             kernel = line.recv(16)
         if not kernel:
-            os.execv(
-                sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", file, *options]
-            )
+            usual = [sys.executable, "-m", "ipykernel_launcher", "-f", file, *options]
+            os.execv(usual[0], usual)
         signal.signal(signal.SIGINT, lambda *_: os.kill(int(kernel), signal.SIGINT))
         signal.signal(signal.SIGTERM, lambda *_: os.kill(int(kernel), signal.SIGKILL))
         line.settimeout(None)
