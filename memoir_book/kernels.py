@@ -34,8 +34,7 @@ def ready(libraries: str = LIBRARIES) -> Iterator[str]:
         yield "python3"
         return
     with TemporaryDirectory() as folder:
-        spec = Path(folder, "kernels", "forked", "kernel.json")
-        spec.parent.mkdir(parents=True)
+        (spec := Path(folder, "kernels", "forked", "kernel.json")).parent.mkdir(parents=True)
         alone = [sys.executable, "-P", __file__]  # -P: beside this file lie names of libraries
         start = {"argv": [*alone, f"{folder}/door", "{connection_file}"]}
         spec.write_text(json.dumps(start | {"display_name": "Python 3", "language": "python"}))
