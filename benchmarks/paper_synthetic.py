@@ -111,7 +111,7 @@ def evaluate(
     data = {part: MemoirDataset(cohort, volumes, scaler, part) for part in ("val", "test")}
     first = Memoir()
     load_weights(first, folder / "stage1" / "model.safetensors")
-    stage1 = stage1_on_test(first.to(device).arrange(), data["test"], sizes.batch_size)
+    stage1 = stage1_on_test(first.to(device), data["test"], sizes.batch_size)
     z, present = encode(model, MemoirDataset(cohort, volumes, scaler), sizes.batch_size)
     z_fused = torch.nn.functional.normalize(fuse(model, z, present)["z_fused"], dim=-1)
     rows = {part: (cohort["split"] == part).to_numpy(copy=True) for part in data}

@@ -125,7 +125,7 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
         progress=False,
     )
     torch.manual_seed(0)
-    usual, book = Everything(), Memoir().arrange()
+    usual, book = Everything(), Memoir()
     precision = choose_precision(
         "cpu", book, nn.Identity(), lambda out, b: multitask_loss(out, b)["total"], data
     )

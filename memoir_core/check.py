@@ -2,5 +2,4 @@
 
 import runpy
 
-if __name__ == "__main__":
-    runpy.run_module("memoir_book.check", run_name="__main__", alter_sys=True)
+runpy.run_module("memoir_book.check", run_name=__name__, alter_sys=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -77,7 +76,7 @@ def checksum(path: Path) -> str:
     if path.is_dir():
         return digest(_checksums(path))
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -89,7 +88,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 def digest(value: Any) -> str:
     """Hash a value by its content: what JSON knows, arrays, tables, paths; no order of keys."""
     text = json.dumps(value, sort_keys=True, default=_content)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _content(value: Any) -> Any:
@@ -150,7 +149,7 @@ def difference(old: Mapping, new: Mapping) -> str:
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             said.append(f"{key} ({difference(a, b)})")
         elif a != b:  # a checksum means nothing to a reader
-            is_sum = any(isinstance(v, str) and len(v) == 32 for v in (a, b))
+            is_sum = any(isinstance(v, str) and len(v) == 64 for v in (a, b))
             said.append(f"{key} changed" if is_sum else f"{key} {a} -> {b}")
     return ", ".join(said)
 
@@ -190,10 +189,9 @@ def save_state(folder: Path, epoch: int, settings: Mapping, state: dict) -> None
     """Store what a training goes on from; keep the epoch before, too. The name has a checksum."""
     import torch
 
-    new, memory = folder / STATE / "new", io.BytesIO()
-    torch.save({"settings": settings, **state}, memory)  # its own writer would hide a full disk
-    with atomic_path(new, durable=False) as temporary:
-        temporary.write_bytes(memory.getbuffer())
+    new = folder / STATE / "new"
+    with atomic_path(new, durable=False) as temporary, open(temporary, "wb") as handle:
+        torch.save({"settings": settings, **state}, handle)  # to a path, it hides a full disk
     new.replace(new.with_name(f"epoch{epoch:03d}.{checksum(new)}"))
     for old in sorted(new.parent.glob("epoch*"))[:-2]:
         old.unlink()

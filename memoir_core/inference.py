@@ -106,6 +106,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def load_trained(folder: Path, which: str = "best", device: str = "cpu") -> tuple[Memoir, Scaler]:
     """Load a model of stage 2 in evaluation mode, with the statistics of its train part."""
-    model = Memoir()
-    load_weights(model, Path(folder) / f"{which}.safetensors")
-    return model.to(device).arrange().eval(), Scaler(**read_json(Path(folder) / "scaler.json"))
+    with torch.device("meta"):  # first weights take a second to draw, and are written over
+        model = Memoir()
+    load_weights(model.to_empty(device=device), Path(folder) / f"{which}.safetensors")
+    return model.eval(), Scaler(**read_json(Path(folder) / "scaler.json"))

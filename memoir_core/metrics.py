@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from .config import DX
@@ -91,12 +90,6 @@ def composite(metrics: Metrics, scaler: Scaler) -> float:
     diagnosis = (metrics["dx3"]["balanced_accuracy"] + metrics["dx2"]["balanced_accuracy"]) / 2
     errors = [metrics[t]["mae"] / getattr(scaler, f"{t}_std") for t in NUMBERS if t in metrics]
     return diagnosis - 0.1 * sum(errors) / max(1, len(errors))
-
-
-def confusion(table: pd.DataFrame) -> np.ndarray:
-    """Count true class (rows) against predicted class (columns), in the order of DX."""
-    truth, p, names = heads(table)["dx3"]
-    return confusion_matrix(truth, p.argmax(axis=1), labels=range(len(names)))
 
 
 def from_confusion(counts: Any) -> dict[str, float]:

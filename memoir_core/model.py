@@ -18,18 +18,21 @@ HEADS = {"dx3": 3, "dx2": 2, "sex": 2, "age": 1, "cdrsb": 1}
 DROP = {"t1": 0.10, "fa": 0.30, "clinical": 0.05}  # published masking probabilities
 
 
-class FullPrecision(nn.Sequential):
-    """Layers that run in fp32 on the CPU, whatever the autocast around them.
+class MatrixConv(nn.Conv3d):
+    """A convolution of volumes one to four voxels wide: on the CPU, one matrix product.
 
-    With torch 2.13, bf16 gives wrong weight gradients in the last residual stage on the CPU
-    (norms of 1e35, then NaN) while forward pass and loss look right.
+    oneDNN takes three times as long for so few voxels. With torch 2.13, its bf16 weight gradients
+    are wrong there as well (norms of 1e35, then NaN), while forward pass and loss look right.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z) -> (B, O, X', Y', Z')
         if x.device.type != "cpu":
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float().contiguous())
+        patches = F.pad(x, (int(self.padding[0]),) * 6)
+        for axis in (2, 3, 4):
+            patches = patches.unfold(axis, self.kernel_size[0], self.stride[0])
+        rows = patches.movedim(1, -1).flatten(4)  # (B, X', Y', Z', taps * C)
+        return F.linear(rows, self.weight.movedim(1, -1).flatten(1)).movedim(-1, 1)
 
 
 class ImageEncoder(nn.Module):
@@ -46,7 +49,9 @@ class ImageEncoder(nn.Module):
         self.backbone = resnet18(
             spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False
         )
-        self.backbone.layer4 = FullPrecision(*self.backbone.layer4)
+        for part in self.backbone.layer4.modules():
+            if isinstance(part, nn.Conv3d):
+                part.__class__ = MatrixConv  # its first weights stay
         self.centre = nn.BatchNorm1d(512, affine=False)
         self.project = nn.Linear(512, EMBEDDING_DIM)
         self.norm = nn.LayerNorm(EMBEDDING_DIM)
@@ -128,17 +133,8 @@ class Memoir(nn.Module):
             self.heads[name] = nn.Sequential(
                 nn.Linear(EMBEDDING_DIM, 256), nn.GELU(), nn.Dropout(0.2), nn.Linear(256, width)
             )
-
-    def arrange(self) -> Memoir:
-        """Lay weights out for the device: channels last, which most 3D convolutions prefer.
-
-        On the CPU the last residual stage, 2 or 3 voxels wide, keeps the plain layout.
-        """
+        # As 3D convolutions prefer it; volumes follow in `_encode_rows`.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        for part in self.modules():
-            if isinstance(part, FullPrecision) and self.fusion.query.device.type == "cpu":
-                part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return self
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Encode what is present; an absent modality costs nothing and stays zero.

@@ -160,7 +160,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
         mixed_precision=choose_precision(how.device, model, criterion, loss_of, train),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    model.to(accelerator.device).arrange()
+    model.to(accelerator.device)
     criterion.to(accelerator.device)
     encoders, rest = (model.t1, model.fa, model.clinical), (model.fusion, model.heads, criterion)
     groups = parameter_groups(encoders, how.lr_backbone) + parameter_groups(rest, how.lr_heads)
@@ -180,8 +180,7 @@ def _train(how: Settings, cohort: pd.DataFrame, volumes: Volumes, folder: Path) 
     steps = len(loader) * how.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
-    if accelerator.scaler is not None:
-        parts["scaler"] = accelerator.scaler
+    parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
     history: list[dict] = state.pop("history")
     for name, kept in state.items():  # nothing, unless a training was interrupted
         parts[name].load_state_dict(kept)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import seaborn as sns
 from matplotlib.patches import FancyBboxPatch
+from sklearn.metrics import confusion_matrix as sk_confusion
 
 from memoir_book import plots
 from memoir_book.chapters import CHAPTERS, get_chapter
@@ -74,9 +75,13 @@ def cohort_flow(*inputs):
 
 def confusion_matrix(counts, label):
     """The figure of chapter 5."""
-    names = {"plots": plots, "plt": plt, "np": np, "pd": pd, "sns": sns, "DX": DX, "table": []}
-    names |= {"metrics": SimpleNamespace(confusion=lambda _: counts)}
-    exec(cell_of("05", "Confusion matrix."), names | {"book": SimpleNamespace(label=label)})
+    truth, said = (np.repeat(side.ravel(), counts.ravel()) for side in np.indices(counts.shape))
+    heads = {"dx3": (truth, np.eye(len(counts))[said], DX)}
+    names = {"plots": plots, "plt": plt, "np": np, "pd": pd, "sns": sns, "DX": DX, "table": truth}
+    names |= {"metrics": SimpleNamespace(heads=lambda _: heads), "confusion_matrix": sk_confusion}
+    names |= {"book": SimpleNamespace(label=label)}
+    exec(cell_of("05", "Confusion matrix."), names)
+    assert names["counts"].tolist() == counts.tolist()  # rows: what is true
     return plt.gcf()
 
 
@@ -117,7 +122,7 @@ def small_inputs():
         "mosaic": (volume[None], ["case 0"], [True], "run"),
         "stacked_bars": (verdicts, "published figures", "run"),
         "history_curves": (curve, {"loss": ["loss"]}, "run", 1),
-        "confusion_matrix": (np.eye(3, dtype=int), "run"),
+        "confusion_matrix": (np.array([[5, 1, 0], [2, 7, 3], [0, 4, 6]]), "run"),
         "embedding_map": (
             {
                 name: (rng.random((12, 4)), cohort[name])

@@ -141,9 +141,9 @@ def test_json_round_trip(tmp_path):
 
 
 def test_differences_in_words():
-    old = {"lr": 0.001, "drop": {"fa": 0.3}, "cohort": "a" * 32, "hide": ("CDRSB",)}
+    old = {"lr": 0.001, "drop": {"fa": 0.3}, "cohort": "a" * 64, "hide": ("CDRSB",)}
     assert files.difference(old, json.loads(json.dumps(old))) == ""
-    new = {"lr": 0.002, "drop": {"fa": 0.5}, "cohort": "b" * 32, "start": None}
+    new = {"lr": 0.002, "drop": {"fa": 0.5}, "cohort": "b" * 64, "start": None}
     said = files.difference(old, new)
     assert said == "lr 0.001 -> 0.002, drop (fa 0.3 -> 0.5), cohort changed, hide ['CDRSB'] -> None"
 

@@ -58,11 +58,6 @@ def test_the_published_confusion_matrix_gives_the_published_metrics():
         assert round(value, 3) == known[name]
 
 
-def test_confusion_counts_rows_as_truth():
-    counts = metrics.confusion(predictions(skill=50))
-    assert counts.tolist() == [[30, 0, 0], [0, 30, 0], [0, 0, 30]]
-
-
 def test_metrics_are_scikit_learns():
     """Unequal classes, ties among the scores, and a class that is never predicted."""
     table = predictions(80, skill=0.7).drop(index=range(0, 40, 3)).reset_index(drop=True)

@@ -1,5 +1,6 @@
 """Shapes, masking, and that what is absent has no influence."""
 
+import copy
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from memoir_core.model import (
     ClinicalEncoder,
     Fusion,
     ImageEncoder,
+    MatrixConv,
     Memoir,
     masking_gate,
 )
@@ -221,3 +223,33 @@ def test_one_subject_in_a_batch_is_seen_through_the_running_statistics():
     assert torch.equal(model.fa.centre.running_mean, before)  # one FA: no statistics of a batch
     assert not torch.equal(model.t1.centre.running_mean, before)
     assert model.t1.training and not model.fa.training
+
+
+@pytest.mark.parametrize(("kernel", "stride", "width"), [(3, 1, 1), (3, 2, 3), (1, 2, 3)])
+def test_one_matrix_product_is_the_convolution(kernel, stride, width):
+    torch.manual_seed(0)
+    usual = torch.nn.Conv3d(6, 4, kernel, stride, kernel // 2, bias=False)
+    ours = copy.deepcopy(usual)
+    ours.__class__ = MatrixConv
+    grads = []
+    for conv in (usual, ours):
+        x = torch.randn(5, 6, width, width + 1, width, generator=torch.Generator().manual_seed(1))
+        conv(x.requires_grad_()).sin().sum().backward()
+        grads.append((conv(x), x.grad, conv.weight.grad))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_of_the_last_stage_survive_bf16():
+    stage = ImageEncoder().backbone.layer4.eval()  # fixed norms
+    torch.manual_seed(0)
+    x, found = torch.rand(2, 256, 3, 4, 3), []
+    for half in (False, True):
+        stage.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = stage(x).float()
+        out.sum().backward()
+        found.append({k: p.grad.flatten() for k, p in stage.named_parameters() if p.ndim > 1})
+    assert len(found[0]) == 5
+    for name, a in found[0].items():
+        assert torch.cosine_similarity(a, found[1][name], dim=0) > 0.99, name

@@ -1,5 +1,7 @@
 """Half precision is used only where its gradients agree."""
 
+import time
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ class Layer(torch.nn.Module):
 
 @pytest.fixture
 def bf16(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(precision, "is_worth_trying", lambda device: True)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,17 @@ def test_a_copy_is_tried_without_dropout(bf16, monkeypatch):
     told = model, torch.nn.Identity(), lambda out, batch: out.sum(), data
     assert precision.choose_precision("cpu", *told) == "bf16"
     assert seen[0] is not model and seen[0][0].training and not seen[0][1].training
+
+
+@pytest.mark.parametrize(("slower", "expected"), [("fp32", True), ("bf16", False)])
+def test_the_type_is_chosen_by_the_clock(monkeypatch, slower, expected):
+    def conv3d(x, weight, padding):
+        if torch.is_autocast_enabled("cpu") == (slower == "bf16"):
+            time.sleep(0.2)
+        return weight
+
+    monkeypatch.setattr(precision.F, "conv3d", conv3d)
+    before = torch.get_rng_state()
+    assert precision.is_worth_trying("cpu") == expected
+    assert torch.equal(before, torch.get_rng_state()), "a training would draw other numbers"
+    assert precision.is_worth_trying("cuda:0")
