@@ -6,7 +6,8 @@ stage 2 on random volumes at the published FA coverage, in subjects per second:
 - usual: MONAI CacheDataset with RandAffined, DataLoader, fp32, both encoders on every row;
 - book: memory map, augmentation per batch, absent FA skipped, fused AdamW, and bf16 where
   `precision.checked_half_type` expects it to be faster and its gradients agree;
-- book, bf16: the same in bf16 whatever the CPU, to see whether that expectation holds.
+- book, bf16 (with --bf16): the same in bf16 whatever the CPU, to see whether that expectation
+  holds. Where it does not, a step may take twenty times as long.
 
 Repeats alternate, so that a busy machine slows both; medians are printed, with the share of time
 in which the loop waits for data, and the share of the machine's peak that its convolutions and
@@ -31,7 +32,7 @@ from memoir_book.store import peak_gib
 from memoir_core.config import SCORES
 from memoir_core.data import MemoirDataset, Scaler, vary
 from memoir_core.losses import multitask_loss
-from memoir_core.model import Memoir, masking_gate
+from memoir_core.model import MatrixConv, Memoir, masking_gate
 from memoir_core.precision import choose_precision
 from memoir_core.volumes import SHIFT, TURN, ZOOM, Volumes
 
@@ -53,7 +54,14 @@ def random_cohort(n: int, shape: tuple[int, ...], fa: float) -> tuple[pd.DataFra
 
 
 class Everything(Memoir):
-    """The usual way: every encoder runs on every row, zeros included."""
+    """The usual way: MONAI's network, all of it convolutions, and every encoder on every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in self.modules():
+            if isinstance(part, MatrixConv):
+                part.__class__ = nn.Conv3d  # type: ignore[assignment]
+        self.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def encode(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         clinical = self.clinical(batch["scores"], batch["known"], batch["apoe"])
@@ -104,7 +112,9 @@ def flops_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     return counter.get_total_flops() / len(batch["dx3"])
 
 
-def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.DataFrame:
+def measure(
+    shape: tuple[int, ...], batch: int, steps: int, repeats: int, bf16: bool
+) -> pd.DataFrame:
     cohort, volumes = random_cohort(batch * (steps + 1), shape, 0.394)
     data = MemoirDataset(cohort, volumes, Scaler.fit(cohort, volumes), "train")
     angle, size = np.deg2rad(TURN), SHIFT * np.array(shape)
@@ -137,7 +147,8 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
     def augmented(batch, noise):
         return vary(batch, noise)
 
-    found: dict[str, list[dict]] = {"usual": [], "book": [], "book, bf16": []}
+    recipes = ["usual", "book"] + ["book, bf16"] * bf16
+    found: dict[str, list[dict]] = {name: [] for name in recipes}
     peaks = []
     for _ in range(repeats):
         peaks.append(peak_flops())
@@ -145,7 +156,9 @@ def measure(shape: tuple[int, ...], batch: int, steps: int, repeats: int) -> pd.
         found["usual"].append(train(usual, loader, steps, as_tensors, None, fused=False))
         plain = torch.utils.data.DataLoader(data, batch, shuffle=True)
         found["book"].append(train(book, plain, steps, augmented, half, fused=True))
-        found["book, bf16"].append(train(book, plain, steps, augmented, torch.bfloat16, fused=True))
+        if bf16:
+            halved = train(book, plain, steps, augmented, torch.bfloat16, fused=True)
+            found["book, bf16"].append(halved)
     asked = torch.utils.data.default_collate([data[i] for i in range(2 * batch)])
     flops = {"usual": flops_of(usual, asked), "book": flops_of(book, asked)}
     precisions = {"usual": "fp32", "book": "bf16" if half else "fp32", "book, bf16": "bf16"}
@@ -172,12 +185,13 @@ def main() -> None:
     parser.add_argument("--grid", choices=("4mm", "2mm", "both"), default="4mm")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="in bf16, too, however slow")
     options = parser.parse_args()
-    tables = []
+    tables, repeats, bf16 = [], options.repeats, options.bf16
     if options.grid in ("4mm", "both"):
-        tables.append(measure((46, 55, 46), 16, options.steps, options.repeats))
+        tables.append(measure((46, 55, 46), 16, options.steps, repeats, bf16))
     if options.grid in ("2mm", "both"):
-        tables.append(measure((91, 109, 91), 6, max(2, options.steps // 2), options.repeats))
+        tables.append(measure((91, 109, 91), 6, max(2, options.steps // 2), repeats, bf16))
     print(pd.concat(tables).round(3).to_string(index=False))
     print(f"{torch.get_num_threads()} threads, peak {peak_gib():.1f} GiB")
 
