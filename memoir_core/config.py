@@ -63,7 +63,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "voxel_mm": (8.0, 4.0, 2.0),
     "stage1_epochs": (2, 6, 30),
     "stage2_epochs": (2, 5, 30),
-    "batch_size": (12, 16, 16),
+    "batch_size": (16, 16, 16),
     "lr_stage1": (3e-4, 3e-4, 1e-4),
     "lr_backbone": (2e-5, 2e-5, 1e-5),
     "lr_heads": (1e-3, 1e-3, 5e-4),
