@@ -29,8 +29,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["papermill", "peft", "memoir_core.training", "memoir_book.answers",
-     "memoir_book.standins", "memoir_book.run", "memoir_book.intake.adni", "fakebook"]
+    ["papermill", "peft", "memoir_core.training", "memoir_core.retrieval", "memoir_book.answers",
+     "memoir_book.standins", "memoir_book.run", "memoir_book.intake.adni", "fakebook",
+     "pandera.backends.pandas.builtin_checks", "pyarrow.parquet", "synthetic_adni.render"]
 )  # fmt: skip
 
 
