@@ -2,11 +2,14 @@
 
 import gc
 import os
+import pickle
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from memoir_core import config
 
@@ -58,34 +61,57 @@ class Tiny:
     volumes: object
 
 
+def once(factory, name, make):
+    """Give a folder that `make(folder)` filled, once for all workers of a session; change none."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once_{name}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            begun = Path(f"{folder}.begun")
+            shutil.rmtree(begun, ignore_errors=True)  # of a worker that failed
+            begun.mkdir()
+            make(begun)
+            begun.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
     tiny = replace(
         config.PROFILES["smoke"], name="tiny", subjects=24, fa_fraction=0.5, batch_size=6
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEMOIR_RUNS", str(root / "runs"))
-        patch.setenv("MEMOIR_CACHE", str(root / "cache"))
-        patch.setitem(config.PROFILES, "tiny", tiny)
-        from memoir_book import chapters, store
-        from memoir_core import cohort, files, volumes
-        from synthetic_adni.write import ensure_download
 
-        run = store.start_chapter("01", profile="tiny", run="t", device="cpu")
-        ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction, workers=1)
-        table, flow = cohort.build_cohort(*tables_of(run.data_dir), run.data_dir, run.seed)
-        cohort.write_cohort(run.path("cohort.parquet"), table)
-        files.write_json(run.path("cohort_flow.json"), flow)
-        store.save_results(run, {})
-        store.end_chapter(run)
-        run = store.start_chapter("02", run="t", device="cpu")
-        told = run.data_dir, tiny.volume_shape, chapters.cache_dir()
-        index = volumes.build_volumes(table, *told)
-        files.write_json(run.path("volumes.json"), index)
-        store.save_results(run, {})
-        store.end_chapter(run)
+    def make(root):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MEMOIR_RUNS", str(root / "runs"))
+            patch.setenv("MEMOIR_CACHE", str(root / "cache"))
+            patch.setitem(config.PROFILES, "tiny", tiny)
+            make_tiny(tiny)
+
+    root = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(once(tmp_path_factory, "tiny", make), root, dirs_exist_ok=True)
     return root, tiny
+
+
+def make_tiny(tiny):
+    """Run what chapters 1 and 2 call."""
+    from memoir_book import chapters, store
+    from memoir_core import cohort, files, volumes
+    from synthetic_adni.write import ensure_download
+
+    run = store.start_chapter("01", profile="tiny", run="t", device="cpu")
+    ensure_download(run.data_dir, tiny.subjects, tiny.fa_fraction, workers=1)
+    table, flow = cohort.build_cohort(*tables_of(run.data_dir), run.data_dir, run.seed)
+    cohort.write_cohort(run.path("cohort.parquet"), table)
+    files.write_json(run.path("cohort_flow.json"), flow)
+    store.save_results(run, {})
+    store.end_chapter(run)
+    run = store.start_chapter("02", run="t", device="cpu")
+    told = run.data_dir, tiny.volume_shape, chapters.cache_dir()
+    index = volumes.build_volumes(table, *told)
+    files.write_json(run.path("volumes.json"), index)
+    store.save_results(run, {})
+    store.end_chapter(run)
 
 
 @pytest.fixture
@@ -109,10 +135,13 @@ def records(tmp_path_factory):
     from memoir_core import cohort
     from synthetic_adni.write import write_tables
 
-    folder = tmp_path_factory.mktemp("records")
-    paper = config.PROFILES["paper"]
-    write_tables(folder, paper.subjects, paper.fa_fraction)
-    return cohort.build_cohort(*tables_of(folder), None, seed=0)
+    def make(folder):
+        paper = config.PROFILES["paper"]
+        write_tables(folder, paper.subjects, paper.fa_fraction)
+        made = cohort.build_cohort(*tables_of(folder), None, seed=0)
+        (folder / "records.pickle").write_bytes(pickle.dumps(made))
+
+    return pickle.loads((once(tmp_path_factory, "records", make) / "records.pickle").read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,10 @@ events say before each operation what it will be; they cannot be missed by a lib
 its own reference to `open` or `os.replace`.
 """
 
+import contextlib
 import errno
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -62,17 +64,25 @@ def _explore(work, start, folder, kind, every):
     for handle in (1, 2):  # bars; a file of a log could not grow either
         os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
     folder = Path(folder)
-    whole, trial = folder / "whole", folder / "trial"
-    _fresh(whole, start)
+    whole, trial, before = folder / "whole", folder / "trial", folder / "before"
+    trial.mkdir()  # what lies there before is made once, and copied for each trial
+    if code := _wait(_child(start, trial)):
+        raise RuntimeError(f"the start does not run: exit {code}")
+    trial.rename(before)
+    shutil.copytree(before, whole, symlinks=True)
     operations = folder / "operations"
     code = _wait(_child(work, whole, log=operations))
     names = operations.read_text().splitlines() if code == 0 else []
+    for name in (folder / "modules").read_text().split() if code == 0 else ():
+        with contextlib.suppress(ImportError):  # the trials, forks of this process, need not
+            importlib.import_module(name)
     bad = [] if code == 0 else [f"it does not run at all: exit {code}"]
     wanted = content(whole)
     points = sorted({*range(1, len(names) + 1, every), len(names)}) if names else []
     points = points if kind != "two" else [1, 2, 3]
     for at in points:
-        _fresh(trial, start)
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.copytree(before, trial, symlinks=True)
         if kind == "two":
             both = [_child(work, trial) for _ in range(2)]
             first = [_wait(pid) for pid in both] == [0, 0]
@@ -104,13 +114,6 @@ def _content(path):
     return checksum(path)
 
 
-def _fresh(folder, start):
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    if code := _wait(_child(start, folder)):
-        raise RuntimeError(f"the start does not run: exit {code}")
-
-
 def _wait(pid):
     """Exit code of a process, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -134,6 +137,7 @@ def _child(work, folder, at=0, kind="kill", log=None):
     finally:
         if log and not code:
             log.write_text("\n".join(operations))
+            log.with_name("modules").write_text("\n".join(sys.modules))
         os._exit(code)
 
 
