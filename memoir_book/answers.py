@@ -65,8 +65,7 @@ def answer_plan(
             raise NoRoom(what) from error
         share, memory = experts.four_bit_share(loaded.model), loaded.model.get_memory_footprint()
         if share and device == "cpu":
-            # bitsandbytes unpacks a layer's weights each time a CPU multiplies by them, for every
-            # token that is written. Unpacked once they are the same numbers, in more memory.
+            # Else a CPU unpacks them for every product; the numbers are the same, in more memory
             with weights.quiet():
                 loaded.model.dequantize()
         if device == "cpu":

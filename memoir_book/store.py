@@ -90,14 +90,15 @@ def start_chapter(
     given = own | dict(zip(COMMON, (profile, run, data_dir, seed, device), strict=True))
     if unknown := set(given) - set(declared):
         raise ValueError(f"{spec.name} has no parameter {', '.join(sorted(unknown))}")
-    checked = chapters.checked
-    values = {n: checked(n, given.get(n, d), kind, d) for n, (kind, d) in declared.items()}
+    values = {n: chapters.checked(n, given.get(n, d), kind, d) for n, (kind, d) in declared.items()}
     name, settings = find_run(*(values.pop(key) for key in COMMON[:4]))
     sizes, chosen = get_profile(settings["profile"]), resolve_device(values.pop("device"))
     folder, data = open_folder(name, settings), data_folder(settings)
     reads = manifest.check_inputs(folder, read_manifest(folder), spec, data)
+    import threadpoolctl
     import torch
 
+    threadpoolctl.threadpool_limits(1, "blas")  # SciPy's small products, not torch's: threads wait
     random.seed(settings["seed"])
     np.random.seed(settings["seed"])  # noqa: NPY002 - libraries draw from the global generator
     torch.manual_seed(settings["seed"])

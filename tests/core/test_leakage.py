@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_combat import combat
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from memoir_core import data, inference, metrics
+from memoir_core import model as networks
 from memoir_core.config import DX, SCORES
 from memoir_core.losses import multitask_loss
 from memoir_core.model import DROP, Memoir, masking_gate
@@ -28,6 +31,7 @@ def written_out():
     names = {"np": np, "pd": pd, "torch": torch, "nn": nn, "dataclass": dataclass}
     names |= {"metrics": metrics, "inference": inference, "multitask_loss": multitask_loss}
     names |= {"DROP": DROP, "Memoir": Memoir, "masking_gate": masking_gate}
+    names |= {"mock": mock, "networks": networks, "threadpool_limits": threadpool_limits}
     for cell in ("paired", "compare", "on_frozen", "predict_part", "retrain_clinical"):
         names = idea("11", f"def {cell}(", **names)
     return SimpleNamespace(**names)
@@ -421,7 +425,7 @@ def test_a_head_remembers_the_captions_that_it_has_read():
 
     def collator(tokenizer, mlm_probability, seed):
         def hide(rows):
-            draw = np.random.default_rng(seed).random((len(rows), 12)) < 0.3
+            draw = np.random.default_rng(seed).random((len(rows), 12)) < 0.4
             owner = torch.tensor([row["number"] for row in rows])
             labels = torch.tensor([said[i] for i in owner])
             batch = {"labels": labels.where(torch.from_numpy(draw), torch.tensor(-100))}
@@ -439,7 +443,7 @@ def test_a_head_remembers_the_captions_that_it_has_read():
     bert.eval, bert.device = lambda: bert, "cpu"
     encoder = Encoder([SimpleNamespace(auto_model=bert)])
     text = SimpleNamespace(
-        MASKED=0.3,
+        MASKED=0.4,
         tokenise=lambda tokenizer, texts: [{"number": numbers[t]} for t in texts],
     )
     captions = [
