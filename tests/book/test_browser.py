@@ -19,13 +19,10 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from test_content import head, registered, t1
 from test_notebooks import SET_UP
 from test_site import PAGES
 
-from memoir_book.intake import content
 from memoir_core.config import PROFILES
-from memoir_core.volumes import AFFINE, on_grid, read_volume
 
 pytestmark = pytest.mark.endtoend
 
@@ -389,6 +386,11 @@ def test_a_viewer_of_volumes_opens_when_asked_and_obeys_the_keyboard(visitor):
 
 def test_a_volume_of_ones_own_is_measured_and_never_sent(browser, site, tmp_path):
     """From a disk, where no page may fetch; measured as `memoir_book.check` measures it."""
+    from test_content import head, registered, t1  # here: torch, MONAI and nilearn take seconds
+
+    from memoir_book.intake import content
+    from memoir_core.volumes import AFFINE, on_grid, read_volume
+
     opened = Visitor(browser, Path(site).resolve().as_uri(), WIDTHS[1])
     page = opened.open("book/chapters/02_visualisation")
     figure = open_viewer(page, page.locator("figure.brain").count() - 1)
