@@ -67,7 +67,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "lr_stage1": (3e-4, 3e-4, 1e-4),
     "lr_backbone": (2e-5, 2e-5, 1e-5),
     "lr_heads": (1e-3, 1e-3, 5e-4),
-    "synthetic_sentences": (160, 2500, 25000),
+    "synthetic_sentences": (64, 2500, 25000),
     "mlm_epochs": (1, 1, 3),
     "align_epochs": (2, 6, 30),
     "top_k": (10, 20, 50),

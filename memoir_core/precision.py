@@ -41,8 +41,7 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
     """
     if not is_worth_trying(device):
         return "no"
-    cuda = device.startswith("cuda")
-    name, dtype = ("fp16", torch.float16) if cuda else ("bf16", torch.bfloat16)
+    name, dtype = ("fp16", torch.half) if "cuda" in device else ("bf16", HALF["bf16"])
     found = []
     for enabled in (False, True):
         model.zero_grad()
