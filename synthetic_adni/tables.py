@@ -203,5 +203,5 @@ def score(name: str, severity: float, rng: np.random.Generator) -> float:
     value = np.interp(severity, SCORE_GRID, spec["at"]) + spec["noise"] * rng.standard_normal()
     missing = rng.random() < SCORE_MISSING[name]
     low, high = spec["range"]
-    value = float(np.clip(round(value / spec["step"]) * spec["step"], low, high))
+    value = float(min(max(round(value / spec["step"]) * spec["step"], low), high))
     return np.nan if missing else round(value, 2)
