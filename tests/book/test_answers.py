@@ -86,7 +86,7 @@ def test_finished_answers_are_read_and_no_model_is_loaded(model, plan, tmp_path,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("weights", "weights [0-9a-f]+ -> "),
+        ("weights", "weights changed"),
         ("quantisation", "quantisation none -> nf4"),
         ("chat", "chat False -> True"),
         ("adapter", "adapter changed"),
