@@ -41,6 +41,7 @@ NEEDS_CUDA := test "$$(uname -s)" != Linux || test "$$DEVICE" = cuda || \
 INTAKE := .venv/intake
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+COMPILE := $(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
 BROWSER_TESTS := MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest \
@@ -75,7 +76,7 @@ $(INSTALLED): requirements-pip.txt requirements.lock pyproject.toml $(STALE)
 # Compiled beside the conversion, which keeps one core busy; some files are for other Pythons, nobody
 # imports the packages' own tests, and of some hundred architectures a run needs five.
 $(READY): $(INSTALLED)
-	$(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib & $(BIN)/python -m memoir_book.weights && wait
+	$(COMPILE) & $(BIN)/python -m memoir_book.weights && wait
 	touch $(READY)
 
 $(INTAKE): $(INSTALLED)
@@ -114,6 +115,7 @@ browser: setup  ## look at the pages that were built last, in a browser
 # conversion of the language models, which are asked late: who needs one before its end waits then.
 test: $(INSTALLED)  ## everything that CI checks
 	rm -rf "$(TEST_RUNS)"
+	$(COMPILE) -j 2 || true  # once, else each process below does it; some files are for other Pythons
 	MEMOIR_BESIDE=1 $(MAKE) --jobs=4 row1 row2 row3 row4
 
 row1: $(INSTALLED)
