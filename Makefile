@@ -44,6 +44,8 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 COMPILE := $(BIN)/python -m compileall -qq -x '/tests?/|/transformers/models/[a-z]' .venv/lib
 WHICH := --profile "$$PROFILE" --run "$$RUN" --data "$$DATA" --seed "$$SEED"
 TEST_RUNS := $(CURDIR)/runs/.test
+# Files with a marker, but the pages' own: to collect all others would import everything once more.
+MARKED = $$(grep -rlE 'pytest\.mark\.$(1)\b' --include='test_*.py' --exclude=test_browser.py tests)
 BROWSER_TESTS := MEMOIR_SITE="$(CURDIR)/book/_build/html" $(BIN)/python -m pytest \
   tests/book/test_browser.py --numprocesses 2
 
@@ -146,14 +148,14 @@ notebooks: $(INSTALLED)
 	rm -rf "$(TEST_RUNS)/nbval"
 	MEMOIR_BANDS=strict MEMOIR_RUNS="$(TEST_RUNS)/nbval" $(BIN)/python tests/run_notebooks.py \
 	  --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider notebooks
-	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m continues --durations=5
+	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest $(call MARKED,continues) -m continues --durations=5
 
 # The same book through papermill, killed on the way, its HTML with warnings as errors, and the
 # pages in a browser.
 endtoend: $(INSTALLED)
 	rm -rf "$(TEST_RUNS)/papermill"
-	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest tests -m endtoend \
-	  --ignore tests/book/test_browser.py -s --durations=5
+	MEMOIR_TEST_RUNS="$(TEST_RUNS)" $(BIN)/python -m pytest $(call MARKED,endtoend) -m endtoend \
+	  -s --durations=5
 	$(BROWSER_TESTS)
 
 mutants: setup  ## plant deliberate faults in the core: unit tests must catch them (half an hour)
