@@ -95,10 +95,10 @@ def start_chapter(
     sizes, chosen = get_profile(settings["profile"]), resolve_device(values.pop("device"))
     folder, data = open_folder(name, settings), data_folder(settings)
     reads = manifest.check_inputs(folder, read_manifest(folder), spec, data)
-    import threadpoolctl
     import torch
+    from threadpoolctl import ThreadpoolController
 
-    threadpoolctl.threadpool_limits(1, "blas")  # SciPy's small products, not torch's: threads wait
+    ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)  # threads wait
     random.seed(settings["seed"])
     np.random.seed(settings["seed"])  # noqa: NPY002 - libraries draw from the global generator
     torch.manual_seed(settings["seed"])

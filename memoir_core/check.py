@@ -2,4 +2,5 @@
 
 import runpy
 
-runpy.run_module("memoir_book.check", run_name=__name__, alter_sys=True)
+if __name__ == "__main__":
+    runpy.run_module("memoir_book.check", run_name="__main__", alter_sys=True)

@@ -64,8 +64,6 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
 
 def choose_precision(device: str, model: Any, criterion: Any, loss: Callable, data: Dataset) -> str:
     """Try `checked_half_type` on a copy of a model, with eight subjects and without dropout."""
-    if not is_worth_trying(device):
-        return "no"
     batch = default_collate([data[i] for i in range(min(8, len(data)))])  # type: ignore[arg-type]
     batch = {name: value.to(device) for name, value in batch.items()}
     trial = copy.deepcopy(model).to(device).train()

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from memoir_core import data, inference, metrics
-from memoir_core import model as networks
 from memoir_core.config import DX, SCORES
 from memoir_core.losses import multitask_loss
 from memoir_core.model import DROP, Memoir, masking_gate
@@ -31,7 +29,7 @@ def written_out():
     names = {"np": np, "pd": pd, "torch": torch, "nn": nn, "dataclass": dataclass}
     names |= {"metrics": metrics, "inference": inference, "multitask_loss": multitask_loss}
     names |= {"DROP": DROP, "Memoir": Memoir, "masking_gate": masking_gate}
-    names |= {"mock": mock, "networks": networks, "threadpool_limits": threadpool_limits}
+    names |= {"threadpool_limits": threadpool_limits}
     for cell in ("paired", "compare", "on_frozen", "predict_part", "retrain_clinical"):
         names = idea("11", f"def {cell}(", **names)
     return SimpleNamespace(**names)
