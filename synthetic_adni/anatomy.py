@@ -26,7 +26,7 @@ def templates(device: str) -> dict[str, torch.Tensor]:
     """Load what all subjects share (about 5 s).
 
     modes : (R, 3, 46, 55, 46) velocities of the R `REGIONS`, in voxels of 4 mm.
-    t1_channels, fa_channels : (C, 91, 109, 91) maps that are deformed and then mixed.
+    t1_channels, fa_channels : (C, 91, 109, 91) maps that are deformed, then mixed; first the brain.
     """
 
     def grid(loaded: Any) -> np.ndarray:
@@ -82,8 +82,8 @@ def templates(device: str) -> dict[str, torch.Tensor]:
     tracts = stack(*(_tract(name) for name in TRACTS))
     shared = {
         "modes": stack(*modes),
-        "t1_channels": stack(t1, brain, pial, hippocampus, near),
-        "fa_channels": torch.stack([white**1.3, deep * white, inside, *tracts]),
+        "t1_channels": stack(brain, t1, pial, hippocampus, near),
+        "fa_channels": torch.stack([inside, white**1.3, deep * white, *tracts]),
     }
     return {name: value.to(device) for name, value in shared.items()}
 

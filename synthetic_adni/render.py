@@ -43,14 +43,17 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
     return drawn | {"matrix": (turn * scales).astype(np.float32)}
 
 
-def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torch.Tensor:
+def _warp(
+    latents: Sequence[dict], kind: str, scale: float, least: float, device: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Deform template channels with each subject's anatomy.
 
     latents : n dicts with PTID, atrophy, AGE, female and apoe4, as `tables.make_tables` gives.
     kind : 't1' or 'fa', whose channels are deformed.
     scale : 1 for T1; less for FA, whose registration removes part of the deformation.
+    least : share of brain above which a voxel is shown. The others, three of four, are not drawn.
 
-    Returns (C, n, 91, 109, 91) tensor on `device`.
+    Returns of each subject the voxels shown, a mask (91, 109, 91), and (C, m) channels there.
     """
     shared = templates(device)
     drawn = [_anatomy(latent) for latent in latents]
@@ -70,18 +73,15 @@ def _warp(latents: Sequence[dict], kind: str, scale: float, device: str) -> torc
     middle = torch.tensor(SHAPE, device=device).reshape(3, 1, 1, 1) / 2 - 0.5
     at = _positions(SHAPE, device) + fine - middle
     moved = torch.einsum("nab,nbxyz->naxyz", subject["matrix"], at) + middle
-    channels = shared[f"{kind}_channels"]
-    warped = _sample(channels[None].expand(len(latents), *channels.shape), moved)
-    return warped.transpose(0, 1)
+    channels, found = shared[f"{kind}_channels"][None], []
+    for one in moved[:, None]:  # (1, 3, 91, 109, 91)
+        inside = _sample(channels[:, :1], one)[0, 0] > least
+        found.append((inside, _sample(channels, one[..., inside][..., None, None])[0, ..., 0, 0]))
+    return found
 
 
 def _tensor(values: Sequence, device: str) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
-
-
-def _column(values: Sequence, device: str) -> torch.Tensor:
-    """One number per subject, (n, 1, 1, 1), to be multiplied with volumes."""
-    return _tensor(values, device).reshape(-1, 1, 1, 1)
 
 
 def _positions(shape: Sequence[int], device: str) -> torch.Tensor:
@@ -101,33 +101,33 @@ def _sample(volumes: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 def render_t1(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
     """Render T1-weighted volumes of n subjects at once.
 
-    Random numbers are drawn per subject on the CPU, so that a subject's volume does not
-    depend on the batch it is in; between devices it differs by rounding only.
+    Numbers are drawn per subject on the CPU: a volume does not depend on the batch that it
+    is in; between devices it differs by rounding only.
 
     Returns (n, 91, 109, 91) float32, white matter near 1000.
     """
-    t1, brain, pial, hippocampus, near = _warp(latents, "t1", 1.0, device)
-    draws = []
-    for latent in latents:
+    found = np.zeros((len(latents), *SHAPE), np.float32)
+    warped = _warp(latents, "t1", 1.0, 0.25, device)
+    for volume, latent, drawn in zip(found, latents, warped, strict=True):
+        inside, (brain, t1, pial, hippocampus, near) = drawn
         rng = generator(latent["PTID"], T1_STREAM)
         dark, gamma = rng.standard_normal(2)
-        field = rng.standard_normal((1, 5, 6, 5), dtype=np.float32)
+        field = rng.standard_normal((1, 1, 5, 6, 5), dtype=np.float32)
         gain = rng.standard_normal()
         noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
         louder, flatter, _ = VENDOR[latent["vendor"]]
-        draws.append((dark, 0.10 * gamma + flatter, field, 0.08 * gain + louder, noise))
-    darks, gammas, fields, gains, noises = zip(*draws, strict=True)
-    older = _column([(latent["AGE"] - 73) / 10 for latent in latents], device)
-    severe = _column([latent["atrophy"] - 0.7 for latent in latents], device)
-    t1 = t1 * (1 - pial * (0.25 + 0.08 * older + 0.06 * severe).clamp(0, 0.8))
-    t1 = t1 - 0.05 * severe * 0.5 * hippocampus * t1
-    t1 = t1 - near * (0.10 + 0.12 * older + 0.05 * _column(darks, device)).clamp(0, 0.5)
-    t1 = t1.clamp(0, 1.6) ** _column(gammas, device).exp()
-    bias = F.interpolate(_tensor(fields, device), SHAPE, mode="trilinear", align_corners=True)
-    t1 = t1 * (0.10 * bias[:, 0] + _column(gains, device)).exp()
-    real, imaginary = 0.03 * _tensor(noises, device).transpose(0, 1)
-    t1 = ((t1 + real) ** 2 + imaginary**2).sqrt()  # Rician, as in magnitude images
-    return (1000 * t1 * (brain * 2 - 0.5).clamp(0, 1)).cpu().numpy()
+        told = (latent["AGE"] - 73) / 10, latent["atrophy"] - 0.7, 0.10 * gamma + flatter
+        older, severe, gamma, gain, dark = _tensor([*told, 0.08 * gain + louder, dark], device)
+        t1 = t1 * (1 - pial * (0.25 + 0.08 * older + 0.06 * severe).clamp(0, 0.8))
+        t1 = t1 - 0.05 * severe * 0.5 * hippocampus * t1
+        t1 = t1 - near * (0.10 + 0.12 * older + 0.05 * dark).clamp(0, 0.5)
+        t1 = t1.clamp(0, 1.6) ** gamma.exp()
+        bias = F.interpolate(_tensor(field, device), SHAPE, mode="trilinear", align_corners=True)
+        t1 = t1 * (0.10 * bias[0, 0, inside] + gain).exp()
+        real, imaginary = 0.03 * _tensor(noise, device)[:, inside]
+        t1 = ((t1 + real) ** 2 + imaginary**2).sqrt()  # Rician, as in magnitude images
+        volume[inside.cpu()] = (1000 * t1 * (brain * 2 - 0.5).clamp(0, 1)).cpu()
+    return found
 
 
 def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
@@ -135,23 +135,23 @@ def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
 
     Returns (n, 91, 109, 91) float32 in 0..1.
     """
-    wm, core, brain, *tubes = _warp(latents, "fa", 0.5, device)
-    draws = []
-    for latent in latents:
+    found = np.zeros((len(latents), *SHAPE), np.float32)
+    warped = _warp(latents, "fa", 0.5, 0.5, device)
+    for volume, latent, drawn in zip(found, latents, warped, strict=True):
+        inside, (brain, wm, core, *tubes) = drawn
         rng = generator(latent["PTID"], FA_STREAM)
         shown, ageing = rng.standard_normal(2)
-        own = rng.standard_normal(len(TRACTS))
+        own = 0.04 * rng.standard_normal(len(TRACTS))
         noise = rng.standard_normal(SHAPE, dtype=np.float32)
-        damage = latent["tracts"] + FA_NOISE * shown
         age = (latent["AGE"] + 8 * ageing - 73) / 10
-        draws.append((damage, age, 0.04 * own, 1 + VENDOR[latent["vendor"]][2], noise))
-    damages, ages, own_parts, offsets, noises = zip(*draws, strict=True)
-    severe, older = _column(damages, device), _column(ages, device)
-    fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
-    for tract, (name, (_, _, height, loss)) in enumerate(TRACTS.items()):
-        older_loss = (0.06 if name == "genu" else 0.01) * older
-        individual = _column([values[tract] for values in own_parts], device)
-        strength = 1 - loss * severe - older_loss + individual
-        fa = torch.maximum(fa, (0.2 + height) * tubes[tract] * strength * brain)
-    fa = fa * _column(offsets, device) + 0.025 * _tensor(noises, device)
-    return (fa.clamp(0, 1) * (brain > 0.5)).cpu().numpy()
+        told = latent["tracts"] + FA_NOISE * shown, age, 1 + VENDOR[latent["vendor"]][2]
+        severe, older, offset, *own = _tensor([*told, *own], device)
+        fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
+        for tube, part, name in zip(tubes, own, TRACTS, strict=True):
+            _, _, height, loss = TRACTS[name]
+            older_loss = (0.06 if name == "genu" else 0.01) * older
+            strength = 1 - loss * severe - older_loss + part
+            fa = torch.maximum(fa, (0.2 + height) * tube * strength * brain)
+        fa = fa * offset + 0.025 * _tensor(noise, device)[inside]
+        volume[inside.cpu()] = fa.clamp(0, 1).cpu()
+    return found
