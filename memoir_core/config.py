@@ -57,7 +57,7 @@ SMALL = (f"{GEMMA}-nf4", f"{SMOLLM}-nf4", f"{GEMMA}-lora-nf4")  # and one tuned 
 PUBLISHED = ("mistral-7b", "gemma-4-26b", "medgemma-1.5-4b")
 NAMES = ("smoke", "quick", "paper")
 SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
-    "subjects": (72, 400, 2363),
+    "subjects": (72, 360, 2363),
     "fa_fraction": (0.394, 0.394, 930 / 2363),
     "volume_shape": ((23, 28, 23), (31, 37, 31), (91, 109, 91)),
     "voxel_mm": (8.0, 6.0, 2.0),
@@ -67,7 +67,7 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "lr_stage1": (3e-4, 3e-4, 1e-4),
     "lr_backbone": (2e-5, 2e-5, 1e-5),
     "lr_heads": (1e-3, 1e-3, 5e-4),
-    "synthetic_sentences": (64, 800, 25000),
+    "synthetic_sentences": (64, 600, 25000),
     "mlm_epochs": (1, 1, 3),
     "align_epochs": (2, 3, 30),
     "top_k": (10, 20, 50),
@@ -76,12 +76,12 @@ SIZES: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "subset_queries": (6, 24, 0),
     "weights": ("offline", "offline", "hub"),
     "llms": (SMALL[:1], (*SMALL, GEMMA), PUBLISHED),
-    "questions": (6, 12, 300),  # half or more on the diagnosis: the published rates all fit n = 150
+    "questions": (6, 10, 300),  # half or more on the diagnosis: the published rates all fit n = 150
     "cases_shown": (2, 3, 5),
     "probe_every_llm": (False, False, True),
     "lora_examples": (240, 48, 240),
     "occluded": (1, 1, 4),
-    "bootstrap": (200, 1000, 1000),
+    "bootstrap": (100, 500, 1000),
 }
 PROFILES = {
     name: Profile(name, **{size: values[column] for size, values in SIZES.items()})

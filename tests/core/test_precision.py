@@ -60,9 +60,6 @@ def test_wrong_gradients_are_found(bf16, capsys, factor):
 
 def test_a_copy_is_tried_without_dropout(bf16, monkeypatch):
     class Model(torch.nn.Sequential):
-        def arrange(self):
-            return self
-
         def forward(self, batch):
             return super().forward(batch["x"])
 
