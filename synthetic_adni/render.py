@@ -46,10 +46,9 @@ def _anatomy(latent: dict) -> dict[str, np.ndarray]:
 def _warp(
     latents: Sequence[dict], kind: str, scale: float, least: float, device: str
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Deform template channels with each subject's anatomy.
+    """Deform the template channels of 't1' or 'fa' with each subject's anatomy.
 
     latents : n dicts with PTID, atrophy, AGE, female and apoe4, as `tables.make_tables` gives.
-    kind : 't1' or 'fa', whose channels are deformed.
     scale : 1 for T1; less for FA, whose registration removes part of the deformation.
     least : share of brain above which a voxel is shown. The others, three of four, are not drawn.
 
