@@ -28,21 +28,34 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
 
 
-READY = partial(kernels.ready, "ipykernel.kernelapp")  # this book wants no other library
 TORCH = "def manual_seed(seed): pass\ndef get_num_threads(): return 1\n"
 
 
-def open_book(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """Kernels of one process for all runs here: this book wants no other library, nor of torch more
+    than a run asks of it.
+    """
+    stub = tmp_path_factory.mktemp("stub")
+    (stub / "torch.py").write_text(TORCH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{stub}:{HERE}:{SOURCE}")
+        with kernels.ready("ipykernel.kernelapp") as name:
+            yield name
+
+
+def use(kernel, book, monkeypatch):
+    """Let runs take place in a folder, with kernels that are there."""
+    monkeypatch.setenv("FAKEBOOK", str(book))
+    monkeypatch.setattr(kernels, "ready", partial(contextlib.nullcontext, kernel))
+    monkeypatch.setenv("MEMOIR_RUNS", str(book / "runs"))
+    monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
+
+
+def open_book(tmp_path, monkeypatch, kernel):
     fakebook.write(tmp_path)
     fakebook.open_here(monkeypatch.setattr, tmp_path)
-    monkeypatch.setenv("FAKEBOOK", str(tmp_path))
-    # Kernels start five times as fast with what a run asks of torch.
-    (tmp_path / "stub").mkdir()
-    (tmp_path / "stub" / "torch.py").write_text(TORCH)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'stub'}:{HERE}:{SOURCE}")
-    monkeypatch.setattr(kernels, "ready", READY)
-    monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache"))
+    use(kernel, tmp_path, monkeypatch)
     for name in ("01_first", "02_second"):  # the module is in the fake checkout, not installed
         path = tmp_path / "notebooks" / f"{name}.ipynb"
         path.write_text(path.read_text().replace("from memoir_core import tool", "x = 1 #"))
@@ -50,8 +63,8 @@ def open_book(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def book(tmp_path, monkeypatch):
-    return open_book(tmp_path, monkeypatch)
+def book(tmp_path, monkeypatch, kernel):
+    return open_book(tmp_path, monkeypatch, kernel)
 
 
 def start(*options):
@@ -247,24 +260,20 @@ def settings(data=""):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, kernel):
     """A finished run, made once."""
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        open_book(root, patch)
+        open_book(root, patch, kernel)
         assert start() == 0
     return root
 
 
 @pytest.fixture
-def finished(whole, tmp_path, monkeypatch):
+def finished(whole, tmp_path, monkeypatch, kernel):
     book = shutil.copytree(whole, tmp_path / "copy")
     fakebook.open_here(monkeypatch.setattr, book)
-    monkeypatch.setenv("FAKEBOOK", str(book))
-    monkeypatch.setenv("PYTHONPATH", f"{book / 'stub'}:{HERE}:{SOURCE}")
-    monkeypatch.setattr(kernels, "ready", READY)
-    monkeypatch.setenv("MEMOIR_RUNS", str(book / "runs"))
-    monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
+    use(kernel, book, monkeypatch)
     for name in ("headline", "times"):
         monkeypatch.setattr(pages, name, lambda folder: "")
     told = pages.told  # a made-up run has nothing for the cards
