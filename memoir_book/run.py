@@ -1,8 +1,7 @@
 """Run the book's notebooks in order with papermill: `python -m memoir_book.run --help`.
 
-A chapter is skipped when the run's manifest says that nothing which it depends on has
-changed: notebook, imported code, parameters, inputs, weights, and what it left. A killed run
-goes on with the chapter in which it stopped.
+A chapter is skipped where nothing has changed that it depends on: notebook, imported code,
+parameters, inputs, weights, what it left. A killed run goes on with the chapter it stopped in.
 """
 
 import re
@@ -43,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     common |= {key: settings[key] for key in ("profile", "seed")}
     try:
         folder = store.open_folder(name, settings)
-        with FileLock(folder / ".lock", timeout=0), kernels.ready() as kernel:
+        loaded = kernels.LIBRARIES if len(chosen) > 1 else ""  # the first kernel loads its own
+        with FileLock(folder / ".lock", timeout=0), kernels.ready(loaded) as kernel:
             return run_chapters(chosen, common, extra, kernel, args.force, args.verbose)
     except Timeout:
         print(f"error: another process is running {name!r}", file=sys.stderr)

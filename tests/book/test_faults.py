@@ -18,7 +18,7 @@ import pieces
 import pytest
 import torch
 
-from memoir_book import chapters, kernels, run, store
+from memoir_book import chapters, run, store
 from memoir_core import cohort, files, retrieval, text, volumes
 
 fault = pytest.mark.fault
@@ -134,8 +134,6 @@ def test_paths_with_spaces_and_other_letters(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny.run.data_dir, data)
     monkeypatch.setenv("MEMOIR_RUNS", str(tmp_path / "Läufe und mehr"))
     monkeypatch.setenv("MEMOIR_CACHE", str(tmp_path / "cache é"))
-    # What chapter 1 imports; all libraries of all chapters are another ten seconds.
-    monkeypatch.setattr(kernels, "ready", partial(kernels.ready, "ipykernel.kernelapp"))
     wanted = ["--profile", "smoke", "--run", "r", "--data", str(data), "--device", "cpu"]
     assert run.main(["--only", "1", *wanted]) == 0
     book = store.start_chapter("02", run="r", device="cpu")

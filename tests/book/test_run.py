@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +46,7 @@ def kernel(tmp_path_factory):
 def use(kernel, book, monkeypatch):
     """Let runs take place in a folder, with kernels that are there."""
     monkeypatch.setenv("FAKEBOOK", str(book))
-    monkeypatch.setattr(kernels, "ready", partial(contextlib.nullcontext, kernel))
+    monkeypatch.setattr(kernels, "ready", lambda _: contextlib.nullcontext(kernel))
     monkeypatch.setenv("MEMOIR_RUNS", str(book / "runs"))
     monkeypatch.setenv("MEMOIR_CACHE", str(book / "cache"))
 
