@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         "device": store.resolve_device(options.device),
     }
     place = {
-        "profile": made["profile"],
+        "profile": f"{made['profile']} ({sizes.subjects} subjects, {sizes.voxel_mm:g} mm)",
         "cohort": f"{'synthetic' if store.is_synthetic(made) else 'ADNI'}, seed {made['seed']}",
         "versions": f"torch {version('torch')}, monai {version('monai')}",
     }
