@@ -79,7 +79,7 @@ def _warp(
     return found
 
 
-def _tensor(values: Sequence, device: str) -> torch.Tensor:
+def _tensor(values: Sequence | np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
 
 
@@ -140,11 +140,11 @@ def render_fa(latents: Sequence[dict], device: str = "cpu") -> np.ndarray:
         inside, (brain, wm, core, *tubes) = drawn
         rng = generator(latent["PTID"], FA_STREAM)
         shown, ageing = rng.standard_normal(2)
-        own = 0.04 * rng.standard_normal(len(TRACTS))
+        parts = 0.04 * rng.standard_normal(len(TRACTS))
         noise = rng.standard_normal(SHAPE, dtype=np.float32)
         age = (latent["AGE"] + 8 * ageing - 73) / 10
         told = latent["tracts"] + FA_NOISE * shown, age, 1 + VENDOR[latent["vendor"]][2]
-        severe, older, offset, *own = _tensor([*told, *own], device)
+        severe, older, offset, *own = _tensor([*told, *parts], device)
         fa = 0.07 * brain + (0.22 * wm + 0.12 * core) * (1 - 0.03 * older)
         for tube, part, name in zip(tubes, own, TRACTS, strict=True):
             _, _, height, loss = TRACTS[name]
