@@ -72,8 +72,7 @@ $(INSTALLED): requirements-pip.txt requirements.lock pyproject.toml $(STALE)
 	wait $$weights
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
 	  ["dependencies"], sep="\n")' > .venv/core.txt
-	$(PIP) --no-compile --no-warn-conflicts -r .venv/core.txt --group book --group dev \
-	  -c requirements.lock  # what the weights would bring with them is wanted by nobody
+	$(PIP) --no-compile --no-warn-conflicts -r .venv/core.txt --group book --group dev -c requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 

@@ -201,7 +201,7 @@ def book(folder, old=False):
     store.peak_gib = lambda: 0.0
     store.time = types.SimpleNamespace(monotonic=lambda: 0.0)
     papermill.execute_notebook = execute
-    run.kernels.ready = lambda: nullcontext("python3")  # a process for kernels that nobody asks
+    run.kernels.ready = lambda _: nullcontext("python3")  # a process for kernels that nobody asks
     pages.headline = pages.times = lambda _: ""
     told = pages.told  # a made-up run has nothing for the cards
     pages.told = lambda at, part: told(at, part) if part == "findings" else ""
