@@ -51,7 +51,8 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
         found.append({k: grad.float() / SCALE for k, grad in grads.items() if grad is not None})
     model.zero_grad()
     # Rounding to bf16 costs a few hundredths of cosine, broken kernels cost all of it.
-    for (parameter, a), b in zip(found[0].items(), found[1].values(), strict=True):
+    for parameter, a in found[0].items():
+        b = found[1][parameter]
         ratio = float(b.norm() / a.norm())
         cosine = float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
         if a.norm() > 1e-8 and not (0.5 < ratio < 2 and cosine > 0.7):  # NaN, too
@@ -63,8 +64,6 @@ def checked_half_type(device: str, model: nn.Module, loss: Callable[[], Tensor])
 
 def choose_precision(device: str, model: Any, criterion: Any, loss: Callable, data: Dataset) -> str:
     """Try `checked_half_type` on a copy of a model, with eight subjects and without dropout."""
-    if not is_worth_trying(device):  # nor worth the copy
-        return "no"
     batch = default_collate([data[i] for i in range(min(8, len(data)))])  # type: ignore[arg-type]
     batch = {name: value.to(device) for name, value in batch.items()}
     trial = copy.deepcopy(model).to(device).train()

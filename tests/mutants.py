@@ -36,7 +36,7 @@ FAULTS: dict[str, list[tuple[str, str]]] = {
         ("EMBEDDING_DIM = 512", "EMBEDDING_DIM = 256"),
         ('"lr_backbone": (2e-5, 2e-5, 1e-5)', '"lr_backbone": (2e-5, 2e-5, 5e-4)'),
         ('"stage2_epochs": (2, 4, 30)', '"stage2_epochs": (2, 4, 3)'),
-        ("(64, 600, 25000)", "(64, 600, 600)"),
+        ("(64, 2500, 25000)", "(64, 2500, 2500)"),
         ('"top_k": (10, 20, 50)', '"top_k": (10, 20, 5)'),
         ('"rerank_k": (5, 5, 5)', '"rerank_k": (10, 10, 10)'),
         ('"cases_shown": (2, 3, 5)', '"cases_shown": (2, 3, 3)'),

@@ -96,6 +96,13 @@ def test_unchanged_chapters_are_skipped_and_changed_ones_run_again(book, capsys)
     assert made(book)[1] > third[1]
 
 
+def test_libraries_are_loaded_for_the_kernels_of_several_chapters_alone(book, monkeypatch):
+    asked, usual = [], kernels.ready
+    monkeypatch.setattr(kernels, "ready", lambda told: (asked.append(told), usual(told))[1])
+    assert start("--only", "1") == start() == 0
+    assert asked == ["", kernels.LIBRARIES]
+
+
 def test_a_failing_chapter_is_named_with_cell_and_error(book, capsys):
     fakebook.write_notebook(book / "notebooks" / "02_second.ipynb", "x = 1\nraise KeyError('DX')")
     assert start() == 1

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,7 @@ def written_out():
     """Rows, and the training on stored embeddings, as the chapter writes them out."""
     names = {"np": np, "pd": pd, "torch": torch, "nn": nn, "dataclass": dataclass}
     names |= {"metrics": metrics, "inference": inference, "multitask_loss": multitask_loss}
-    names |= {"DROP": DROP, "Memoir": Memoir, "masking_gate": masking_gate, "patch": mock.patch}
+    names |= {"DROP": DROP, "Memoir": Memoir, "masking_gate": masking_gate}
     names |= {"threadpool_limits": threadpool_limits}
     for cell in ("paired", "compare", "on_frozen", "predict_part", "retrain_clinical"):
         names = idea("11", f"def {cell}(", **names)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memoir_book.reading import read_answer
@@ -172,6 +172,7 @@ def test_no_mask_makes_the_contrastive_loss_or_its_gradient_nan(rows, seed):
     st.floats(0, 5),
     st.floats(0.1, 50),
 )
+@example([0, 1, 1, IGNORE, IGNORE, 0, 2, 2], 138, 0.0, 43.88042195420753)  # large, and equal
 def test_the_focal_loss_is_at_most_cross_entropy_and_equal_at_gamma_0(labels, seed, gamma, spread):
     target = torch.tensor(labels)
     noise = torch.Generator().manual_seed(seed)

@@ -141,6 +141,24 @@ def test_scores_follow_severity_and_drift_blurs_the_classes():
 # --- volumes ----------------------------------------------------------------------------
 
 
+def test_what_is_not_drawn_is_not_brain(monkeypatch):
+    """The same as where every voxel is drawn, and what is not brain then made dark."""
+    drawn, warp, shares = (render.render_t1([LATENT]), render.render_fa([LATENT])), render._warp, []
+
+    def everywhere(latents, kind, scale, least, device):
+        ((inside, channels),) = warp(latents, kind, scale, -1.0, device)
+        assert inside.all()
+        shares.append(channels[0].reshape(tables.SHAPE).numpy())
+        return [(inside, channels)]
+
+    monkeypatch.setattr(render, "_warp", everywhere)
+    t1, fa = render.render_t1([LATENT]), render.render_fa([LATENT])
+    # T1: its last step scales by the share; a unit is a thousandth of white matter
+    assert np.allclose(drawn[0], t1, rtol=0, atol=1e-3)
+    assert np.array_equal(drawn[1], fa * (shares[1] > 0.5))
+    assert [0.15 < (of > 0).mean() < 0.4 for of in drawn] == [True, True]
+
+
 def test_a_volume_depends_on_the_subject_only(download):
     latents = tables.make_tables(4, 0.5)[2]
     rows = latents.to_dict("records")[:3]
